@@ -1,0 +1,21 @@
+"""The benchmarks' command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench import engine
+
+
+def main() -> int:
+    """Run the chosen benchmark; 1 when an answer was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of headrace.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
+    arguments = parser.parse_args()
+    return engine.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""The demo from the outside: make a workspace, run it with real worker processes, check it, say so.
+
+Owns the demo's processes and its report. Any difference between the answers fails the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from headrace.cli.output import console, emit_json, say, table
+from headrace.demo import database, oracle
+from headrace.demo.replay import ReplayStuck, records_in, replay, wait_for
+from headrace.demo.source_files import read_flights
+from headrace.errors import HeadraceError
+from headrace.workspace.apply import apply_plan
+from headrace.workspace.environment import Environment, connect
+from headrace.workspace.load import load
+from headrace.workspace.plan import make_plan
+
+KAFKA_VARIABLE = "HEADRACE_KAFKA"
+FINISH_TIMEOUT_S = 170.0
+"""The pipeline has this long after the last flight; it usually needs a few seconds."""
+SETTLE_S = 6.0
+"""Rows that should not be there would come within this time: twice the pipeline's `idle_close`."""
+STOP_TIMEOUT_S = 30.0
+OUTPUT_TOPIC = "carrier.delays.hourly"
+
+
+class WorkersDied(HeadraceError):
+    """`headrace run` ended by itself."""
+
+    code = "demo.workers_died"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the demo found; printed by `--json`."""
+
+    rows_equal: bool
+    rows: int
+    rows_expected: int
+    rows_missing: int
+    rows_unexpected: int
+    records: int
+    records_per_second: float
+    seconds: float
+    log: str
+    workspace: str | None
+
+
+def run_demo(*, kafka: bool, rows: int | None, keep: Path | None, json_output: bool) -> int:
+    """Run the demo; 0 when every row is equal, 1 otherwise."""
+    tell = (lambda text: None) if json_output else say
+    with contextlib.ExitStack() as stack:
+        if kafka:
+            from headrace.testing.broker import running_broker
+
+            tell("starting a Kafka broker")
+            os.environ[KAFKA_VARIABLE] = stack.enter_context(running_broker()).bootstrap
+        root = _make_workspace(keep, stack)
+        tell(f"workspace in {root}")
+        report, differences = _run(root, "kafka" if kafka else "dev", rows, tell, quiet=json_output, kept=keep)
+    if json_output:
+        emit_json(asdict(report))
+    else:
+        _show(report, differences)
+    return 0 if report.rows_equal else 1
+
+
+def _make_workspace(keep: Path | None, stack: contextlib.ExitStack) -> Path:
+    """Copy the flights workspace, and make the database beside it."""
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise HeadraceError(f"{keep} is not empty", cure="name a new folder")
+    root = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-demo-")))
+    template = importlib.resources.files("headrace.demo") / "flights"
+    with importlib.resources.as_file(template) as folder:
+        shutil.copytree(folder, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    database.create(root / "fleet.db")
+    return root.resolve()
+
+
+def _run(
+    root: Path, environment_name: str, rows: int | None, tell: Callable[[str], None], *, quiet: bool, kept: Path | None
+) -> tuple[Report, tuple[str, ...]]:
+    workspace = load(root)
+    flights = read_flights(rows)
+    expected = oracle.answer(flights)
+    with connect(workspace.file, workspace.contracts, environment_name) as environment:
+        plan = make_plan(workspace, environment)
+        apply_plan(plan, workspace, environment)
+        tell(f"applied {len(plan.changes)} changes: topics, schemas, change capture")
+        with _workers(root, environment_name) as alive:
+            started = time.monotonic()
+            with _progress(flights.height, quiet=quiet) as advance:
+                replay(environment, root / "fleet.db", flights, alive=alive, progress=advance)
+            tell("all flights published; waiting for the last windows to close")
+            _wait_for_rows(environment, root / "delays.duckdb", expected.height, alive)
+            seconds = time.monotonic() - started
+            _settle(environment, alive)
+        found = oracle.read_target(root / "delays.duckdb")
+        log_name = environment.log.name
+    comparison = oracle.compare(found, expected)
+    if not quiet:
+        _show_carriers(oracle.summary(root / "delays.duckdb"))
+    report = Report(
+        rows_equal=comparison.rows_equal,
+        rows=comparison.rows,
+        rows_expected=comparison.expected,
+        rows_missing=comparison.missing,
+        rows_unexpected=comparison.unexpected,
+        records=flights.height,
+        records_per_second=round(flights.height / seconds, 1),
+        seconds=round(seconds, 2),
+        log=log_name,
+        workspace=str(root) if kept else None,
+    )
+    return report, comparison.examples
+
+
+@contextlib.contextmanager
+def _workers(root: Path, environment_name: str) -> Iterator[Callable[[], None]]:
+    """`headrace run` as a process of its own; yields a check that it still lives."""
+    log_path = root / ".headrace" / "workers.log"
+    log_path.parent.mkdir(exist_ok=True)
+    with log_path.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headrace.cli", "run", "--env", environment_name],
+            cwd=root,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def alive() -> None:
+        if process.poll() is not None:
+            tail = log_path.read_text(errors="replace")[-2000:]
+            raise WorkersDied(f"`headrace run` ended with {process.returncode}:\n{tail}")
+
+    try:
+        yield alive
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _rows_in(target: Path) -> int:
+    try:
+        return oracle.read_target(target).height if target.exists() else 0
+    except oracle.duckdb.Error:
+        # The connector holds the file, or has not made the table yet.
+        return -1
+
+
+def _wait_for_rows(environment: Environment, target: Path, expected: int, alive: Callable[[], None]) -> None:
+    """Until the target holds as many rows as the batch answer, or nothing moves any more."""
+
+    def there() -> bool:
+        return records_in(environment.log, OUTPUT_TOPIC) >= expected and _rows_in(target) >= expected
+
+    with contextlib.suppress(ReplayStuck):
+        # Too few rows is a result, shown by the comparison.
+        wait_for(there, "the last row", timeout_s=FINISH_TIMEOUT_S, alive=alive)
+
+
+def _settle(environment: Environment, alive: Callable[[], None]) -> None:
+    """Give rows that should not be there the time to appear."""
+    before, quiet_since = records_in(environment.log, OUTPUT_TOPIC), time.monotonic()
+    while time.monotonic() - quiet_since < SETTLE_S:
+        alive()
+        time.sleep(0.2)
+        now = records_in(environment.log, OUTPUT_TOPIC)
+        if now != before:
+            before, quiet_since = now, time.monotonic()
+
+
+@contextlib.contextmanager
+def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, plain lines elsewhere, nothing when quiet."""
+    if quiet:
+        yield lambda count: None
+        return
+    screen = console()
+    if not screen.is_terminal:
+        done = 0
+
+        def line(count: int) -> None:
+            nonlocal done
+            before, done = done * 10 // total, done + count
+            if done * 10 // total != before:
+                say(f"{done:,} of {total:,} flights published")
+
+        yield line
+        return
+    columns = (TextColumn("flights published"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen) as bar:
+        task = bar.add_task("flights", total=total)
+        yield lambda count: bar.update(task, advance=count)
+
+
+def _show_carriers(carriers: pl.DataFrame) -> None:
+    rows = [
+        (airline, f"{flights:,}", f"{mean:.1f} min", f"{worst:.0f} min")
+        for airline, flights, mean, worst in carriers.iter_rows()
+    ]
+    table(("airline", "flights", "mean delay", "worst hourly p95"), rows, title="Busiest carriers from New York, 2013")
+
+
+def _show(report: Report, differences: tuple[str, ...]) -> None:
+    say(
+        f"{report.records:,} flights in {report.seconds:.1f} s: {report.records_per_second:,.0f} records per second,"
+        f" from topic to database, on the {report.log} log"
+    )
+    if report.workspace:
+        say(f"the workspace is kept in {report.workspace}")
+    for difference in differences:
+        say(difference)
+    if report.rows_equal:
+        say(f"{report.rows:,} result rows checked against plain SQL over the source files: all equal")
+    else:
+        say(
+            f"DIFFERENT: {report.rows:,} rows for {report.rows_expected:,} expected,"
+            f" {report.rows_missing:,} missing, {report.rows_unexpected:,} unexpected"
+        )

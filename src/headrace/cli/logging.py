@@ -1,0 +1,66 @@
+"""Logs of a process: one event per line, to standard error.
+
+Owns the structlog set-up.
+
+- On a terminal lines are for people, elsewhere JSON; `HEADRACE_LOG_FORMAT=json|console` chooses.
+- `HEADRACE_LOG_LEVEL` is debug, info (default), warning or error.
+- Standard output belongs to a command's answer; no log line ever goes there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def set_up_logging(**bound: str) -> None:
+    """Set up structlog and the standard library's logging; `bound` goes into every line."""
+    import structlog
+
+    def add_bound(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        # Context variables belong to a thread; this holds for the whole process.
+        return {**bound, **event}
+
+    level = LEVELS.get(os.environ.get("HEADRACE_LOG_LEVEL", "info").lower(), logging.INFO)
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            add_bound,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *_renderers(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]
+        cache_logger_on_first_use=True,
+    )
+
+
+class _StandardError:
+    """Standard error as it is at each line.
+
+    Where nobody reads it any more the line is lost and the work goes on: a log must not stop what it tells of.
+    """
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+def _renderers() -> list[Any]:
+    import structlog
+
+    chosen = os.environ.get("HEADRACE_LOG_FORMAT", "console" if sys.stderr.isatty() else "json")
+    if chosen == "console":
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -1,0 +1,186 @@
+"""`headrace run`: worker processes for a workspace, and the hidden command that one worker is.
+
+Owns both commands and their signals.
+
+- SIGTERM and SIGINT drain: work in hand is committed, then the process ends with 0.
+- `run` refuses to start on an environment that `headrace plan` would change: pipelines would fail one by one.
+- A worker ends with 0 after draining, with 1 when something in it needs a person, and with 70 after a mistake of ours,
+  which makes the supervisor start it again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headrace.cli.options import EnvironmentOption, NamesArgument, WorkspaceOption
+from headrace.cli.output import EXIT_ERROR, note, print_error, print_unexpected, wants_traceback
+from headrace.cli.run_progress import telling_progress
+from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from headrace.workspace.environment import Environment
+    from headrace.workspace.load import Workspace
+
+HttpPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--http-port",
+        min=0,
+        max=65_535,
+        help="Serve /live, /ready and /metrics; the next worker takes the next port. 0: serve nothing.",
+        show_default=False,
+    ),
+]
+WORKERS_MAX = 256
+STDIN = 0
+EXIT_CRASHED = 70
+"""`EX_SOFTWARE` of sysexits."""
+
+
+class NotApplied(HeadraceError):
+    """The environment is not what the workspace says."""
+
+    code = "cli.not_applied"
+
+
+def run(
+    names: NamesArgument = None,
+    workers: Annotated[int, typer.Option("--workers", "-n", min=1, max=WORKERS_MAX, help="Processes to run.")] = 1,
+    http_port: HttpPortOption = None,
+    workspace: WorkspaceOption = None,
+    env: EnvironmentOption = None,
+) -> None:
+    """Run pipelines, ingress and egress until interrupted."""
+    from headrace.cli.logging import set_up_logging
+    from headrace.workspace.supervisor import Supervisor
+
+    set_up_logging(process="supervisor")
+    root, environment = _checked(names or [], workspace, env)
+    command = [sys.executable, "-m", "headrace.cli", "worker", *(names or [])]
+    command += ["--workspace", str(root), "--env", environment]
+    command += [] if http_port is None else ["--http-port", str(http_port)]
+    stop = stop_on_signals()
+    note(f"running {_what(names)} of environment {environment!r} in {_count(workers)}; Ctrl-C drains and stops")
+    # Relative paths in the workspace's files start at its root, wherever this was called.
+    with telling_progress(root, environment):
+        code = Supervisor(command, workers, stop, folder=root).run()
+    raise typer.Exit(code)
+
+
+def worker(
+    names: NamesArgument = None,
+    http_port: HttpPortOption = None,
+    workspace: WorkspaceOption = None,
+    env: EnvironmentOption = None,
+) -> None:
+    """One worker process, as `headrace run` starts it."""
+    stop = stop_on_signals()
+    leave_with_supervisor(stop)
+    try:
+        code = _work(names or [], workspace, env, http_port, stop)
+    except HeadraceError as error:
+        print_error(error)
+        code = EXIT_ERROR
+    except Exception as error:  # noqa: BLE001 - told below, and the exit code makes the supervisor try again
+        if wants_traceback():
+            traceback.print_exc()
+        print_unexpected(error)
+        code = EXIT_CRASHED
+    raise typer.Exit(code)
+
+
+def _work(
+    names: list[str], workspace: Path | None, env: str | None, http_port: int | None, stop: threading.Event
+) -> int:
+    from headrace.cli.logging import set_up_logging
+    from headrace.engine.metrics import EngineMetrics
+    from headrace.workspace.components import components
+    from headrace.workspace.environment import connect
+    from headrace.workspace.health import Health
+    from headrace.workspace.http_server import serving, worker_port
+    from headrace.workspace.load import load
+    from headrace.workspace.runtime import Runtime
+    from headrace.workspace.slots import take_slot
+
+    loaded = load(workspace)
+    with take_slot(loaded.root) as slot, connect(loaded.file, loaded.contracts, env) as environment:
+        set_up_logging(instance=slot.name)
+        metrics, http = EngineMetrics(), loaded.file.config.http
+        chosen = components(loaded, environment, slot.name, names, metrics)
+        health = Health(chosen, metrics, lag_seconds_max=http.ready_lag_seconds)
+        port = worker_port(http.port if http_port is None else http_port, slot.number)
+        with serving(health, http.host, port):
+            errors = Runtime(loaded.root, environment.name, slot.name, chosen, stop, watch=health.note).run()
+    return EXIT_ERROR if errors else 0
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    reader, writer = os.pipe()
+
+    def wait() -> None:
+        os.read(reader, 1)
+        stop.set()
+
+    # A handler runs on the main thread, which may hold the event's lock at that moment, so the handler only writes.
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.write(writer, b"."))
+    return stop
+
+
+def leave_with_supervisor(stop: threading.Event) -> None:
+    """Set `stop` when standard input ends: the supervisor holds its other side for as long as it lives."""
+
+    def wait() -> None:
+        # Below Python's buffers: a thread that waits inside them would break the interpreter's shutdown.
+        while os.read(STDIN, 1024):
+            pass
+        stop.set()
+
+    threading.Thread(target=wait, name="supervisor-watch", daemon=True).start()
+
+
+def _checked(names: list[str], workspace: Path | None, env: str | None) -> tuple[Path, str]:
+    """Root and environment of a workspace that can run. Raises what is wrong with it."""
+    from headrace.workspace.environment import connect
+    from headrace.workspace.load import load
+
+    loaded = load(workspace)
+    loaded.check_names(names)
+    with connect(loaded.file, loaded.contracts, env) as environment:
+        check_applied(loaded, environment)
+        return loaded.root, environment.name
+
+
+def check_applied(workspace: Workspace, environment: Environment) -> None:
+    """Raises `NotApplied` when a plan would have problems or changes."""
+    from headrace.workspace.changes import sentences
+    from headrace.workspace.plan import make_plan
+
+    plan = make_plan(workspace, environment)
+    if plan.problems:
+        raise NotApplied("; ".join(sentences(plan.problems)), cure="see `headrace plan`")
+    if plan.changes:
+        count = len(plan.changes)
+        raise NotApplied(
+            f"environment {environment.name!r} lacks {count} change{'s' if count > 1 else ''} of this workspace",
+            cure="run `headrace plan`, then `headrace apply`",
+        )
+
+
+def _what(names: list[str] | None) -> str:
+    return ", ".join(names) if names else "everything"
+
+
+def _count(workers: int) -> str:
+    return f"{workers} process{'es' if workers > 1 else ''}"

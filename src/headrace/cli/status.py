@@ -1,0 +1,101 @@
+"""`headrace status`: how every pipeline, ingress and egress is.
+
+Owns the command and the shape of its rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from headrace.cli.options import EnvironmentOption, JsonOption, WorkspaceOption
+from headrace.cli.output import emit_json, note, table, time_text
+
+if TYPE_CHECKING:
+    from headrace.workspace.overview import ComponentRow
+
+COLUMNS = (
+    "name",
+    "kind",
+    "state",
+    "instances",
+    "lag records",
+    "lag s",
+    "records/s",
+    "records in",
+    "dead letters",
+    "dropped",
+    "stream time",
+)
+
+
+def status(json: JsonOption = False, workspace: WorkspaceOption = None, env: EnvironmentOption = None) -> None:
+    """Show lag, throughput, stream time and dead letters of all that runs."""
+    from headrace.workspace.environment import connect
+    from headrace.workspace.load import load
+    from headrace.workspace.overview import component_rows
+
+    loaded = load(workspace)
+    with connect(loaded.file, loaded.contracts, env) as environment:
+        rows = component_rows(loaded, environment)
+        name = environment.name
+    if json:
+        emit_json({"workspace": loaded.name, "environment": name, "components": [component_json(row) for row in rows]})
+        return
+    if not rows:
+        note(f"workspace {loaded.name!r} has no pipeline, ingress or egress")
+    table(COLUMNS, [_cells(row) for row in rows])
+    for row in rows:
+        if row.error:
+            note(f"{row.name}: {row.error}")
+
+
+def component_json(row: ComponentRow) -> dict[str, Any]:
+    """The shape of a component in JSON."""
+    return {
+        "kind": row.kind,
+        "name": row.name,
+        "state": row.state,
+        "instances": row.instances,
+        "lag_records": row.lag.records if row.lag else None,
+        "lag_seconds": round(row.lag.seconds, 3) if row.lag else None,
+        "records_in": row.records_in,
+        "records_out": row.records_out,
+        "records_per_second": round(row.records_per_second, 1),
+        "dead_letters": row.dead_letters,
+        "dropped": dict(row.dropped),
+        "stream_time": time_text(row.stream_time_ms) or None,
+        "stream_time_ms": row.stream_time_ms,
+        "watermark_delay_seconds": None if row.watermark_delay_s is None else round(row.watermark_delay_s, 3),
+        "error": row.error,
+        "workers": [
+            {
+                "instance": each.instance,
+                "pid": each.pid,
+                "state": each.state.value,
+                "tasks": list(each.tasks),
+                "started_at": time_text(each.started_at_ms),
+                "written_at": time_text(each.written_at_ms),
+                "records_in": each.records_in,
+                "records_per_second": round(each.records_per_second, 1),
+                "keys": each.keys,
+                "state_bytes": each.state_bytes,
+            }
+            for each in row.statuses
+        ],
+    }
+
+
+def _cells(row: ComponentRow) -> tuple[object, ...]:
+    return (
+        row.name,
+        row.kind,
+        row.state,
+        row.instances,
+        row.lag.records if row.lag else "",
+        round(row.lag.seconds, 1) if row.lag else "",
+        round(row.records_per_second, 1),
+        row.records_in,
+        row.dead_letters,
+        sum(row.dropped.values()),
+        time_text(row.stream_time_ms),
+    )

@@ -1,0 +1,371 @@
+"""The egress runner: a topic's records into one target.
+
+Owns the consumer, the batching, retries, dead letters and positions of one egress; a connector is the target's part.
+
+One delivery, in this order:
+1. records are read, decoded and staged in the connector, up to the bounds of count, bytes and age;
+2. dead letters are made durable (first, so that no record is lost between them and the target);
+3. the connector flushes rows, with the positions where the target can;
+4. the group's offsets are committed.
+
+- A crash between 2 and 3 repeats dead letters; between 3 and 4 rows, unless the target holds the positions.
+- After any error nothing staged is kept: the connector is opened again and reading goes on from where it says, or
+  from the group's offsets.
+- Rows of one partition reach the connector in offset order.
+- While waiting to retry the group is still served, so a slow target costs no rebalance.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from headrace.contracts.contract import Contract
+from headrace.contracts.registry import Registry
+from headrace.egress.config import EgressConfig, connector_config
+from headrace.egress.decoder import Decoder
+from headrace.egress.errors import GaveUp, TargetAhead
+from headrace.egress.sdk import Connector
+from headrace.egress.staging import Staged, next_offsets
+from headrace.egress.status import EgressCounters, EgressStatus, State
+from headrace.egress.target import Target
+from headrace.egress.view import View
+from headrace.errors import Fault, HeadraceError
+from headrace.log.port import (
+    Consumer,
+    Fenced,
+    Log,
+    LogError,
+    OffsetAndMetadata,
+    Producer,
+    RebalanceListener,
+    TopicExists,
+    TopicPartition,
+    TopicSpec,
+)
+
+POLL_MAX_S = 0.2
+"""Longest wait for records: how soon a stop, a pause or an age bound is noticed."""
+LAG_INTERVAL_S = 1.0
+BEGINNING = -2
+
+_LOG = structlog.get_logger("headrace.egress")
+
+
+class EgressRunner:
+    """One egress. `run` on one thread; `pause`, `resume` and `status` from any."""
+
+    def __init__(
+        self,
+        config: EgressConfig,
+        connector: Connector,
+        contract: Contract,
+        log: Log,
+        registry: Registry,
+        workspace: str,
+    ) -> None:
+        self.config, self.counters = config, EgressCounters()
+        self._log, self._group = log, config.group(workspace)
+        view = View(config, contract)
+        self._decoder = Decoder(config, contract, registry, view)
+        self.target = Target(config.connector, connector, connector_config(config, connector), view.contract)
+        self._staged = self._nothing_staged()
+        self._paused = threading.Event()
+        self._consumer: Consumer | None = None
+        self._producer: Producer | None = None
+        self._assigned: frozenset[TopicPartition] = frozenset()
+        self._positions: dict[int, int] = {}
+        self._failures = 0
+        self._state: State = "created"
+        self._error: HeadraceError | None = None
+        self._lag: int | None = None
+        self._lag_at_s = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Deliver until `stop` is set, then flush what is staged. Raises what cannot be retried."""
+        try:
+            self._ensure_dead_letter_topic()
+            while not stop.is_set():
+                try:
+                    self._deliver(stop)
+                except HeadraceError as error:
+                    self._failed(error)
+                    self._wait(stop)
+            self._finish()
+            self._state = "stopped"
+        except HeadraceError as error:
+            self._state, self._error = "failed", error
+            raise
+        finally:
+            self._close()
+
+    def pause(self) -> None:
+        """Deliver what is staged, then nothing until `resume`. The group membership stays."""
+        self._paused.set()
+
+    def resume(self) -> None:
+        self._paused.clear()
+
+    def status(self) -> EgressStatus:
+        """How it stands."""
+        return EgressStatus(
+            name=self.config.name,
+            topic=self.config.topic,
+            connector=self.config.connector,
+            state=self._state,
+            delivery=self.target.capabilities.delivery,
+            positions=dict(self._positions),
+            lag_records=self._lag,
+            counters=self.counters,
+            error=self._error,
+        )
+
+    def _deliver(self, stop: threading.Event) -> None:
+        """Read, stage and flush until `stop`, or an error."""
+        consumer = self._connected()
+        while not stop.is_set():
+            if self._paused.is_set():
+                self._stay_paused(consumer, stop)
+                continue
+            batches = consumer.poll(self._records_max(), self._poll_s())
+            if not self.target.is_open:
+                # What came with an assignment was read from the group's offsets; the target knows better.
+                self._open(consumer)
+                continue
+            for batch in batches:
+                decoded = self._decoder.decode(batch)
+                started_s = time.monotonic()
+                refused = self.target.write(decoded.batch, next_offsets(batch))
+                self.counters.write_s += time.monotonic() - started_s
+                self._staged.add(batch, decoded, refused, started_s)
+                self._throttle(len(batch), stop)
+            if self._is_due():
+                self._flush(consumer)
+            self._measure_lag(consumer)
+            self._state = "running"
+
+    def _open(self, consumer: Consumer) -> None:
+        """Open the target for the assigned partitions and read on from where it, or the group, stands."""
+        self._assigned = consumer.assignment()
+        if not self._assigned:
+            return
+        self._staged = self._nothing_staged()
+        held = self.target.open(sorted(each.partition for each in self._assigned))
+        if self.target.capabilities.atomic_positions:
+            starts = {each: held.get(each.partition, BEGINNING) for each in self._assigned}
+            self._check_ahead(consumer, starts)
+        else:
+            committed = consumer.committed(sorted(self._assigned))
+            starts = {each: committed[each].offset if each in committed else BEGINNING for each in self._assigned}
+        consumer.seek(starts)
+        consumer.resume(sorted(self._assigned))
+        self._positions = {each.partition: offset for each, offset in starts.items() if offset >= 0}
+        self._error = None
+
+    def _check_ahead(self, consumer: Consumer, starts: Mapping[TopicPartition, int]) -> None:
+        ends = consumer.end_offsets(sorted(starts))
+        for partition, offset in sorted(starts.items()):
+            if offset > ends[partition]:
+                raise TargetAhead(
+                    f"egress {self.config.name!r}: the target holds {partition.topic} partition {partition.partition}"
+                    f" up to offset {offset}, the topic ends at {ends[partition]}",
+                    where=self.config.where,
+                    cure="the topic was made anew: empty the target, or give the egress a new name and target",
+                )
+
+    def _flush(self, consumer: Consumer) -> None:
+        staged = self._staged
+        if not staged.positions:
+            return
+        self._write_dead_letters(staged)
+        started_s = time.monotonic()
+        self.target.flush()
+        self._count(staged, time.monotonic() - started_s)
+        self._staged = self._nothing_staged()
+        self._positions.update(staged.positions)
+        self._commit(consumer, staged.positions)
+
+    def _write_dead_letters(self, staged: Staged) -> None:
+        if not staged.dead:
+            return
+        if self._producer is None:
+            self._producer = self._log.producer()
+        for letters in staged.dead:
+            self._producer.produce(letters)
+        self._producer.flush()
+
+    def _commit(self, consumer: Consumer, positions: Mapping[int, int]) -> None:
+        offsets = {
+            TopicPartition(self.config.topic, partition): OffsetAndMetadata(offset)
+            for partition, offset in positions.items()
+        }
+        try:
+            consumer.commit(offsets)
+        except Fenced as error:
+            # The rows are in the target. The next poll tells which partitions are lost; their new owner reads from
+            # the target's positions, or repeats this delivery.
+            _LOG.warning("offsets not committed", egress=self.config.name, error=str(error))
+
+    def _count(self, staged: Staged, flush_s: float) -> None:
+        counters = self.counters
+        counters.records += staged.records
+        counters.rows_written += staged.rows
+        counters.rows_deleted += staged.deletions
+        counters.rows_filtered += staged.filtered
+        counters.deletions_skipped += staged.skipped
+        counters.dead_letters.update(staged.reasons)
+        counters.bytes_written += staged.bytes
+        counters.flushes += 1
+        counters.flush_s += flush_s
+        self._failures, self._error = 0, None
+
+    def _failed(self, error: HeadraceError) -> None:
+        """Forget what is staged; raises what no retry mends."""
+        self._staged = self._nothing_staged()
+        self._close_target()
+        if error.fault is not Fault.RETRY:
+            raise error
+        if isinstance(error, LogError):
+            self._close_producer()
+        if isinstance(error, Fenced):
+            self._close_consumer()
+        self._failures += 1
+        self.counters.retries += 1
+        attempts = self.config.retry.attempts_max
+        if attempts is not None and self._failures >= attempts:
+            message = f"egress {self.config.name!r}: {self._failures} attempts failed, the last: {error.message}"
+            raise GaveUp(message, where=self.config.where, cure=error.cure) from error
+        self._state, self._error = "retrying", error
+        _LOG.warning("egress waits", egress=self.config.name, code=error.code, error=str(error), failed=self._failures)
+
+    def _wait(self, stop: threading.Event) -> None:
+        """Sit out the pause before the next attempt, serving the group meanwhile."""
+        retry = self.config.retry
+        # Past 32 doublings the pause is at its most anyway.
+        pause_ms = min(retry.max_ms, retry.first_ms * 2 ** min(self._failures - 1, 32)) * random.uniform(0.5, 1.0)
+        deadline_s = time.monotonic() + pause_ms / 1_000
+        while not stop.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
+            if self._consumer is None:
+                stop.wait(left_s)
+                return
+            try:
+                self._consumer.pause(sorted(self._consumer.assignment()))
+                self._consumer.poll(1, min(left_s, POLL_MAX_S))
+            except HeadraceError as error:
+                _LOG.warning("consumer dropped", egress=self.config.name, error=str(error))
+                self._close_consumer()
+
+    def _stay_paused(self, consumer: Consumer, stop: threading.Event) -> None:
+        self._flush(consumer)
+        self._state = "paused"
+        while self._paused.is_set() and not stop.is_set():
+            consumer.pause(sorted(consumer.assignment()))
+            consumer.poll(1, POLL_MAX_S)
+        # Opened again: the assignment may be another one, and polling forgot nothing that was not delivered.
+        self._close_target()
+
+    def _connected(self) -> Consumer:
+        if self._consumer is None:
+            self._consumer = self._log.consumer(group=self._group, client_id=f"headrace-egress-{self.config.name}")
+            listener = RebalanceListener(assigned=self._gained, revoked=self._revoked, lost=self._lost)
+            self._consumer.subscribe([self.config.topic], listener)
+        return self._consumer
+
+    def _gained(self, partitions: Sequence[TopicPartition]) -> None:
+        """New partitions: the target is opened again for all of them, after the poll."""
+        if partitions:
+            self._finish()
+            self._close_target()
+
+    def _revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """Deliver what is staged while the partitions are still ours."""
+        if partitions:
+            self._finish()
+            self._close_target()
+            self._forget(partitions)
+
+    def _lost(self, partitions: Sequence[TopicPartition]) -> None:
+        if partitions:
+            self._staged = self._nothing_staged()
+            self._close_target()
+            self._forget(partitions)
+
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
+        for each in partitions:
+            self._positions.pop(each.partition, None)
+
+    def _finish(self) -> None:
+        """Flush once; what fails here is delivered by whoever reads on, since its positions do not move."""
+        if self._consumer is None or not self.target.is_open:
+            return
+        try:
+            self._flush(self._consumer)
+        except HeadraceError as error:
+            _LOG.warning("last flush failed", egress=self.config.name, code=error.code, error=str(error))
+            self._staged = self._nothing_staged()
+            self._close_target()
+
+    def _is_due(self) -> bool:
+        left_s = self._staged.age_left_s(time.monotonic())
+        return left_s is not None and (left_s <= 0 or self._staged.room() == 0)
+
+    def _poll_s(self) -> float:
+        left_s = self._staged.age_left_s(time.monotonic())
+        return POLL_MAX_S if left_s is None else max(0.0, min(left_s, POLL_MAX_S))
+
+    def _records_max(self) -> int:
+        room = max(1, self._staged.room())
+        rate = self.config.rows_per_second_max
+        return room if rate is None else min(room, rate)
+
+    def _throttle(self, records: int, stop: threading.Event) -> None:
+        """Wait until the rate limit allows more; never longer than a second for one poll."""
+        if self.config.rows_per_second_max is not None:
+            stop.wait(records / self.config.rows_per_second_max)
+
+    def _measure_lag(self, consumer: Consumer) -> None:
+        now_s = time.monotonic()
+        if now_s - self._lag_at_s < LAG_INTERVAL_S or not self._assigned:
+            return
+        self._lag_at_s = now_s
+        ends = consumer.end_offsets(sorted(self._assigned))
+        starts = consumer.beginning_offsets(sorted(self._assigned))
+        self._lag = sum(max(0, end - self._positions.get(each.partition, starts[each])) for each, end in ends.items())
+
+    def _nothing_staged(self) -> Staged:
+        return Staged(self.config.batch, egress=self.config.name, dead_letter_topic=self.config.dead_letter_topic)
+
+    def _close_target(self) -> None:
+        try:
+            self.target.close()
+        except HeadraceError as error:
+            _LOG.warning("target did not close", egress=self.config.name, code=error.code, error=str(error))
+
+    def _close_consumer(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+
+    def _close_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close()
+
+    def _close(self) -> None:
+        self._close_consumer()
+        self._close_target()
+        self._close_producer()
+
+    def _ensure_dead_letter_topic(self) -> None:
+        admin = self._log.admin()
+        try:
+            if self.config.dead_letter_topic not in admin.topics():
+                admin.create_topics([TopicSpec(self.config.dead_letter_topic, partitions=1)])
+        except TopicExists:
+            return  # Another process was first.
+        finally:
+            admin.close()

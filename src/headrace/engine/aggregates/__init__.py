@@ -1,0 +1,1 @@
+"""Aggregates: accumulators as columns of a slab."""

@@ -1,0 +1,211 @@
+"""The transaction of a worker: outputs, repartition rows, changelog, dead letters and positions, all or none.
+
+Owns the producer and the order of a commit:
+
+1. operators flush, and what they give runs through the steps;
+2. outputs and repartition rows with marks, then dead letters, then changelogs are produced;
+3. positions are committed with the group metadata captured when the transaction began;
+4. operators learn that their changes are durable; changelogs are cut before a finished snapshot.
+
+Every transaction commits positions, unchanged ones too: without them a fenced worker's transaction would pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from headrace.engine import changelog
+from headrace.engine.checkpoint import Checkpoint
+from headrace.engine.dead_letters import DeadLetters
+from headrace.engine.operator import StateChange
+from headrace.engine.outbox import Outbox
+from headrace.engine.repartition import Marks
+from headrace.engine.state_restore import OUTPUT_CLOCK
+from headrace.engine.subtopology import SubtopologyRunner
+from headrace.flow.plan import AggregateStep, Delivery
+from headrace.log.port import Admin, Consumer, GroupMetadata, Log, LogUnavailable, Outgoing, Producer, TopicPartition
+
+PURGE_INTERVAL_S = 30.0
+"""How often processed rows are removed from repartition topics; they are of no use to anybody once committed."""
+
+log = structlog.get_logger("headrace.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A changelog partition whose earlier messages a snapshot replaces."""
+
+    topic: str
+    partition: int
+    before: int
+
+
+class Committer:
+    """Writes one pipeline's transactions in one process. One thread."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        consumer: Consumer,
+        admin: Admin,
+        outbox: Outbox,
+        dead_letters: DeadLetters,
+        delivery: Delivery,
+        transactional_id: str,
+        delta_rows: Counter[tuple[str, int]],
+    ) -> None:
+        self._log, self._consumer, self._admin = log, consumer, admin
+        self._outbox, self._dead_letters = outbox, dead_letters
+        self._delivery, self._transactional_id = delivery, transactional_id
+        self._delta_rows = delta_rows
+        self._purged_at_s = time.monotonic()
+        self._producer: Producer | None = None
+        self._group: GroupMetadata | None = None
+        self.is_open = False
+
+    @property
+    def producer(self) -> Producer:
+        if self._producer is None:
+            exactly_once = self._delivery is Delivery.EXACTLY_ONCE
+            self._producer = self._log.producer(transactional_id=self._transactional_id if exactly_once else None)
+        return self._producer
+
+    def begin(self) -> None:
+        """Open the transaction, if none is open."""
+        if self.is_open:
+            return
+        if self._delivery is Delivery.EXACTLY_ONCE:
+            self.producer.begin()
+        self._group = self._consumer.group_metadata()
+        self.is_open = True
+
+    def send_early(self) -> None:
+        """Hand collected rows to the producer before the commit, to bound memory."""
+        self._outbox.send(self.producer, {})
+
+    def commit(
+        self,
+        runners: Sequence[SubtopologyRunner],
+        marks: Callable[[], Mapping[str, Marks]],
+        checkpoints: Callable[[], Mapping[TopicPartition, Checkpoint]],
+    ) -> Mapping[TopicPartition, Checkpoint]:
+        """Write everything and commit; returns the checkpoints that are durable now.
+
+        Raises `TransactionAborted`, `Fenced`, `ProducerBroken`: nothing was committed; call `abort`.
+        """
+        assert self.is_open
+        for runner in runners:
+            runner.run({}, self._outbox.emit, flush=True)
+        self._outbox.send(self.producer, marks())
+        changes, cuts = self._changelog_messages(runners)
+        for outgoing in changes:
+            self.producer.produce(outgoing)
+        letters = self._dead_letters.take()
+        if letters is not None:
+            self.producer.produce(letters)
+        durable = checkpoints()
+        self._commit_positions(durable)
+        self.is_open = False
+        for runner in runners:
+            for operator in runner.stateful.values():
+                operator.commit()
+            runner.commit_tables()
+        self._drop_records({TopicPartition(cut.topic, cut.partition): cut.before for cut in cuts})
+        return durable
+
+    def purge(self, durable: Mapping[TopicPartition, Checkpoint], topics: Iterable[str]) -> None:
+        """Now and then, remove committed rows from these repartition topics."""
+        if time.monotonic() - self._purged_at_s < PURGE_INTERVAL_S:
+            return
+        self._purged_at_s = time.monotonic()
+        wanted = set(topics)
+        self._drop_records({here: kept.offset for here, kept in durable.items() if here.topic in wanted})
+
+    def _drop_records(self, before: Mapping[TopicPartition, int]) -> None:
+        if not before:
+            return
+        try:
+            self._admin.delete_records(before)
+        except LogUnavailable as error:
+            # Only space is at stake; the next cut removes these too.
+            log.warning("records not removed yet", reason=str(error))
+
+    def _commit_positions(self, durable: Mapping[TopicPartition, Checkpoint]) -> None:
+        offsets = {here: checkpoint.to_commit(here) for here, checkpoint in durable.items()}
+        if self._delivery is Delivery.EXACTLY_ONCE:
+            assert self._group is not None
+            self.producer.commit(offsets, self._group)
+        else:
+            self.producer.flush()
+            self._consumer.commit(offsets)
+
+    def _changelog_messages(self, runners: Sequence[SubtopologyRunner]) -> tuple[list[Outgoing], list[_Cut]]:
+        messages: list[Outgoing] = []
+        cuts: list[_Cut] = []
+        for runner in runners:
+            for step in runner.steps:
+                if isinstance(step, AggregateStep):
+                    self._step_changes(runner, step, messages, cuts)
+        return messages, cuts
+
+    def _step_changes(
+        self, runner: SubtopologyRunner, step: AggregateStep, messages: list[Outgoing], cuts: list[_Cut]
+    ) -> None:
+        operator = runner.stateful[step.name]
+        clock = runner.output_clock[step.name]
+        keys = operator.keys_count()
+        for change in operator.changes():
+            partition = change.partition
+            self._delta_rows[step.name, partition] += change.frame.height
+            due = changelog.snapshot_is_due(
+                delta_rows=self._delta_rows[step.name, partition], state_rows=keys.get(partition, 0)
+            )
+            numbers = {OUTPUT_CLOCK: clock[partition]} if partition in clock else {}
+            if not due:
+                messages.append(_message(step.changelog, changelog.DELTA, change, numbers))
+                continue
+            here = TopicPartition(step.changelog, partition)
+            cuts.append(_Cut(step.changelog, partition, self._admin.end_offsets([here])[here]))
+            kind = changelog.SNAPSHOT_FIRST
+            for piece in operator.snapshot(partition, changelog.SNAPSHOT_ROWS_PER_MESSAGE_MAX):
+                messages.append(_message(step.changelog, kind, piece, numbers))
+                kind = changelog.SNAPSHOT_MORE
+            self._delta_rows[step.name, partition] = 0
+
+    def abort(self, runners: Sequence[SubtopologyRunner], *, new_producer: bool) -> None:
+        """Undo the open transaction here and in the log."""
+        self._outbox.discard()
+        self._dead_letters.discard()
+        for runner in runners:
+            runner.rollback()
+        self.is_open = False
+        if new_producer:
+            self.drop_producer()
+        elif self._delivery is Delivery.EXACTLY_ONCE:
+            self.producer.abort()
+
+    def drop_producer(self) -> None:
+        """The next use makes a new one."""
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+
+    def close(self) -> None:
+        self.drop_producer()
+
+
+def _message(topic: str, kind: bytes, change: StateChange, clock: Mapping[str, int]) -> Outgoing:
+    return Outgoing(
+        topic,
+        pa.array([changelog.encode(change, clock)], pa.large_binary()),
+        key=pa.array([kind], pa.large_binary()),
+        partition=np.array([change.partition], np.int32),
+    )

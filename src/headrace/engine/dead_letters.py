@@ -1,0 +1,138 @@
+"""Dead letters: records that could not be processed, with their original bytes and a typed reason.
+
+Owns the dead-letter topic's format (DESIGN section 6). Written in the transaction of the rows around them.
+
+- Key, value and headers are those of the source record; `headrace.error.*` headers are added.
+- A row that came from no single record (an aggregate) is written as JSON, with `headrace.error.original` `false`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+
+from headrace.engine.operator import SOURCE, RowError
+from headrace.engine.topic_reader import BadRecord
+from headrace.log.port import HEADERS_TYPE, Log, Outgoing, RecordBatch, TopicPartition
+
+PREFIX = "headrace.error."
+FETCH_TIMEOUT_S = 10.0
+"""How long the original of a bad row is looked for in its source topic before its row is written instead."""
+FETCH_POLL_S = 0.5
+
+Header = tuple[str, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A source record as it was."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+
+
+def original_of(batch: RecordBatch, row: int) -> Original:
+    """One record of a batch."""
+    headers: tuple[Header, ...] = ()
+    if batch.headers is not None and batch.headers[row].is_valid:
+        headers = tuple((header["key"], header["value"]) for header in batch.headers[row].as_py())
+    return Original(batch.key[row].as_py(), batch.value[row].as_py(), headers)
+
+
+def fetch_original(log: Log, position: TopicPartition, offset: int) -> Original | None:
+    """Read one record again from its topic; None when it is gone."""
+    consumer = log.consumer(client_id="headrace-dead-letters")
+    try:
+        consumer.assign({position: offset})
+        for _ in range(int(FETCH_TIMEOUT_S / FETCH_POLL_S)):
+            for batch in consumer.poll(1, FETCH_POLL_S):
+                return original_of(batch, 0) if int(batch.offset[0]) == offset else None
+        return None
+    finally:
+        consumer.close()
+
+
+class DeadLetters:
+    """Collects dead letters of one pipeline until the commit takes them."""
+
+    def __init__(self, *, topic: str, pipeline: str, log: Log) -> None:
+        self._topic, self._pipeline, self._log = topic, pipeline, log
+        self._records: list[tuple[Original, tuple[Header, ...]]] = []
+        self._batches: dict[str, list[RecordBatch]] = {}
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        """Dead letters so far by (step, stage, code), committed or not."""
+
+    def remember(self, batch: RecordBatch) -> None:
+        """Keep a batch of this transaction, so that originals are at hand."""
+        self._batches.setdefault(batch.topic, []).append(batch)
+
+    def add_records(self, batch: RecordBatch, bad: Sequence[BadRecord], *, step: str) -> None:
+        """Records that could not be decoded."""
+        for record in bad:
+            place = {
+                "topic": batch.topic,
+                "partition": int(batch.partition[record.row]),
+                "offset": int(batch.offset[record.row]),
+                "time": int(batch.timestamp_ms[record.row]),
+            }
+            headers = self._headers("decode", record.code, record.message, step, place)
+            self._records.append((original_of(batch, record.row), headers))
+
+    def add_rows(self, frame: pl.DataFrame, errors: Sequence[RowError], *, step: str, stage: str) -> None:
+        """Rows that could not be processed or encoded."""
+        for error in errors:
+            row = frame.row(error.row, named=True)
+            source = row[SOURCE]
+            original = self._find(source) if source is not None and source["topic"] is not None else None
+            headers = self._headers(stage, error.code, error.message, step, source or {})
+            if original is None:
+                original = _as_json(row)
+                headers = (*headers, (PREFIX + "original", b"false"))
+            self._records.append((original, headers))
+
+    def take(self) -> Outgoing | None:
+        """All collected records for the dead-letter topic; the collection is empty then."""
+        records, self._records = self._records, []
+        self._batches.clear()
+        if not records:
+            return None
+        headers = [
+            [{"key": key, "value": value} for key, value in (*original.headers, *added)] for original, added in records
+        ]
+        return Outgoing(
+            self._topic,
+            pa.array([original.value for original, _ in records], pa.large_binary()),
+            key=pa.array([original.key for original, _ in records], pa.large_binary()),
+            headers=pa.array(headers, HEADERS_TYPE),
+        )
+
+    def discard(self) -> None:
+        """The transaction was aborted; its records are read again."""
+        self._records.clear()
+        self._batches.clear()
+
+    def _find(self, source: Mapping[str, object]) -> Original | None:
+        topic, partition, offset = str(source["topic"]), int(str(source["partition"])), int(str(source["offset"]))
+        for batch in self._batches.get(topic, ()):
+            rows = ((batch.partition == partition) & (batch.offset == offset)).nonzero()[0]
+            if len(rows):
+                return original_of(batch, int(rows[0]))
+        return fetch_original(self._log, TopicPartition(topic, partition), offset)
+
+    def _headers(
+        self, stage: str, code: str, message: str, step: str, place: Mapping[str, object]
+    ) -> tuple[Header, ...]:
+        self.counts[step, stage, code] += 1
+        texts = {"stage": stage, "code": code, "message": message, "pipeline": self._pipeline, "step": step, **place}
+        return tuple((PREFIX + name, str(text).encode()) for name, text in texts.items())
+
+
+def _as_json(row: Mapping[str, object]) -> Original:
+    columns = {name: value for name, value in row.items() if not name.startswith("__")}
+    return Original(None, json.dumps(columns, default=str).encode(), ())

@@ -1,0 +1,185 @@
+"""The input of a task set: rows of several topics in one order.
+
+Owns rows that were read and not yet processed, and the positions behind the processed ones.
+
+- Rows of one topic partition are processed in offset order.
+- Inputs of one task are merged by event time (running maximum, so that offset order stays); at equal times tables go
+  first. A table whose contract names no event time is applied as it arrives, before stream rows that were read with it.
+- A row waits until every other input has shown a later time, or has nothing left to read in the log (asked after the
+  row was read), or has been silent for `max_wait_ms`.
+- One input alone never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from headrace.engine.operator import PARTITION, SEQUENCE, TIME
+from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
+from headrace.log.port import TopicPartition
+
+OFFSET = "__offset"
+"""Int64: offset of the record a row came in."""
+INDEX = "__index"
+"""Int64: index of the row inside its record; 0 except in repartition messages."""
+MERGE_TIME = "__merge_time_ms"
+AFTER_ALL_MS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One topic that a task reads."""
+
+    topic: str
+    is_table: bool
+    is_eager: bool
+    """A table without event time."""
+
+
+class InputQueue:
+    """Rows waiting for their turn, for all partitions of one subtopology in this process."""
+
+    def __init__(self, inputs: Sequence[Input], *, max_wait_ms: int) -> None:
+        assert inputs
+        self.inputs = {each.topic: each for each in inputs}
+        self._priority = {each.topic: (0 if each.is_table else 1) for each in inputs}
+        self._max_wait_ms = max_wait_ms
+        self._waiting: dict[str, pl.DataFrame] = {}
+        self._reached_ms: dict[TopicPartition, int] = {}
+        self._done_ms: dict[TopicPartition, int] = {}
+        self._quiet_since_ms: dict[int, int] = {}
+
+    def add(self, topic: str, frame: pl.DataFrame, now_ms: int) -> None:
+        """Rows just read, with `OFFSET` and `INDEX`, in offset order per partition."""
+        if not frame.height:
+            return
+        timed = frame.with_columns(self._merge_times(topic, frame))
+        waiting = self._waiting.get(topic)
+        self._waiting[topic] = timed if waiting is None else pl.concat([waiting, timed])
+        for partition in frame[PARTITION].unique().to_list():
+            self._quiet_since_ms[partition] = now_ms
+
+    def _merge_times(self, topic: str, frame: pl.DataFrame) -> pl.Series:
+        if self.inputs[topic].is_eager:
+            return pl.Series(MERGE_TIME, np.full(frame.height, BEFORE_ALL_MS, np.int64))
+        partitions, times = frame[PARTITION].to_numpy(), frame[TIME].to_numpy()
+        merged = np.empty(frame.height, np.int64)
+        for partition in np.unique(partitions).tolist():
+            rows = np.flatnonzero(partitions == partition)
+            here = TopicPartition(topic, partition)
+            merged[rows] = running_maximum(times[rows], self._reached_ms.get(here, BEFORE_ALL_MS))
+            self._reached_ms[here] = int(merged[rows[-1]])
+        return pl.Series(MERGE_TIME, merged)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting
+
+    def has_waiting(self, topic: str) -> bool:
+        return topic in self._waiting
+
+    def rows_waiting(self) -> int:
+        return sum(frame.height for frame in self._waiting.values())
+
+    def holdups(self) -> list[TopicPartition]:
+        """Partitions whose end must be known before the waiting rows may go on."""
+        if len(self.inputs) == 1:
+            return []
+        partitions = {p for frame in self._waiting.values() for p in frame[PARTITION].unique().to_list()}
+        return [TopicPartition(topic, partition) for topic in self.inputs for partition in sorted(partitions)]
+
+    def take(self, complete: Iterable[TopicPartition], now_ms: int) -> dict[str, pl.DataFrame]:
+        """Rows whose turn it is, by topic, with `SEQUENCE` (ascending over all topics, in processing order).
+
+        `complete` are partitions with nothing left to read in the log.
+        """
+        if not self._waiting:
+            return {}
+        if len(self.inputs) == 1:
+            ((topic, frame),) = self._waiting.items()
+            self._waiting.clear()
+            sequence = pl.Series(SEQUENCE, np.arange(frame.height, dtype=np.int64))
+            return {topic: frame.drop(MERGE_TIME).with_columns(sequence)}
+        horizons = self._horizons(set(complete), now_ms)
+        ready = {topic: self._split(topic, horizons) for topic in list(self._waiting)}
+        return _in_order({topic: frame for topic, frame in ready.items() if frame.height}, self._priority)
+
+    def _horizons(self, complete: set[TopicPartition], now_ms: int) -> pl.DataFrame:
+        """Per partition and kind of input the merge time below which rows may go on."""
+        partitions = sorted({p for frame in self._waiting.values() for p in frame[PARTITION].unique().to_list()})
+        horizons = []
+        for partition in partitions:
+            waited = now_ms - self._quiet_since_ms.get(partition, now_ms) >= self._max_wait_ms
+            open_inputs = [here for topic in self.inputs if (here := TopicPartition(topic, partition)) not in complete]
+            reached = [self._reached_ms.get(here, BEFORE_ALL_MS) for here in open_inputs]
+            horizons.append(AFTER_ALL_MS if waited or not reached else min(reached))
+        return pl.DataFrame(
+            {PARTITION: partitions, "horizon": horizons}, schema={PARTITION: pl.Int32, "horizon": pl.Int64}
+        )
+
+    def _split(self, topic: str, horizons: pl.DataFrame) -> pl.DataFrame:
+        """Take the ready rows of a topic out of the waiting ones."""
+        frame = self._waiting.pop(topic)
+        horizon = frame.select(PARTITION).join(horizons, on=PARTITION, how="left", maintain_order="left")["horizon"]
+        merge_time = frame[MERGE_TIME]
+        # A table's rows at the horizon go on; a stream's row waits for table rows of the same time.
+        ready = merge_time <= horizon if self.inputs[topic].is_table else merge_time < horizon
+        if not ready.all():
+            self._waiting[topic] = frame.filter(~ready)
+        taken = frame.filter(ready)
+        if not self.inputs[topic].is_eager:
+            for partition, done_ms in taken.group_by(PARTITION).agg(pl.col(MERGE_TIME).max()).iter_rows():
+                self._done_ms[TopicPartition(topic, partition)] = done_ms
+        return taken
+
+    def next_row(self, here: TopicPartition, behind: int) -> tuple[int, int]:
+        """Record and row to go on with after the processed ones; `behind` is the consumer's, where nothing waits."""
+        frame = self._waiting.get(here.topic)
+        if frame is not None:
+            rows = frame.filter(pl.col(PARTITION) == here.partition)
+            if rows.height:
+                return int(rows[OFFSET][0]), int(rows[INDEX][0])
+        return behind, 0
+
+    def forget(self, partitions: Iterable[TopicPartition]) -> None:
+        """Drop rows of partitions that moved away or are read again."""
+        for here in partitions:
+            self._reached_ms.pop(here, None)
+            self._done_ms.pop(here, None)
+            frame = self._waiting.pop(here.topic, None)
+            if frame is not None and (rest := frame.filter(pl.col(PARTITION) != here.partition)).height:
+                self._waiting[here.topic] = rest
+
+    def done_ms(self, here: TopicPartition) -> int:
+        """Merge time of the last processed row, to be kept with the position."""
+        return self._done_ms.get(here, BEFORE_ALL_MS)
+
+    def start_at(self, here: TopicPartition, done_ms: int) -> None:
+        """Go on from a kept merge time."""
+        self._reached_ms[here] = self._done_ms[here] = done_ms
+
+
+def _in_order(frames: Mapping[str, pl.DataFrame], priority: Mapping[str, int]) -> dict[str, pl.DataFrame]:
+    """Number the rows of all topics by merge time, tables first, then arrival; drop the merge time."""
+    if not frames:
+        return {}
+    index = pl.concat(
+        frame.select(
+            MERGE_TIME,
+            pl.lit(priority[topic], pl.Int8).alias("priority"),
+            pl.lit(number, pl.Int32).alias("topic"),
+            pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
+        )
+        for number, (topic, frame) in enumerate(frames.items())
+    )
+    ordered = index.sort(MERGE_TIME, "priority", maintain_order=True).with_row_index(SEQUENCE)
+    sequences = ordered.sort("topic", "row").select("topic", pl.col(SEQUENCE).cast(pl.Int64))
+    numbered: dict[str, pl.DataFrame] = {}
+    for number, (topic, frame) in enumerate(frames.items()):
+        sequence = sequences.filter(pl.col("topic") == number)[SEQUENCE]
+        numbered[topic] = frame.drop(MERGE_TIME).with_columns(sequence).sort(SEQUENCE)
+    return numbered

@@ -1,0 +1,127 @@
+"""What the task runner asks of an operator.
+
+Owns the system columns, the operator protocols and the context handed to them.
+
+- Rows move as Polars frames with the step's columns and the system columns below.
+- An operator is called on one thread, for all partitions of the process at once; `PARTITION` is in every state key.
+- Rows of one partition arrive in the task's input order; an operator keeps that order.
+- Final results depend only on that order, never on how it is cut into frames.
+- State changes between `commit`s can be undone by `rollback`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+
+PARTITION = "__partition"
+"""Int32: the task's partition number."""
+TIME = "__time_ms"
+"""Int64: event time of the row, milliseconds since the epoch. Never null."""
+STREAM_TIME = "__stream_time_ms"
+"""Int64: largest event time of the row's source partition, up to and including the row. Lateness is judged by it,
+so that it does not depend on how partitions interleave downstream."""
+SEQUENCE = "__sequence"
+"""Int64: position of the row in the task's input of this call; ascending inside a partition."""
+DELETED = "__deleted"
+"""Boolean, tables only: the row of this key is gone; its other columns are null."""
+SOURCE = "__source"
+"""Struct {topic: String, partition: Int32, offset: Int64} of the record a row came from; null for derived rows."""
+
+SYSTEM_COLUMNS: Mapping[str, pl.DataType] = {
+    PARTITION: pl.Int32(),
+    TIME: pl.Int64(),
+    STREAM_TIME: pl.Int64(),
+    SEQUENCE: pl.Int64(),
+    SOURCE: pl.Struct({"topic": pl.String(), "partition": pl.Int32(), "offset": pl.Int64()}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """A row that an operator could not process; it becomes a dead letter of stage `process`."""
+
+    row: int
+    """Index in the frame the operator was given."""
+    code: str
+    message: str
+
+
+class OperatorContext(Protocol):
+    """What an operator may use of its task."""
+
+    def dead_letter(self, frame: pl.DataFrame, errors: Sequence[RowError]) -> None:
+        """Send these rows of `frame` to the dead-letter topic. The operator leaves them out of its output."""
+
+    def count_dropped(self, reason: str, count: int) -> None:
+        """Count rows that are left out by rule (`late`, `null_key`, ...)."""
+
+    def closing_time_ms(self) -> Mapping[int, int]:
+        """Per partition: no row with a smaller `STREAM_TIME` is still to come. A window closes by this."""
+
+    def now_ms(self) -> int:
+        """Wall clock, for `emit` limits and user timers only; results never depend on it otherwise."""
+
+
+class Operator(Protocol):
+    """A step at work. `process` may be called with empty frames."""
+
+    def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
+        """One frame per input of the step, in the step's input order; returns the step's output rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """What a changelog message holds: rows to put and keys to drop, of one partition of one store.
+
+    `frame` has the store's state columns; rows with `DELETED` true drop their key. Applying the changes of a
+    partition in order rebuilds the state exactly.
+    """
+
+    partition: int
+    frame: pl.DataFrame
+    meta: Mapping[str, int]
+    """Small numbers of the partition that belong to the state (`closed_until_ms`, ...)."""
+
+
+class StatefulOperator(Operator, Protocol):
+    """An operator with keyed state in memory and its truth in a changelog."""
+
+    def flush(self, context: OperatorContext) -> pl.DataFrame:
+        """Called before each commit: the rows that the commit publishes (updates since the last commit)."""
+
+    def advance(self, context: OperatorContext) -> pl.DataFrame:
+        """Called after `process`: rows of windows that closed by `closing_time_ms`, in window-start then key order."""
+
+    def close_idle(self, partitions: Sequence[int], context: OperatorContext) -> pl.DataFrame:
+        """Close all open windows of these partitions, as if stream time had passed them."""
+
+    def changes(self) -> Sequence[StateChange]:
+        """All changes since the last commit, for the changelog; idempotent until `commit` or `rollback`."""
+
+    def snapshot(self, partition: int, rows_max: int) -> Iterator[StateChange]:
+        """The whole state of a partition in pieces; applying them to an empty state rebuilds it."""
+
+    def apply(self, change: StateChange) -> None:
+        """Restore one changelog message."""
+
+    def forget(self, partition: int) -> None:
+        """Drop the state of a partition that moved away or is restored anew."""
+
+    def commit(self) -> None:
+        """The changes since the last commit are durable."""
+
+    def rollback(self) -> None:
+        """Back to the state at the last commit."""
+
+    def keys_count(self) -> Mapping[int, int]:
+        """Live keys (key and window) per partition."""
+
+    def state_bytes(self) -> int:
+        """Memory held, about."""
+
+
+UserFunction = Callable[..., object]

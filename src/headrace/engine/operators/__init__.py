@@ -1,0 +1,1 @@
+"""One operator: one file. Every operator follows `headrace.engine.operator`."""

@@ -1,0 +1,56 @@
+"""From an aggregate step to its operator.
+
+Owns the choice by window and what is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from headrace.engine.operator import DELETED, StatefulOperator
+from headrace.engine.operators.aggregate_session import SessionAggregate
+from headrace.engine.operators.aggregate_table import TableAggregate
+from headrace.engine.operators.aggregate_window import WindowAggregate
+from headrace.errors import Fault, HeadraceError
+from headrace.flow.plan import AggregateStep, WindowKind
+
+
+class AggregateRefused(HeadraceError):
+    """An aggregate step that this release cannot run."""
+
+    code = "engine.aggregate_refused"
+    fault = Fault.STOP
+
+
+def make_aggregate(
+    step: AggregateStep, input_columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]
+) -> StatefulOperator:
+    """The operator of this step over an input with these columns; `functions` holds users' aggregators.
+
+    Raises `AggregateRefused`, or `AggregateUnknown` for an aggregate it does not know.
+    """
+    if DELETED in input_columns:
+        raise AggregateRefused(
+            f"step {step.name!r} groups the changes of a table, and its aggregates cannot take rows back",
+            cure="group a stream instead",
+        )
+    missing = [name for name in step.group if name not in input_columns]
+    if missing:
+        raise AggregateRefused(
+            f"step {step.name!r} groups by {missing[0]!r}, which its input does not have",
+            cure="compile the pipeline again",
+        )
+    if step.window is None:
+        return TableAggregate(step, input_columns, functions)
+    match step.window.kind:
+        case WindowKind.TUMBLING | WindowKind.HOPPING:
+            return WindowAggregate(step, input_columns, functions)
+        case WindowKind.SESSION:
+            return SessionAggregate(step, input_columns, functions)
+    raise AggregateRefused(
+        f"step {step.name!r} has a {step.window.kind.value} window, which this release cannot run",
+        cure="use a tumbling, hopping or session window",
+    )

@@ -1,0 +1,442 @@
+"""What all aggregations share: groups, accumulators, changelog, commit and undo.
+
+Owns the keyed state of one aggregate step. A subclass says what a slot stands for: a group (`aggregate_table`), a
+group in a window (`aggregate_window`) or a session (`aggregate_session`).
+
+- One slot per live key of one partition; everything about it is in columns of one slab.
+- A slot that was flushed is not flushed again before it changes.
+- A change message of a partition puts and drops keys; messages in order rebuild the state, numbers (`meta`) included.
+- Which rows a slot holds follows from the task's input order alone; so does every result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from headrace.contracts.polars_types import avro_to_dtype
+from headrace.engine.aggregates.factory import make_accumulator
+from headrace.engine.operator import (
+    DELETED,
+    PARTITION,
+    SEQUENCE,
+    SOURCE,
+    STREAM_TIME,
+    SYSTEM_COLUMNS,
+    TIME,
+    OperatorContext,
+    RowError,
+    StateChange,
+)
+from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
+from headrace.engine.state.group_keys import GroupKeys
+from headrace.engine.state.slab import Slab
+from headrace.flow.plan import AggregateStep, Emit, aggregator_key
+
+BEFORE_ALL_MS = -(2**62)
+"""Below every event time."""
+NULL_KEY = "null_key"
+LATE = "late"
+BEFORE_EPOCH = "time_before_epoch"
+CLOSED_UNTIL = "closed_until_ms"
+_TIMESTAMP = pl.Datetime("ms", "UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Rows that have a key, as arrays."""
+
+    frame: pl.DataFrame
+    row: Ints
+    """Their index in the frame that came in."""
+    partition: Ints
+    time_ms: Ints
+    stream_time_ms: Ints
+    group: Ints
+
+    def select(self, kept: Mask) -> Taken:
+        """Some of the rows."""
+        return self._with(self.frame.filter(pl.Series(kept)), kept)
+
+    def slice(self, first: int, count: int) -> Taken:
+        """A run of rows."""
+        return self._with(self.frame.slice(first, count), slice(first, first + count))
+
+    def _with(self, frame: pl.DataFrame, kept: Mask | slice) -> Taken:
+        return Taken(
+            frame, self.row[kept], self.partition[kept], self.time_ms[kept], self.stream_time_ms[kept], self.group[kept]
+        )
+
+
+class AggregateState:
+    """Base of the aggregate operators."""
+
+    def __init__(
+        self, step: AggregateStep, columns: Mapping[str, pl.DataType], functions: Mapping[str, Any], slab: Slab
+    ) -> None:
+        self._step = step
+        self._slab = slab
+        self._emits_updates = step.emit is Emit.UPDATES
+        self._groups = GroupKeys({name: columns[name] for name in step.group})
+        self._inputs = sorted({*step.group, *(each.column for each in step.aggregates if each.column is not None)})
+        for name, fill in (("time_ms", BEFORE_ALL_MS), ("stream_time_ms", BEFORE_ALL_MS)):
+            slab.add_column(name, np.int64, fill=fill)
+        slab.add_column("unflushed", np.bool_)
+        self._accumulators = [
+            make_accumulator(slab, each, columns, functions.get(aggregator_key(step.name, each.name)))
+            for each in step.aggregates
+        ]
+        self._read = [each.column for each in step.aggregates]
+        self._dtypes = {column.name: avro_to_dtype(column.type) for column in step.columns}
+        self._empty = pl.DataFrame(schema={**self._dtypes, **SYSTEM_COLUMNS, DELETED: pl.Boolean()})
+        self._unflushed: list[Ints] = []
+        self._pending: list[pl.DataFrame] = []
+        """Rows for the next flush whose slots are gone."""
+        self._closed_until: dict[int, int] = {}
+        self._closed_until_committed: dict[int, int] = {}
+        self._keys: dict[int, int] = {}
+
+    # For subclasses: rows in
+
+    def _take_in(self, frame: pl.DataFrame, context: OperatorContext) -> Taken:
+        """Rows with a key; the others go to the dead letters."""
+        unkeyed = self._groups.without_key(frame)
+        row = np.arange(frame.height, dtype=np.int64)
+        if unkeyed.any():
+            names = ", ".join(self._step.group)
+            self._drop(frame, np.flatnonzero(unkeyed), NULL_KEY, f"every group column ({names}) is null", context)
+            row = np.flatnonzero(~unkeyed)
+        kept = frame if len(row) == frame.height else frame.filter(pl.Series(~unkeyed))
+        return Taken(
+            kept.select(self._inputs),
+            row,
+            kept[PARTITION].to_numpy().astype(np.int64),
+            kept[TIME].to_numpy(),
+            kept[STREAM_TIME].to_numpy(),
+            self._groups.intern(kept),
+        )
+
+    def _from_epoch_on(self, frame: pl.DataFrame, taken: Taken, context: OperatorContext) -> Taken:
+        """Rows whose event time has a window; the others go to the dead letters."""
+        early = taken.time_ms < 0
+        if not early.any():
+            return taken
+        self._drop(frame, taken.row[early], BEFORE_EPOCH, "event time before 1970: no window starts there", context)
+        return taken.select(~early)
+
+    def _drop(self, frame: pl.DataFrame, rows: Ints, reason: str, message: str, context: OperatorContext) -> None:
+        """Count rows as dropped and send them to the dead letters."""
+        context.count_dropped(reason, len(rows))
+        context.dead_letter(frame, [RowError(row, f"process.{reason}", message) for row in rows.tolist()])
+
+    def _values(self, taken: Taken, aggregate: int) -> pl.Series | None:
+        """The column that an aggregate reads."""
+        name = self._read[aggregate]
+        return None if name is None else taken.frame[name]
+
+    def _mark(self, slots: Ints) -> None:
+        """Slots that changed: to be flushed."""
+        if not self._emits_updates:
+            return
+        unflushed = self._slab["unflushed"]
+        fresh = slots[~unflushed[slots]]
+        unflushed[fresh] = True
+        self._unflushed.append(fresh)
+
+    def _count(self, slots: Ints, step: int) -> None:
+        """Keep `keys_count` in step with slots that came (1) or went (-1)."""
+        for partition, count in zip(*np.unique(self._slab["partition"][slots], return_counts=True), strict=True):
+            self._keys[int(partition)] = self._keys.get(int(partition), 0) + step * int(count)
+
+    def _closed_bound(self, partitions: Ints) -> Ints:
+        """Per row the time up to which its partition's windows were closed for good."""
+        bounds = np.full(int(partitions.max(initial=0)) + 1, BEFORE_ALL_MS, np.int64)
+        for partition, closed_ms in self._closed_until.items():
+            if partition < len(bounds):
+                bounds[partition] = closed_ms
+        return bounds[partitions]
+
+    def _close_until(self, partition: int, time_ms: int) -> None:
+        self._closed_until[partition] = max(time_ms, self._closed_until.get(partition, BEFORE_ALL_MS))
+
+    # For subclasses: rows out
+
+    def _window_columns(self, slots: Ints) -> dict[str, Ints]:
+        """Window bounds of the slots by output column, in milliseconds; none without windows."""
+        return {}
+
+    def _output(self, slots: Ints) -> pl.DataFrame:
+        """Rows of these slots as they are now."""
+        if not len(slots):
+            return self._empty
+        results = [each.result(slots).cast(self._dtypes[each.name]) for each in self._accumulators]
+        columns = [*self._key_output(self._slab["group"][slots], self._window_columns(slots)), *results]
+        return self._with_system(
+            pl.DataFrame(columns),
+            self._slab["partition"][slots],
+            self._slab["time_ms"][slots],
+            self._slab["stream_time_ms"][slots],
+            deleted=False,
+        )
+
+    def _deletions(
+        self, partition: Ints, group: Ints, windows: Mapping[str, Ints], time_ms: Ints, stream_time_ms: Ints
+    ) -> pl.DataFrame:
+        """Rows that say that these keys are gone."""
+        results = [pl.Series(each.name, [None], self._dtypes[each.name]) for each in self._accumulators]
+        nothing = [each.new_from_index(0, len(group)) for each in results]
+        frame = pl.DataFrame([*self._key_output(group, windows), *nothing])
+        return self._with_system(frame, partition, time_ms, stream_time_ms, deleted=True)
+
+    def _key_output(self, group: Ints, windows: Mapping[str, Ints]) -> list[pl.Series]:
+        bounds = [pl.Series(name, values).cast(_TIMESTAMP) for name, values in windows.items()]
+        return [*self._groups.take(group).get_columns(), *bounds]
+
+    def _with_system(
+        self, frame: pl.DataFrame, partition: Ints, time_ms: Ints, stream_time_ms: Ints, *, deleted: bool
+    ) -> pl.DataFrame:
+        rows = len(partition)
+        system = pl.DataFrame(
+            {
+                PARTITION: pl.Series(partition, dtype=pl.Int32),
+                TIME: time_ms,
+                STREAM_TIME: stream_time_ms,
+                SEQUENCE: np.arange(rows, dtype=np.int64),
+                SOURCE: pl.Series(SOURCE, [None], SYSTEM_COLUMNS[SOURCE]).new_from_index(0, rows),
+                DELETED: np.full(rows, deleted),
+            }
+        )
+        return frame.hstack(system).select(self._empty.columns)
+
+    def _together(self, pieces: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Output frames as one, numbered."""
+        filled = [piece for piece in pieces if piece.height]
+        if len(filled) <= 1:
+            return filled[0] if filled else self._empty
+        return pl.concat(filled).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
+
+    def _in_order(self, slots: Ints) -> Ints:
+        """Slots by partition, window and key."""
+        if len(slots) <= 1:
+            return slots
+        keys = self._groups.take(self._slab["group"][slots])
+        leading = {"#partition": self._slab["partition"][slots]}
+        leading |= {f"#{name}": bounds for name, bounds in self._window_columns(slots).items()}
+        frame = pl.DataFrame(leading).hstack(keys) if keys.width else pl.DataFrame(leading)
+        order = frame.select(pl.arg_sort_by(frame.columns)).to_series().to_numpy()
+        ordered: Ints = slots[order]
+        return ordered
+
+    # Emission
+
+    def flush(self, context: OperatorContext) -> pl.DataFrame:
+        """Rows that changed since the last flush; nothing where only final rows are wanted."""
+        if not self._emits_updates:
+            return self._empty
+        slots = distinct(np.concatenate([NO_INTS, *self._unflushed]))
+        slots = slots[self._slab.is_live(slots) & self._slab["unflushed"][slots]]
+        self._slab.touch(slots)
+        self._slab["unflushed"][slots] = False
+        bounds = self._window_columns(slots)
+        keys = [*reversed(bounds.values()), self._slab["partition"][slots]]
+        ordered = slots[np.lexsort(keys)]
+        withdrawn = self._withdrawn(ordered)
+        pieces, self._pending, self._unflushed = [*self._pending, self._output(ordered)], [], []
+        return self._together([withdrawn, *pieces])
+
+    def _withdrawn(self, slots: Ints) -> pl.DataFrame:
+        """Deletions of keys that were flushed and are no more; `slots` are about to be flushed."""
+        return self._empty
+
+    def _close(self, slots: Ints) -> pl.DataFrame:
+        """Free closed slots; returns their final rows."""
+        if not len(slots):
+            return self._empty
+        if self._emits_updates:
+            waiting = self._in_order(slots[self._slab["unflushed"][slots]])
+            self._pending.append(self._output(waiting))
+            output = self._empty
+        else:
+            output = self._output(self._in_order(slots))
+        self._release(slots)
+        return output
+
+    def _release(self, slots: Ints) -> None:
+        """Free slots that are done."""
+        self._count(slots, -1)
+        for accumulator in self._accumulators:
+            accumulator.clear(slots)
+        self._free(slots)
+
+    def _free(self, slots: Ints) -> None:
+        """Free slots and what finds them."""
+        self._slab.free(slots)
+
+    # Changelog
+
+    def changes(self) -> Sequence[StateChange]:
+        """Changes since the last commit."""
+        changed, dropped = self._slab.changed(), self._slab.dropped()
+        puts = self._by_partition(changed, lambda slots: self._state_frame(slots, whole=False))
+        drops = self._by_partition(dropped, self._drop_frame)
+        moved = {p for p, t in self._closed_until.items() if self._closed_until_committed.get(p) != t}
+        result = []
+        for partition in sorted({*puts, *drops, *moved}):
+            pieces = [each[partition] for each in (drops, puts) if partition in each]
+            frame = pl.concat(pieces, how="diagonal") if pieces else self._state_frame(NO_INTS, whole=True)
+            result.append(StateChange(partition, frame, self._meta(partition)))
+        return result
+
+    def snapshot(self, partition: int, rows_max: int) -> Iterator[StateChange]:
+        """The state of a partition, at least one piece; take all pieces before the next call to `process`."""
+        live = self._slab.live()
+        slots = live[self._slab["partition"][live] == partition]
+        for start in range(0, max(len(slots), 1), rows_max):
+            frame = self._state_frame(slots[start : start + rows_max], whole=True)
+            yield StateChange(partition, frame, self._meta(partition))
+
+    def apply(self, change: StateChange) -> None:
+        """Restore one message."""
+        frame = change.frame
+        if frame.height:
+            self._apply_drops(change.partition, frame.filter(pl.col(DELETED)))
+            self._apply_puts(change.partition, frame.filter(~pl.col(DELETED)))
+        if CLOSED_UNTIL in change.meta:
+            self._closed_until[change.partition] = change.meta[CLOSED_UNTIL]
+            self._closed_until_committed[change.partition] = change.meta[CLOSED_UNTIL]
+
+    def _apply_drops(self, partition: int, frame: pl.DataFrame) -> None:
+        if not frame.height:
+            return
+        slots = self._find(partition, self._groups.intern(self._groups.cast(frame)), frame)
+        slots = slots[slots >= 0]
+        self._count(slots, -1)
+        self._unlink(slots)
+        self._forget_slots(slots)
+
+    def _apply_puts(self, partition: int, frame: pl.DataFrame) -> None:
+        if not frame.height:
+            return
+        group = self._groups.intern(self._groups.cast(frame))
+        slots = self._put(partition, group, frame)
+        self._slab["time_ms"][slots] = frame[TIME].to_numpy()
+        self._slab["stream_time_ms"][slots] = frame[STREAM_TIME].to_numpy()
+        for accumulator in self._accumulators:
+            accumulator.load(slots, frame)
+
+    def _state_frame(self, slots: Ints, *, whole: bool) -> pl.DataFrame:
+        """State columns of live slots."""
+        columns: list[pl.Series] = [
+            *self._key_columns(slots, whole=whole),
+            pl.Series(TIME, self._slab["time_ms"][slots]),
+            pl.Series(STREAM_TIME, self._slab["stream_time_ms"][slots]),
+        ]
+        for accumulator in self._accumulators:
+            columns.extend(accumulator.state(slots, whole=whole))
+        columns.append(pl.Series(DELETED, np.zeros(len(slots), np.bool_)))
+        return pl.DataFrame(columns)
+
+    def _drop_frame(self, slots: Ints) -> pl.DataFrame:
+        """Keys of slots of the last commit that are gone."""
+        groups = self._groups.take(self._slab.committed("group", slots))
+        windows = [pl.Series(name, bounds) for name, bounds in self._committed_windows(slots).items()]
+        deleted = pl.Series(DELETED, np.ones(len(slots), np.bool_))
+        return pl.DataFrame([*groups.get_columns(), *windows, deleted])
+
+    def _key_columns(self, slots: Ints, *, whole: bool) -> list[pl.Series]:
+        groups = self._groups.take(self._slab["group"][slots])
+        windows = [pl.Series(name, bounds) for name, bounds in self._window_key(slots).items()]
+        return [*groups.get_columns(), *windows]
+
+    def _window_key(self, slots: Ints) -> dict[str, Ints]:
+        """The window columns that are part of a slot's key in the changelog."""
+        return {}
+
+    def _committed_windows(self, slots: Ints) -> dict[str, Ints]:
+        """The same, as they were at the last commit."""
+        return {name: self._slab.committed(name, slots) for name in self._window_key(slots)}
+
+    def _find(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
+        """Slots of keys in a change message, -1 where there is none."""
+        raise AssertionError("a subclass finds its slots")
+
+    def _put(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
+        """Slots for the rows of a change message, made where there is none."""
+        raise AssertionError("a subclass makes its slots")
+
+    def _by_partition(self, slots: Ints, make: Any) -> dict[int, pl.DataFrame]:
+        """One frame over all slots, cut by partition."""
+        if not len(slots):
+            return {}
+        partition = self._slab["partition"][slots]
+        order = np.argsort(partition, kind="stable")
+        frame: pl.DataFrame = make(slots[order])
+        numbers, starts, counts = np.unique(partition[order], return_index=True, return_counts=True)
+        cuts = zip(numbers.tolist(), starts.tolist(), counts.tolist(), strict=True)
+        return {number: frame.slice(start, count) for number, start, count in cuts}
+
+    def _meta(self, partition: int) -> dict[str, int]:
+        closed_ms = self._closed_until.get(partition)
+        return {} if closed_ms is None else {CLOSED_UNTIL: closed_ms}
+
+    # Commit, undo, moves
+
+    def commit(self) -> None:
+        """The changes since the last commit are durable."""
+        changed = self._slab.changed()
+        self._slab.commit()
+        for accumulator in self._accumulators:
+            accumulator.settle(changed)
+        if self._groups.wants_retain:
+            self._groups.retain(self._groups_in_use())
+        self._closed_until_committed = dict(self._closed_until)
+
+    def _groups_in_use(self) -> Ints:
+        groups: Ints = self._slab["group"][self._slab.live()]
+        return groups
+
+    def rollback(self) -> None:
+        """Back to the state at the last commit."""
+        for accumulator in self._accumulators:
+            accumulator.rollback()
+        revived = self._slab.rollback().revived
+        self._revive(revived)
+        live = self._slab.live()
+        self._unflushed = [live[self._slab["unflushed"][live]]]
+        self._pending = []
+        self._closed_until = dict(self._closed_until_committed)
+        self._keys = {}
+        self._count(live, 1)
+
+    def _revive(self, slots: Ints) -> None:
+        """Freed slots are live again."""
+
+    def forget(self, partition: int) -> None:
+        """Drop the state of a partition."""
+        held = self._slab.held()
+        self._forget_slots(held[self._slab["partition"][held] == partition])
+        self._keys.pop(partition, None)
+        self._pending = [frame.filter(pl.col(PARTITION) != partition) for frame in self._pending]
+        self._closed_until.pop(partition, None)
+        self._closed_until_committed.pop(partition, None)
+
+    def _unlink(self, slots: Ints) -> None:
+        """Slots are about to be forgotten one by one."""
+
+    def _forget_slots(self, slots: Ints) -> None:
+        """Free slots without undo."""
+        for accumulator in self._accumulators:
+            accumulator.forget(slots)
+        self._slab.forget(slots)
+
+    def keys_count(self) -> Mapping[int, int]:
+        """Live keys per partition."""
+        return {partition: count for partition, count in self._keys.items() if count}
+
+    def state_bytes(self) -> int:
+        """Memory held, about."""
+        return self._slab.bytes + self._groups.bytes + sum(each.bytes for each in self._accumulators)

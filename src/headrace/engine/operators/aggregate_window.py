@@ -1,0 +1,145 @@
+"""Aggregation in tumbling and hopping windows.
+
+Owns the open windows of one step. A slot is a group in a window of a partition.
+
+- A window is [start, start + size), its start a multiple of the advance from the epoch on, never before it. A row is
+  in size / advance windows.
+- A row is late for a window, and counted, when end + grace is not after the row's stream time, or when the window was
+  closed as idle. That depends on the row and the window alone, so all rows of a window are known when it closes.
+- A window closes when end + grace <= closing time; its state is then dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from headrace.engine.operator import OperatorContext
+from headrace.engine.operators.aggregate_slots import SlotAggregate
+from headrace.engine.operators.aggregate_state import LATE, Taken
+from headrace.engine.state.arrays import NO_INTS, Ints
+from headrace.engine.state.keyed_slab import KeyedSlab
+from headrace.engine.state.time_buckets import TimeBuckets
+from headrace.flow.plan import WINDOW_END, WINDOW_START, AggregateStep
+
+PAIRS_MAX = 500_000
+"""(row, window) pairs at work at once; more windows per row means fewer rows."""
+
+
+class WindowAggregate(SlotAggregate):
+    """Tumbling and hopping windows."""
+
+    def __init__(self, step: AggregateStep, columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]) -> None:
+        assert step.window is not None
+        window = step.window
+        self._size_ms, self._grace_ms = window.size_ms, window.grace_ms
+        self._advance_ms = window.advance_ms or window.size_ms
+        super().__init__(step, columns, functions, KeyedSlab(("partition", "group", WINDOW_START)))
+        # By window start, so that a bucket is a window and closes whole.
+        self._due = TimeBuckets(self._advance_ms)
+
+    def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
+        """Put rows into their open windows."""
+        (frame,) = inputs
+        if not frame.height:
+            return self._empty
+        taken = self._take_in(frame, context)
+        taken = self._from_epoch_on(frame, taken, context)
+        rows_max = max(1, PAIRS_MAX // (1 + self._size_ms // self._advance_ms))
+        for first in range(0, len(taken.row), rows_max):
+            piece = taken if len(taken.row) <= rows_max else taken.slice(first, rows_max)
+            self._process(frame, piece, context)
+        return self._empty
+
+    def _process(self, frame: pl.DataFrame, taken: Taken, context: OperatorContext) -> None:
+        rows, starts = self._windows(taken)
+        rows, starts = self._in_time(taken, rows, starts, context)
+        if len(rows):
+            new = self._add(frame, taken, rows, (taken.partition[rows], taken.group[rows], starts), context)
+            self._note(new)
+
+    def advance(self, context: OperatorContext) -> pl.DataFrame:
+        """Close the windows that are due."""
+        return self._close(self._take_due(context.closing_time_ms()))
+
+    def close_idle(self, partitions: Sequence[int], context: OperatorContext) -> pl.DataFrame:
+        """Close all windows of these partitions, for good: later rows for them are late."""
+        closed_by = {}
+        live = self._slab.live()
+        live = live[np.isin(self._slab["partition"][live], list(partitions))]
+        for partition in np.unique(self._slab["partition"][live]).tolist():
+            mine = live[self._slab["partition"][live] == partition]
+            closed_by[partition] = int(self._closing_ms(mine).max())
+        return self._close(self._take_due(closed_by))
+
+    def _windows(self, taken: Taken) -> tuple[Ints, Ints]:
+        """Row and window start of every (row, window) pair, by row and start."""
+        last = taken.time_ms // self._advance_ms * self._advance_ms
+        if self._advance_ms == self._size_ms:
+            return np.arange(len(last), dtype=np.int64), last
+        back = np.arange((self._size_ms - 1) // self._advance_ms, -1, -1, dtype=np.int64) * self._advance_ms
+        starts = last[:, None] - back[None, :]
+        inside = (starts >= 0) & (starts + self._size_ms > taken.time_ms[:, None])
+        rows, _ = np.nonzero(inside)
+        return rows.astype(np.int64), starts[inside]
+
+    def _in_time(self, taken: Taken, rows: Ints, starts: Ints, context: OperatorContext) -> tuple[Ints, Ints]:
+        """The pairs that are not late."""
+        reached = np.maximum(taken.stream_time_ms, self._closed_bound(taken.partition))
+        late = starts + (self._size_ms + self._grace_ms) <= reached[rows]
+        if not late.any():
+            return rows, starts
+        context.count_dropped(LATE, int(late.sum()))
+        return rows[~late], starts[~late]
+
+    def _take_due(self, closing_ms: Mapping[int, int]) -> Ints:
+        """Slots of windows that close by these times."""
+        pieces = [NO_INTS]
+        for partition, time_ms in closing_ms.items():
+            noted = self._due.take(partition, time_ms - self._size_ms - self._grace_ms)
+            if not len(noted):
+                continue
+            noted = np.unique(noted)
+            mine = noted[self._slab.is_live(noted) & (self._slab["partition"][noted] == partition)]
+            is_due = self._closing_ms(mine) <= time_ms
+            self._note(mine[~is_due])
+            if is_due.any():
+                pieces.append(mine[is_due])
+                self._close_until(partition, time_ms)
+        return np.concatenate(pieces)
+
+    def _note(self, slots: Ints) -> None:
+        self._due.add(self._slab["partition"][slots], self._slab[WINDOW_START][slots], slots)
+
+    def _closing_ms(self, slots: Ints) -> Ints:
+        """When the slots' windows close."""
+        closing: Ints = self._slab[WINDOW_START][slots] + (self._size_ms + self._grace_ms)
+        return closing
+
+    def _window_columns(self, slots: Ints) -> dict[str, Ints]:
+        starts = self._slab[WINDOW_START][slots]
+        return {WINDOW_START: starts, WINDOW_END: starts + self._size_ms}
+
+    def _window_key(self, slots: Ints) -> dict[str, Ints]:
+        return {WINDOW_START: self._slab[WINDOW_START][slots]}
+
+    def _find(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
+        return self._slab.find((np.full(len(group), partition), group, frame[WINDOW_START].to_numpy()))
+
+    def _put(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
+        slots, new = self._put_keys((np.full(len(group), partition), group, frame[WINDOW_START].to_numpy()))
+        self._note(new)
+        return slots
+
+    def _revive(self, slots: Ints) -> None:
+        self._note(slots)
+
+    def forget(self, partition: int) -> None:
+        super().forget(partition)
+        self._due.forget(partition)
+
+    def state_bytes(self) -> int:
+        return super().state_bytes() + self._due.bytes

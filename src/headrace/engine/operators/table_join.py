@@ -1,0 +1,65 @@
+"""Stream-table join: each stream row looks up one row of a table.
+
+Owns the table's rows (`TableStore`); their truth is the table's topic. Only the stream side triggers.
+
+- Latest: the row as it stood when the stream row's turn came, in the task's input order.
+- As of: the version that was valid at the stream row's event time.
+- A null key matches nothing: `left` keeps the row, `inner` counts it as dropped and dead-letters it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from headrace.engine.operator import PARTITION, SEQUENCE, TIME, OperatorContext, RowError
+from headrace.engine.state.table_store import ABSENT, TableStore
+from headrace.flow.plan import TableJoinStep
+
+
+class TableJoin:
+    """Looks rows of the first input up in the second."""
+
+    def __init__(self, step: TableJoinStep, table_schema: Mapping[str, pl.DataType], *, history_ms: int | None) -> None:
+        self._step = step
+        key = [theirs for _, theirs in step.on]
+        self._on = [pl.col(mine).cast(table_schema[theirs]).alias(theirs) for mine, theirs in step.on]
+        self._columns = [column.name for column in step.columns]
+        self._store = TableStore(key, table_schema, versioned=step.as_of, history_ms=history_ms)
+
+    def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
+        stream, table = inputs
+        keys = stream.select(*self._on, PARTITION, TIME, SEQUENCE)
+        rows = self._store.put_and_find(table, keys)
+        joined = stream.hstack(self._store.take(rows, self._step.renames))
+        if self._step.how == "inner":
+            self._drop_null_keys(stream, keys, context)
+            joined = joined.filter(pl.Series(rows != ABSENT, dtype=pl.Boolean))
+        system = [name for name in stream.columns if name.startswith("__")]
+        return joined.select(*self._columns, *system)
+
+    def _drop_null_keys(self, stream: pl.DataFrame, keys: pl.DataFrame, context: OperatorContext) -> None:
+        names = [theirs for _, theirs in self._step.on]
+        unkeyed = keys.select(pl.any_horizontal(pl.col(names).is_null())).to_series().to_numpy()
+        if unkeyed.any():
+            context.count_dropped("null_key", int(unkeyed.sum()))
+            message = f"null in {', '.join(mine for mine, _ in self._step.on)}"
+            errors = [RowError(row, "process.null_key", message) for row in np.flatnonzero(unkeyed).tolist()]
+            context.dead_letter(stream, errors)
+
+    def commit(self) -> None:
+        """Table rows taken in are behind a committed position."""
+        self._store.commit()
+
+    def rollback(self) -> None:
+        """Table rows since the last commit are read again."""
+        self._store.rollback()
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Partitions moved away."""
+        self._store.forget(partitions)
+
+    def keys_count(self) -> int:
+        return len(self._store)

@@ -1,0 +1,87 @@
+"""From polled batches to rows in the task queues.
+
+Owns the readers of source topics and the check that tables are partitioned as joins need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from headrace.engine import repartition
+from headrace.engine.dead_letters import DeadLetters
+from headrace.engine.input_queue import INDEX, OFFSET
+from headrace.engine.operator import PARTITION, SOURCE
+from headrace.engine.retry import Patience
+from headrace.engine.tasks import TaskSet
+from headrace.engine.topic_reader import TopicReader
+from headrace.errors import HeadraceError
+from headrace.log.partitioner import partition_for
+from headrace.log.port import RecordBatch, TopicPartition
+
+
+class NotCopartitioned(HeadraceError):
+    """A table's records do not lie where a join looks for them."""
+
+    code = "engine.not_copartitioned"
+
+
+class RecordsIn:
+    """Decodes batches and hands rows to the tasks."""
+
+    def __init__(
+        self,
+        readers: Mapping[str, TopicReader],
+        keyed: Mapping[str, int],
+        tasks: TaskSet,
+        dead_letters: DeadLetters,
+    ) -> None:
+        self._readers, self._keyed, self._tasks, self._dead_letters = readers, keyed, tasks, dead_letters
+
+    def add(self, batch: RecordBatch, patience: Patience, now_ms: int) -> None:
+        """Take in one batch; undecodable records become dead letters."""
+        reader = self._readers.get(batch.topic)
+        if reader is None:
+            self._add_repartitioned(batch, now_ms)
+            return
+        if batch.topic in self._keyed:
+            _check_copartitioned(batch, self._keyed[batch.topic])
+        self._dead_letters.remember(batch)
+        rows = patience.call(lambda: reader.read(batch))
+        if rows.bad:
+            self._dead_letters.add_records(batch, rows.bad, step=f"source {batch.topic}")
+        offset = pl.col(SOURCE).struct.field("offset").alias(OFFSET)
+        frame = rows.frame.with_columns(offset, pl.lit(0, pl.Int64).alias(INDEX))
+        self._tasks.add(batch.topic, frame, now_ms)
+
+    def _add_repartitioned(self, batch: RecordBatch, now_ms: int) -> None:
+        frames: list[pl.DataFrame] = []
+        for row in range(len(batch)):
+            frame, marks = repartition.decode(batch.value[row].as_buffer())
+            partition, offset = int(batch.partition[row]), int(batch.offset[row])
+            if frame.height:
+                frames.append(
+                    frame.with_columns(
+                        pl.lit(partition, pl.Int32).alias(PARTITION),
+                        pl.lit(offset, pl.Int64).alias(OFFSET),
+                        pl.int_range(pl.len(), dtype=pl.Int64).alias(INDEX),
+                    )
+                )
+            if marks:
+                self._tasks.add_marks(TopicPartition(batch.topic, partition), offset, marks)
+        if frames:
+            self._tasks.add(batch.topic, pl.concat(frames), now_ms)
+
+
+def _check_copartitioned(batch: RecordBatch, partitions: int) -> None:
+    expected = partition_for(batch.key, partitions)
+    astray = np.flatnonzero((expected != batch.partition) & (expected >= 0))
+    if len(astray):
+        row = int(astray[0])
+        raise NotCopartitioned(
+            f"{batch.topic}[{batch.partition[row]}]@{batch.offset[row]}: murmur2 of the key gives partition"
+            f" {expected[row]} of {partitions}, so a join would not find this row",
+            cure="let the topic's producer use the murmur2 partitioner, or copy the topic with one that does",
+        )

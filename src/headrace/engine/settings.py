@@ -1,0 +1,77 @@
+"""Settings of a worker, with their bounds, and what it reports.
+
+Owns values only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+BATCH_RECORDS_MAX = 10_000
+"""Records asked of one poll: enough for columnar speed, little enough for 100 ms commits."""
+IDLE_AFTER_MS = 500
+"""A partition without input for this long, with nothing left in the log, stops holding back the closing time of
+tasks downstream. Its later rows are judged by their own stream time and by what is already closed."""
+PENDING_ROWS_MAX = 200_000
+"""Output rows collected before they are handed to the producer without waiting for the commit."""
+INPUT_ROWS_MAX = 500_000
+"""Rows waiting for another input before their partitions are paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How one pipeline runs in one process.
+
+    `instance` is stable per worker slot and unique among running workers: it makes the transactional id, so that a
+    restarted worker fences its former self at once.
+    """
+
+    workspace: str
+    instance: str
+    batch_records_max: int = BATCH_RECORDS_MAX
+    commit_interval_ms: int | None = None
+    """None: the pipeline's own."""
+    idle_after_ms: int = IDLE_AFTER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class TopicLag:
+    """How far a worker is behind the ends of its partitions of one topic (see `headrace.engine.lag`)."""
+
+    records: int
+    seconds: float | None
+    """None while nothing was read from a partition that has records."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A moment of a running worker. Counts are since its start; times are milliseconds since the epoch."""
+
+    pipeline: str
+    instance: str
+    state: str
+    """starting, restoring, running, waiting (the log or registry does not answer), stopped, failed"""
+    started_ms: int
+    updated_ms: int
+    tasks: tuple[str, ...] = ()
+    records_in: int = 0
+    rows_out: int = 0
+    commits: int = 0
+    aborts: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """By `step:reason`."""
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+    """By `step:stage:code`."""
+    stream_time_ms: int | None = None
+    """The smallest over this worker's source partitions."""
+    state_keys: int = 0
+    state_bytes: int = 0
+    records_per_second: float = 0.0
+    """Over the last report interval."""
+    records_restored: int = 0
+    """Read from changelogs and tables to rebuild state."""
+    lag: Mapping[str, TopicLag] = field(default_factory=dict)
+    """By topic; empty while it is not known."""
+    message: str = ""
+    """What it waits for, or why it failed."""

@@ -1,0 +1,82 @@
+"""Small array kernels that the state rests on.
+
+- Integer arrays are int64 unless a name says otherwise.
+- Functions are pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
+
+NO_INTS: Ints = np.empty(0, np.int64)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def mix(values: Hashes) -> Hashes:
+    """The finaliser of splitmix64: every input bit reaches every output bit."""
+    values = (values ^ (values >> np.uint64(30))) * _MIX_1
+    values = (values ^ (values >> np.uint64(27))) * _MIX_2
+    return values ^ (values >> np.uint64(31))
+
+
+def hash_ints(columns: Sequence[Ints]) -> Hashes:
+    """One 64-bit hash per row of integer columns."""
+    result = mix(columns[0].view(np.uint64) + _GOLDEN)
+    for column in columns[1:]:
+        result = mix((result * _GOLDEN) ^ (column.view(np.uint64) + _GOLDEN))
+    return result
+
+
+def hash_frame(frame: pl.DataFrame) -> Hashes:
+    """One 64-bit hash per row; rows that Polars calls equal (nulls, NaN, both zeros too) have equal hashes."""
+    return mix(frame.hash_rows(seed=0).to_numpy())
+
+
+def ranges(starts: Ints, lengths: Ints) -> Ints:
+    """All positions of the ranges [start, start + length), one range after the other."""
+    total = int(lengths.sum())
+    if not total:
+        return NO_INTS
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(total, dtype=np.int64)
+
+
+def starts_of_runs(*columns: Array) -> Mask:
+    """Where a row differs from the row before it in any of the (sorted) columns; the first row always does."""
+    changed = np.zeros(len(columns[0]), np.bool_)
+    if len(changed):
+        changed[0] = True
+    for column in columns:
+        changed[1:] |= column[1:] != column[:-1]
+    return changed
+
+
+def distinct(slots: Ints) -> Ints:
+    """The different values in order of first appearance."""
+    _, first = np.unique(slots, return_index=True)
+    return slots[np.sort(first)] if len(first) < len(slots) else slots
+
+
+def next_power_of_two(values: Ints) -> Ints:
+    """The smallest powers of two that are not below the (positive) values."""
+    exact: Ints = np.int64(1) << np.ceil(np.log2(np.maximum(values, 1))).astype(np.int64)
+    return exact
+
+
+def grown(array: Array, capacity: int, fill: Any) -> Array:
+    """A copy of `array` with `capacity` rows, new ones filled."""
+    result = np.full((capacity, *array.shape[1:]), fill, array.dtype)
+    result[: len(array)] = array
+    return result

@@ -1,0 +1,61 @@
+"""Group keys: the group columns of a step as small numbers.
+
+- Nulls are ordinary values of a group column, as in SQL's GROUP BY.
+- A row whose group columns are all null has no key.
+- A step without group columns has one group, number 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from headrace.engine.state.arrays import Ints, Mask
+from headrace.engine.state.dictionary import Dictionary
+
+
+class GroupKeys:
+    """Ids of group keys."""
+
+    def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
+        self._schema = dict(schema)
+        self._dictionary = Dictionary(schema) if schema else None
+        # Minus zero plus zero is zero: one spelling for output, whichever came first.
+        self._columns = [pl.col(n) + 0.0 if dtype.is_float() else pl.col(n) for n, dtype in self._schema.items()]
+
+    def without_key(self, frame: pl.DataFrame) -> Mask:
+        """Rows that belong to no group."""
+        nulls = [frame[name].is_null() for name in self._schema if frame[name].null_count()]
+        if not nulls or len(nulls) < len(self._schema):
+            return np.zeros(frame.height, np.bool_)
+        return np.logical_and.reduce([each.to_numpy() for each in nulls])
+
+    def intern(self, frame: pl.DataFrame) -> Ints:
+        """The id of each row's group, new ones added."""
+        if self._dictionary is None:
+            return np.zeros(frame.height, np.int64)
+        return self._dictionary.intern(frame.select(self._columns))
+
+    def take(self, ids: Ints) -> pl.DataFrame:
+        """The group columns of these groups. Without group columns a frame without columns."""
+        return pl.DataFrame() if self._dictionary is None else self._dictionary.take(ids)
+
+    def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The group columns of a frame that came through the log, in their own types."""
+        return frame.select(pl.col(name).cast(dtype) for name, dtype in self._schema.items())
+
+    @property
+    def wants_retain(self) -> bool:
+        """Whether it has doubled since it was last told which groups are still used."""
+        return self._dictionary is not None and self._dictionary.wants_retain
+
+    def retain(self, ids: Ints) -> None:
+        """Drop all groups but these."""
+        assert self._dictionary is not None
+        self._dictionary.retain(ids)
+
+    @property
+    def bytes(self) -> int:
+        return self._dictionary.bytes if self._dictionary else 0

@@ -1,0 +1,115 @@
+"""Rows of any Polars types by number.
+
+Owns key and value rows that have no fixed width. Rows are added at the end and never change.
+
+- Row numbers are dense from 0; `keep` renumbers.
+- The rows lie in a few frames of falling size, so adding a batch copies a constant factor, never everything.
+- Stored rows share no buffer with the batch they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from headrace.engine.state.arrays import Ints, Mask
+
+CHUNK_RATIO = 8
+"""A frame is merged into the one before it unless that one is this many times larger."""
+
+
+class RowStore:
+    """Append-only rows."""
+
+    def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
+        self._schema = dict(schema)
+        self._chunks: list[pl.DataFrame] = []
+        self._starts: Ints = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return sum(chunk.height for chunk in self._chunks)
+
+    @property
+    def bytes(self) -> int:
+        return int(sum(chunk.estimated_size() for chunk in self._chunks))
+
+    def append(self, frame: pl.DataFrame) -> Ints:
+        """Add rows of the store's schema; returns their numbers."""
+        first = len(self)
+        if frame.height:
+            self._chunks.append(_own_copy(frame))
+            self._merge()
+        return np.arange(first, first + frame.height, dtype=np.int64)
+
+    def take(self, rows: Ints) -> pl.DataFrame:
+        """The rows of these numbers, in this order."""
+        if not len(rows):
+            return pl.DataFrame(schema=self._schema)
+        if len(self._chunks) == 1:
+            return _gather(self._chunks[0], rows)
+        chunk = self._chunk_of(rows)
+        order = np.argsort(chunk, kind="stable")
+        pieces = []
+        for number in np.unique(chunk).tolist():
+            mine = order[chunk[order] == number]
+            pieces.append(_gather(self._chunks[number], rows[mine] - self._starts[number]))
+        back = np.empty(len(rows), np.int64)
+        back[order] = np.arange(len(rows))
+        return _gather(pl.concat(pieces), back)
+
+    def equal(self, rows: Ints, frame: pl.DataFrame) -> Mask:
+        """Whether row `rows[i]` equals row i of `frame`; nulls equal nulls."""
+        if len(self._chunks) <= 1:
+            return _equal(self.take(rows), frame)
+        chunk = self._chunk_of(rows)
+        result = np.zeros(len(rows), np.bool_)
+        for number in np.unique(chunk).tolist():
+            mine = np.flatnonzero(chunk == number)
+            stored = _gather(self._chunks[number], rows[mine] - self._starts[number])
+            result[mine] = _equal(stored, _gather(frame, mine))
+        return result
+
+    def keep(self, rows: Ints) -> None:
+        """Drop all rows but these; row `rows[i]` becomes row i."""
+        kept = self.take(rows)
+        self._chunks = [_own_copy(kept)] if kept.height else []
+        self._restart()
+
+    def _chunk_of(self, rows: Ints) -> Ints:
+        return np.searchsorted(self._starts, rows, side="right").astype(np.int64) - 1
+
+    def _merge(self) -> None:
+        while len(self._chunks) > 1 and self._chunks[-2].height < CHUNK_RATIO * self._chunks[-1].height:
+            last = self._chunks.pop()
+            self._chunks[-1] = pl.concat([self._chunks[-1], last], rechunk=True)
+        self._restart()
+
+    def _restart(self) -> None:
+        heights = np.array([chunk.height for chunk in self._chunks], np.int64)
+        self._starts = np.cumsum(heights) - heights
+
+
+def _gather(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
+    return frame.select(pl.all().gather(rows))
+
+
+def _equal(left: pl.DataFrame, right: pl.DataFrame) -> Mask:
+    result: Mask = np.ones(left.height, np.bool_)
+    for mine, theirs in zip(left.get_columns(), right.get_columns(), strict=True):
+        if mine.null_count() or theirs.null_count() or mine.dtype.is_nested():
+            result &= mine.eq_missing(theirs).to_numpy()
+        else:
+            result &= (mine == theirs).to_numpy()
+    return result
+
+
+def _own_copy(frame: pl.DataFrame) -> pl.DataFrame:
+    """Gathered text shares the buffers of its whole batch; a copy through Arrow holds only its own rows."""
+    schema = frame.schema
+    if not any(dtype.is_nested() or dtype in (pl.String, pl.Binary) for dtype in schema.values()):
+        return frame
+    copied = pl.from_arrow(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    assert isinstance(copied, pl.DataFrame), "a table becomes a frame"
+    return copied if copied.schema == schema else copied.cast(schema)

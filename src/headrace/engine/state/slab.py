@@ -1,0 +1,225 @@
+"""Slab: columns of state, one row per slot, with undo.
+
+Owns slots (which are live, which are free), their columns and the undo log of the current epoch, which is the time
+since the last commit.
+
+- A column is one NumPy array over all slots; it grows by doubling, so `slab["x"]` must not be kept across `allocate`.
+- Before a slot of the last commit changes, `touch` keeps its old values; `rollback` puts them back.
+- A slot that is freed is not given out again in the same epoch, so an undo never meets a new owner.
+- Work is in proportion to the slots named, never to all slots (growth, `commit` of columns and counting aside).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, distinct, grown
+
+CAPACITY_MIN = 64
+
+_UNTOUCHED, _NEW = -1, -2
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """What a rollback did to slots."""
+
+    removed: Ints
+    """Live before, gone now: they were allocated in the epoch."""
+    revived: Ints
+    """Freed in the epoch, live again."""
+
+
+class Slab:
+    """State columns by slot."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, Array] = {}
+        self._fills: dict[str, Any] = {}
+        self._capacity = CAPACITY_MIN
+        self._end = 0
+        self._live: Mask = np.zeros(CAPACITY_MIN, np.bool_)
+        self._undo_row: Ints = np.full(CAPACITY_MIN, _UNTOUCHED, np.int64)
+        self._free: list[Ints] = []
+        self._new: list[Ints] = []
+        self._freed: list[Ints] = []
+        self._undo: list[tuple[Ints, dict[str, Array]]] = []
+        self._undo_count = 0
+
+    # Columns
+
+    def add_column(self, name: str, dtype: npt.DTypeLike, *, fill: Any = 0, width: int = 0) -> None:
+        """A new column; `width` makes each row an array. Only before the first slot."""
+        assert not self._end, "columns come before slots"
+        assert name not in self._columns, f"column {name} twice"
+        shape = (self._capacity, width) if width else (self._capacity,)
+        self._columns[name] = np.full(shape, fill, dtype)
+        self._fills[name] = fill
+
+    def __getitem__(self, name: str) -> Array:
+        return self._columns[name]
+
+    def committed(self, name: str, slots: Ints) -> Array:
+        """Values of the slots at the last commit; the fill value for slots that are new since."""
+        values = self._columns[name][slots]
+        undo_row = self._undo_row[slots]
+        values[undo_row == _NEW] = self._fills[name]
+        logged = undo_row >= 0
+        if logged.any():
+            old = np.concatenate([columns[name] for _, columns in self._undo])
+            values[logged] = old[undo_row[logged]]
+        return values
+
+    # Slots
+
+    def allocate(self, count: int, *, logged: bool = True) -> Ints:
+        """New slots, columns at their fill values. `logged=False` is for restored state: no undo."""
+        slots = self._reuse(count)
+        missing = count - len(slots)
+        if missing:
+            fresh = np.arange(self._end, self._end + missing, dtype=np.int64)
+            self._end += missing
+            self._reserve()
+            slots = np.concatenate([slots, fresh]) if len(slots) else fresh
+        for name, column in self._columns.items():
+            column[slots] = self._fills[name]
+        self._live[slots] = True
+        if logged and count:
+            self._undo_row[slots] = _NEW
+            self._new.append(slots.copy())
+        return slots
+
+    def free(self, slots: Ints, *, logged: bool = True) -> None:
+        """Give slots back. Each must be live and named once."""
+        if not len(slots):
+            return
+        if not logged:
+            self.forget(slots)
+            return
+        self.touch(slots)
+        self._freed.append(slots.copy())
+        self._live[slots] = False
+
+    def forget(self, slots: Ints) -> None:
+        """Drop held slots (see `held`) for good: a rollback does not bring them back."""
+        if not len(slots):
+            return
+        gone = np.zeros(self._end, np.bool_)
+        gone[slots] = True
+        for logs in (self._new, self._freed, [each for each, _ in self._undo]):
+            for log in logs:
+                log[(log >= 0) & gone[log]] = -1
+        self._undo_row[slots] = _UNTOUCHED
+        self._free.append(slots.copy())
+        self._live[slots] = False
+
+    def touch(self, slots: Ints) -> None:
+        """Keep the values of these slots before their first change since the last commit. Repeats are welcome."""
+        fresh = slots[self._undo_row[slots] == _UNTOUCHED]
+        if not len(fresh):
+            return
+        fresh = distinct(fresh)
+        self._undo_row[fresh] = np.arange(self._undo_count, self._undo_count + len(fresh))
+        self._undo_count += len(fresh)
+        self._undo.append((fresh.copy(), {name: column[fresh] for name, column in self._columns.items()}))
+
+    def live(self) -> Ints:
+        """All live slots, ascending."""
+        return np.flatnonzero(self._live[: self._end])
+
+    def held(self) -> Ints:
+        """Live slots, and slots freed since the last commit that a rollback could bring back."""
+        freed = _joined(self._freed)
+        return np.concatenate([self.live(), freed[freed >= 0]])
+
+    def is_live(self, slots: Ints) -> Mask:
+        result: Mask = self._live[slots]
+        return result
+
+    def is_new(self, slots: Ints) -> Mask:
+        """Which slots were allocated since the last commit."""
+        result: Mask = self._undo_row[slots] == _NEW
+        return result
+
+    def changed(self) -> Ints:
+        """Live slots that are new or touched since the last commit."""
+        named = _joined([*(slots for slots, _ in self._undo), *self._new])
+        named = named[named >= 0]
+        return named[self._live[named]]
+
+    def dropped(self) -> Ints:
+        """Slots of the last commit that were freed since."""
+        freed = _joined(self._freed)
+        freed = freed[freed >= 0]
+        return freed[self._undo_row[freed] >= 0]
+
+    # Epochs
+
+    def commit(self) -> None:
+        """What is now is what a rollback goes back to."""
+        freed = _joined(self._freed)
+        self._free.append(freed[freed >= 0])
+        self._end_epoch()
+
+    def rollback(self) -> Rollback:
+        """Back to the last commit."""
+        new, freed = _joined(self._new), _joined(self._freed)
+        new, freed = new[new >= 0], freed[freed >= 0]
+        removed = new[self._live[new]]
+        revived = freed[self._undo_row[freed] >= 0]
+        for slots, columns in self._undo:
+            kept = slots >= 0
+            for name, old in columns.items():
+                self._columns[name][slots[kept]] = old[kept]
+        self._live[removed] = False
+        self._live[revived] = True
+        self._free.append(new)
+        self._end_epoch()
+        return Rollback(removed, revived)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._live[: self._end]))
+
+    @property
+    def bytes(self) -> int:
+        columns = sum(column.nbytes for column in self._columns.values())
+        undo = sum(old.nbytes for _, kept in self._undo for old in kept.values())
+        return columns + undo + self._live.nbytes + self._undo_row.nbytes
+
+    def _end_epoch(self) -> None:
+        for slots, _ in self._undo:
+            self._undo_row[slots[slots >= 0]] = _UNTOUCHED
+        for slots in self._new:
+            self._undo_row[slots[slots >= 0]] = _UNTOUCHED
+        self._undo, self._new, self._freed = [], [], []
+        self._undo_count = 0
+
+    def _reuse(self, count: int) -> Ints:
+        pieces: list[Ints] = []
+        while count and self._free:
+            last = self._free.pop()
+            if len(last) > count:
+                self._free.append(last[:-count])
+                last = last[-count:]
+            pieces.append(last)
+            count -= len(last)
+        return _joined(pieces).copy()
+
+    def _reserve(self) -> None:
+        if self._end <= self._capacity:
+            return
+        self._capacity = max(self._end, 2 * self._capacity)
+        self._live = grown(self._live, self._capacity, False)
+        self._undo_row = grown(self._undo_row, self._capacity, _UNTOUCHED)
+        for name, column in self._columns.items():
+            self._columns[name] = grown(column, self._capacity, self._fills[name])
+
+
+def _joined(pieces: list[Ints]) -> Ints:
+    if not pieces:
+        return NO_INTS
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

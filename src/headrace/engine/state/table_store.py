@@ -1,0 +1,272 @@
+"""A table in memory: rows by key, with their history where asked for.
+
+Owns the rows of one table for all partitions of this process. Its truth is the table's topic; nothing is written here.
+
+- Rows are appended, never changed; `current` points to the latest of each key, so an abort only moves pointers back.
+- With history, versions of a key are found by event time: the newest at or before the time asked for.
+- A row is found only by rows that came after it (`SEQUENCE`), also inside one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, TIME
+from headrace.engine.state.dictionary import Dictionary
+from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
+
+ABSENT = -1
+GARBAGE_ROWS_MIN = 50_000
+"""Replaced rows kept before the store is compacted, at least; beyond that, when they outnumber the live ones."""
+CHUNKS_MAX = 32
+"""Appended pieces before they are joined into one: gathers slow down with pieces."""
+GROWTH = 2
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class _Versions:
+    """All versions sorted by slot, time and arrival; `start[slot]` to `start[slot + 1]` are those of a slot."""
+
+    start: Rows
+    time_ms: Rows
+    row: Rows
+
+
+class TableStore:
+    """Latest rows, or versions, by (partition, key)."""
+
+    def __init__(
+        self, key: Sequence[str], schema: Mapping[str, pl.DataType], *, versioned: bool, history_ms: int | None
+    ) -> None:
+        self._key = list(key)
+        self._columns = list(schema)
+        self._versioned, self._history_ms = versioned, history_ms
+        self._index = Dictionary({PARTITION: pl.Int32(), **{name: schema[name] for name in key}})
+        self._rows = pl.DataFrame(schema=dict(schema))
+        self._slot = np.empty(0, np.int64)
+        self._time = np.empty(0, np.int64)
+        self._deleted = np.empty(0, bool)
+        self._current = np.full(1024, ABSENT, np.int64)
+        self._versions: _Versions | None = None
+        self._observed: dict[int, int] = {}
+        self._observed_rows = 0
+        """Rows whose time is in `_observed`."""
+        self._undo: list[tuple[Rows, Rows]] = []
+        self._kept_rows = 0
+        self._kept_observed: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return int((self._current != ABSENT).sum())
+
+    # Reading and writing
+
+    def put_and_find(self, table: pl.DataFrame, keys: pl.DataFrame) -> Rows:
+        """Put `table` rows and look `keys` up, each seeing the table rows before it.
+
+        `table` has the table's columns, `PARTITION`, `TIME`, `DELETED`, `SEQUENCE`; `keys` the key columns,
+        `PARTITION`, `TIME` and `SEQUENCE`, both ascending. Returns row numbers for `take`, `ABSENT` where none.
+        """
+        before = len(self._slot)
+        slots_put = self._append(table)
+        slots = self._find_slots(keys)
+        sequence = table[SEQUENCE].to_numpy()
+        # Rows that were there when each looking row came: the old ones, and the new ones before it.
+        visible = before + np.searchsorted(sequence, keys[SEQUENCE].to_numpy(), side="left")
+        if self._versioned:
+            found = self._find_versions(slots, keys, visible)
+        else:
+            found = self._find_latest(slots, slots_put, before, visible)
+        self._point(slots_put, before)
+        self._observe(table)
+        alive = found != ABSENT
+        alive[alive] &= ~self._deleted[found[alive]]
+        return np.where(alive, found, ABSENT)
+
+    def take(self, rows: Rows, columns: Mapping[str, str]) -> pl.DataFrame:
+        """Columns (source name to output name) of these rows; nulls where `ABSENT`."""
+        index = pl.Series(np.where(rows == ABSENT, 0, rows)).set(pl.Series(rows == ABSENT), None)
+        if not self._rows.height:
+            return pl.DataFrame(
+                {new: pl.Series(new, [None] * len(rows), self._rows.schema[old]) for old, new in columns.items()}
+            )
+        return self._rows.select(pl.col(old).gather(index).alias(new) for old, new in columns.items())
+
+    def _append(self, table: pl.DataFrame) -> Rows:
+        if not table.height:
+            return np.empty(0, np.int64)
+        slots = self._index.intern(table.select(PARTITION, *self._key))
+        self._grow(int(slots.max()) + 1)
+        self._rows = self._rows.vstack(table.select(pl.col(n).cast(self._rows.schema[n]) for n in self._columns))
+        if self._rows.n_chunks() > CHUNKS_MAX:
+            self._rows = self._rows.rechunk()
+        self._slot = np.concatenate([self._slot, slots])
+        self._time = np.concatenate([self._time, table[TIME].to_numpy()])
+        self._deleted = np.concatenate([self._deleted, table[DELETED].to_numpy()])
+        self._versions = None
+        return slots
+
+    def _grow(self, slots: int) -> None:
+        if slots > len(self._current):
+            larger = np.full(max(slots, GROWTH * len(self._current)), ABSENT, np.int64)
+            larger[: len(self._current)] = self._current
+            self._current = larger
+
+    def _find_slots(self, keys: pl.DataFrame) -> Rows:
+        columns = keys.select(PARTITION, *self._key)
+        known = columns.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+        slots = np.full(keys.height, ABSENT, np.int64)
+        if known.any():
+            slots[known] = self._index.find(columns.filter(pl.Series(known)))
+        return slots
+
+    def _find_latest(self, slots: Rows, slots_put: Rows, before: int, visible: Rows) -> Rows:
+        found = np.full(len(slots), ABSENT, np.int64)
+        hit = slots != ABSENT
+        found[hit] = self._current[slots[hit]]
+        if not len(slots_put):
+            return found
+        # New rows sorted by (slot, arrival), as one number each, so that one search finds "the last before me".
+        span = len(slots_put) + 1
+        order = np.argsort(slots_put, kind="stable")
+        placed = slots_put[order] * span + order
+        wanted = slots * span + (visible - before)
+        at = np.searchsorted(placed, wanted, side="left") - 1
+        newer = hit & (at >= 0)
+        newer[newer] = slots_put[order[at[newer]]] == slots[newer]
+        found[newer] = before + order[at[newer]]
+        return found
+
+    def _find_versions(self, slots: Rows, keys: pl.DataFrame, visible: Rows) -> Rows:
+        versions = self._sorted_versions()
+        times = keys[TIME].to_numpy()
+        hit = (slots != ABSENT) & (slots < len(versions.start) - 1)
+        low, high = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.int64)
+        low[hit], high[hit] = versions.start[slots[hit]], versions.start[slots[hit] + 1]
+        first, last = low.copy(), high.copy()
+        while (low < high).any():
+            middle = (low + high) // 2
+            searching = low < high
+            later = np.zeros(len(slots), bool)
+            later[searching] = versions.time_ms[middle[searching]] > times[searching]
+            high = np.where(searching & later, middle, high)
+            low = np.where(searching & ~later, middle + 1, low)
+        at = low - 1
+        # Step back over versions that came after the looking row.
+        unseen = at >= first
+        unseen[unseen] = versions.row[at[unseen]] >= visible[unseen]
+        while unseen.any():
+            at[unseen] -= 1
+            unseen &= at >= first
+            unseen[unseen] = versions.row[at[unseen]] >= visible[unseen]
+        found = np.where(at >= first, versions.row[np.maximum(at, 0)] if len(versions.row) else ABSENT, ABSENT)
+        return self._within_history(found, at, last, versions, keys, visible)
+
+    def _within_history(
+        self, found: Rows, at: Rows, last: Rows, versions: _Versions, keys: pl.DataFrame, visible: Rows
+    ) -> Rows:
+        """Forget what lies before the history: an old version is answered only while it is the newest."""
+        if self._history_ms is None or not len(found):
+            return found
+        partitions, times = keys[PARTITION].to_numpy(), keys[TIME].to_numpy()
+        observed = self._observed_by(partitions, visible)
+        following = at + 1
+        superseded = following < last
+        superseded[superseded] = versions.row[following[superseded]] < visible[superseded]
+        too_old = superseded & (times < observed - self._history_ms)
+        return np.where(too_old, ABSENT, found)
+
+    def _observed_by(self, partitions: npt.NDArray[np.int32], visible: Rows) -> Rows:
+        """Largest table time of each looking row's partition among the first `visible` rows."""
+        fresh = np.arange(self._observed_rows, len(self._slot))
+        fresh_partitions = self._partition_of(slice(self._observed_rows, None))
+        observed = np.empty(len(visible), np.int64)
+        for partition in np.unique(partitions).tolist():
+            mine = fresh[fresh_partitions == partition]
+            so_far = running_maximum(self._time[mine], self._observed.get(partition, BEFORE_ALL_MS))
+            steps = np.concatenate([[self._observed.get(partition, BEFORE_ALL_MS)], so_far])
+            looking = partitions == partition
+            observed[looking] = steps[np.searchsorted(mine, visible[looking], side="left")]
+        return observed
+
+    def _partition_of(self, rows: slice) -> npt.NDArray[np.int64]:
+        return self._index.take(self._slot[rows])[PARTITION].to_numpy()
+
+    def _observe(self, table: pl.DataFrame) -> None:
+        for partition, time_ms in table.group_by(PARTITION).agg(pl.col(TIME).max()).iter_rows():
+            self._observed[partition] = max(time_ms, self._observed.get(partition, BEFORE_ALL_MS))
+        self._observed_rows = len(self._slot)
+
+    def _sorted_versions(self) -> _Versions:
+        if self._versions is None:
+            order = np.lexsort((np.arange(len(self._slot)), self._time, self._slot))
+            slots = self._slot[order]
+            count = int(slots[-1]) + 1 if len(slots) else 0
+            start = np.searchsorted(slots, np.arange(count + 1), side="left")
+            self._versions = _Versions(start, self._time[order], order)
+        return self._versions
+
+    def _point(self, slots_put: Rows, before: int) -> None:
+        """Let `current` show the new rows."""
+        if not len(slots_put):
+            return
+        changed = np.unique(slots_put)
+        self._undo.append((changed, self._current[changed].copy()))
+        # The last assignment of a repeated slot stays.
+        self._current[slots_put] = before + np.arange(len(slots_put))
+
+    # Transactions and moves
+
+    def commit(self) -> None:
+        """Rows put since the last commit stay."""
+        self._undo.clear()
+        self._kept_rows = len(self._slot)
+        self._kept_observed = dict(self._observed)
+        garbage = len(self._slot) - len(self)
+        if not self._versioned and garbage > max(GARBAGE_ROWS_MIN, len(self)):
+            self._keep(self._current[self._current != ABSENT])
+
+    def rollback(self) -> None:
+        """Rows put since the last commit go."""
+        for slots, rows in reversed(self._undo):
+            self._current[slots] = rows
+        self._undo.clear()
+        count = self._kept_rows
+        self._rows = self._rows.head(count)
+        self._slot, self._time, self._deleted = self._slot[:count], self._time[:count], self._deleted[:count]
+        self._observed = dict(self._kept_observed)
+        self._observed_rows = count
+        self._versions = None
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Drop the rows of these partitions; nothing may be uncommitted."""
+        assert not self._undo, "partitions move between transactions"
+        if len(self._slot):
+            gone = np.isin(self._partition_of(slice(None)), list(partitions))
+            self._keep(np.flatnonzero(~gone))
+        for partition in partitions:
+            self._observed.pop(partition, None)
+        self._kept_observed = dict(self._observed)
+
+    def _keep(self, rows: Rows) -> None:
+        """Compact to these rows."""
+        rows = np.sort(rows)
+        kept_keys = self._index.take(self._slot[rows])
+        self._index = Dictionary(dict(kept_keys.schema))
+        self._rows = self._rows[rows].rechunk()
+        self._time, self._deleted = self._time[rows], self._deleted[rows]
+        self._current[:] = ABSENT
+        if len(rows):
+            self._slot = self._index.intern(kept_keys)
+            self._grow(int(self._slot.max()) + 1)
+            self._current[self._slot] = np.arange(len(rows))
+        else:
+            self._slot = np.empty(0, np.int64)
+        self._kept_rows = self._observed_rows = len(rows)
+        self._versions = None

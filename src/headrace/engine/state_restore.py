@@ -1,0 +1,100 @@
+"""Bringing the state of tasks to their checkpoints.
+
+Owns which log gives which state: changelogs for aggregates, the source topics themselves for tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import polars as pl
+
+from headrace.engine import changelog
+from headrace.engine.checkpoint import Checkpoint
+from headrace.engine.operator import SEQUENCE
+from headrace.engine.operators.table_join import TableJoin
+from headrace.engine.restore import read_changelog, read_until
+from headrace.engine.stream_time import BEFORE_ALL_MS
+from headrace.engine.subtopology import SubtopologyRunner
+from headrace.engine.topic_reader import TopicReader
+from headrace.flow.plan import AggregateStep, RepartitionStep, SinkStep, SourceStep
+from headrace.log.port import Log, RecordBatch, TopicPartition
+
+OUTPUT_CLOCK = "output"
+"""Name of an aggregate's output clock in changelog messages."""
+
+
+class StateRestorer:
+    """Restores tasks of one pipeline."""
+
+    def __init__(
+        self,
+        log: Log,
+        readers: Mapping[str, TopicReader],
+        *,
+        on_progress: Callable[[str, int], None],
+        retrying: Callable[[Callable[[], object]], object],
+    ) -> None:
+        self._log, self._readers = log, readers
+        self._on_progress, self._retrying = on_progress, retrying
+        self.delta_rows: Counter[tuple[str, int]] = Counter()
+        """Rows of deltas since the last snapshot by (step, partition), as found."""
+
+    def restore(
+        self, runner: SubtopologyRunner, partitions: Sequence[int], checkpoints: Mapping[TopicPartition, Checkpoint]
+    ) -> None:
+        """Rebuild tables, then aggregates, of these partitions; the runner holds nothing of them yet."""
+        for step in runner.steps:
+            if isinstance(step, SourceStep) and step.is_table:
+                here = {each: kept for each, kept in checkpoints.items() if each.topic == step.topic}
+                self._restore_table(runner, step.topic, here)
+        for step in runner.steps:
+            if isinstance(step, AggregateStep):
+                self._restore_aggregate(runner, step, partitions)
+
+    def _restore_table(
+        self, runner: SubtopologyRunner, topic: str, checkpoints: Mapping[TopicPartition, Checkpoint]
+    ) -> None:
+        targets = {here: kept.of(runner.index).offset for here, kept in checkpoints.items()}
+        for batch in read_until(self._log, targets, lambda count: self._on_progress(topic, count)):
+            runner.run({topic: self._rows(topic, batch)}, _to_nowhere)
+        for step in runner.steps:
+            operator = runner.operator(step.name) if step.kind == "table_join" else None
+            if isinstance(operator, TableJoin):
+                operator.commit()
+
+    def _rows(self, topic: str, batch: RecordBatch) -> pl.DataFrame:
+        # Bad records were dead-lettered when they were first read.
+        frame = pl.DataFrame()
+
+        def read() -> None:
+            nonlocal frame
+            frame = self._readers[topic].read(batch).frame
+
+        self._retrying(read)
+        return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
+
+    def _restore_aggregate(self, runner: SubtopologyRunner, step: AggregateStep, partitions: Sequence[int]) -> None:
+        operator = runner.stateful[step.name]
+        clock = runner.output_clock[step.name]
+
+        def count(messages: int) -> None:
+            self._on_progress(step.changelog, messages)
+
+        for kind, message in read_changelog(self._log, step.changelog, partitions, count):
+            partition = message.change.partition
+            if kind == changelog.SNAPSHOT_FIRST:
+                operator.forget(partition)
+                self.delta_rows[step.name, partition] = 0
+            operator.apply(message.change)
+            if kind == changelog.DELTA:
+                self.delta_rows[step.name, partition] += message.change.frame.height
+            output_ms = message.clock.get(OUTPUT_CLOCK, BEFORE_ALL_MS)
+            if output_ms > clock.get(partition, BEFORE_ALL_MS):
+                clock[partition] = output_ms
+        operator.commit()
+
+
+def _to_nowhere(step: SinkStep | RepartitionStep, frame: pl.DataFrame) -> None:
+    assert not frame.height, "table rows alone trigger nothing"

@@ -1,0 +1,281 @@
+"""The tasks of one process: which partitions run here, from where, with which clocks.
+
+Owns input queues, progress and restore. A task is one partition number of one subtopology.
+
+- A task runs only while this process owns its partition of every topic that the subtopology reads; until then the
+  partitions it has are paused and hold no state.
+- Progress and clocks are those of processed rows. `checkpoints` tells them for a commit, `committed` keeps them,
+  `rewind` goes back to the last kept ones.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import polars as pl
+
+from headrace.engine.checkpoint import Checkpoint, Progress
+from headrace.engine.input_queue import INDEX, OFFSET, Input, InputQueue
+from headrace.engine.operator import PARTITION, SEQUENCE
+from headrace.engine.repartition import Marks
+from headrace.engine.state_restore import StateRestorer
+from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks
+from headrace.engine.subtopology import SubtopologyRunner
+from headrace.log.port import Consumer, TopicPartition
+
+
+class Task:
+    """Progress of one subtopology over all partitions of this process."""
+
+    def __init__(self, runner: SubtopologyRunner, inputs: Sequence[Input], *, max_wait_ms: int) -> None:
+        self.runner = runner
+        self.queue = InputQueue(inputs, max_wait_ms=max_wait_ms)
+        self.partitions: set[int] = set()
+        """Running now."""
+        self.resume_at: dict[TopicPartition, tuple[int, int]] = {}
+        """Rows before these (offset, index) are processed already and dropped when they are read again."""
+
+    def reads(self, partition: int) -> list[TopicPartition]:
+        return [TopicPartition(topic, partition) for topic in self.queue.inputs]
+
+
+class TaskSet:
+    """All tasks of one pipeline in one process."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        consumer: Consumer,
+        restorer: StateRestorer,
+        *,
+        partitions_of: Mapping[str, int],
+        origins_of: Mapping[str, int],
+    ) -> None:
+        self.tasks = tasks
+        self._consumer = consumer
+        self._restorer = restorer
+        self._partitions_of = partitions_of
+        self._origins_of = origins_of
+        self._assigned: set[TopicPartition] = set()
+        self._kept: dict[TopicPartition, Checkpoint] = {}
+        """As last committed."""
+        self._kept_output_clocks: dict[int, dict[str, dict[int, int]]] = {}
+        self._marks: dict[TopicPartition, OriginMarks] = {}
+        self._coming_marks: dict[TopicPartition, deque[tuple[int, Marks]]] = {}
+
+    def active(self) -> set[TopicPartition]:
+        """Partitions that running tasks read."""
+        return {here for task in self.tasks for partition in task.partitions for here in self._reads(task, partition)}
+
+    def repartition_topics(self) -> frozenset[str]:
+        """Topics that tasks of this pipeline write and read."""
+        return frozenset(self._origins_of)
+
+    def _reads(self, task: Task, partition: int) -> list[TopicPartition]:
+        return [here for here in task.reads(partition) if partition < self._partitions_of[here.topic]]
+
+    def assign(self, gained: Sequence[TopicPartition], now_ms: int) -> None:
+        """Take over partitions: restore what became complete, pause the rest."""
+        committed = self._consumer.committed(gained)
+        begins = self._consumer.beginning_offsets([here for here in gained if here not in committed])
+        for here in gained:
+            if here in committed:
+                self._kept[here] = Checkpoint.from_commit(here, committed[here])
+            else:
+                self._kept[here] = Checkpoint(begins[here])
+        self._assigned.update(gained)
+        for task in self.tasks:
+            self._activate(task, self._complete(task) - task.partitions)
+        idle = set(gained) - self.active()
+        self._consumer.seek({here: self._kept[here].offset for here in idle})
+        self._consumer.pause(sorted(idle))
+
+    def _complete(self, task: Task) -> set[int]:
+        """Partition numbers of which every topic is here."""
+        numbers = {here.partition for here in self._assigned if here.topic in task.queue.inputs}
+        return {n for n in numbers if all(here in self._assigned for here in self._reads(task, n))}
+
+    def _activate(self, task: Task, partitions: set[int]) -> None:
+        if not partitions:
+            return
+        here = [each for partition in sorted(partitions) for each in self._reads(task, partition)]
+        for other in self.tasks:
+            self._read_again(other, [each for each in here if each.partition in other.partitions])
+        self._restorer.restore(task.runner, sorted(partitions), {each: self._kept[each] for each in here})
+        task.partitions |= partitions
+        self._kept_output_clocks[task.runner.index] = task.runner.copy_output_clocks()
+        for each in here:
+            self._load(task, each)
+        self._consumer.seek({each: self._kept[each].offset for each in here})
+        self._consumer.resume(here)
+
+    def _read_again(self, task: Task, shared: Sequence[TopicPartition]) -> None:
+        """Partitions that `task` reads too are about to be rewound: let it pass over what it has processed."""
+        for here in shared:
+            if here.topic in task.queue.inputs:
+                task.resume_at[here] = self._next_row(task, here)
+                done_ms = task.queue.done_ms(here)
+                task.queue.forget([here])
+                task.queue.start_at(here, done_ms)
+
+    def _load(self, task: Task, here: TopicPartition) -> None:
+        """Set queue and clocks of one partition to its kept checkpoint."""
+        kept = self._kept[here]
+        progress = kept.of(task.runner.index)
+        task.queue.forget([here])
+        task.queue.start_at(here, progress.merged_ms)
+        task.resume_at[here] = (progress.offset, progress.rows_done)
+        clock = task.runner.source_clock
+        if progress.stream_time_ms > clock.get(here.partition, BEFORE_ALL_MS):
+            clock[here.partition] = progress.stream_time_ms
+        if here.topic in self._origins_of:
+            self._marks[here] = kept.marks(self._origins_of[here.topic])
+            self._coming_marks[here] = deque()
+            task.runner.repartition_clock.setdefault(here.topic, {})[here.partition] = self._marks[here].closing_ms
+
+    def give_up(self, lost: Sequence[TopicPartition]) -> list[int]:
+        """Partitions moved away: stop their tasks, forget their state. Returns the partition numbers that stopped."""
+        self._assigned.difference_update(lost)
+        stopped: set[int] = set()
+        for task in self.tasks:
+            ended = task.partitions - self._complete(task)
+            if not ended:
+                continue
+            task.partitions -= ended
+            stopped |= ended
+            task.runner.forget(sorted(ended))
+            for partition in ended:
+                task.queue.forget(task.reads(partition))
+                for here in task.reads(partition):
+                    task.resume_at.pop(here, None)
+        for here in lost:
+            self._kept.pop(here, None)
+            self._marks.pop(here, None)
+            self._coming_marks.pop(here, None)
+        self._consumer.pause(sorted(self._assigned - self.active()))
+        return sorted(stopped)
+
+    def add(self, topic: str, frame: pl.DataFrame, now_ms: int) -> None:
+        """Rows just read, with `OFFSET` and `INDEX`."""
+        for task in self.tasks:
+            if topic in task.queue.inputs:
+                task.queue.add(topic, self._unprocessed(task, topic, frame), now_ms)
+
+    def _unprocessed(self, task: Task, topic: str, frame: pl.DataFrame) -> pl.DataFrame:
+        """Leave out rows of partitions that do not run here and rows that are processed already."""
+        keep = frame[PARTITION].is_in(list(task.partitions))
+        for partition in frame[PARTITION].unique().to_list():
+            offset, index = task.resume_at.get(TopicPartition(topic, partition), (0, 0))
+            # Only the first records after a restart can lie before the progress.
+            done = (frame[PARTITION] == partition) & (
+                (frame[OFFSET] < offset) | ((frame[OFFSET] == offset) & (frame[INDEX] < index))
+            )
+            keep &= ~done
+        return frame if keep.all() else frame.filter(keep)
+
+    def add_marks(self, here: TopicPartition, offset: int, marks: Marks) -> None:
+        """Marks of a repartition message; they count once its rows are processed."""
+        if here in self._coming_marks:
+            self._coming_marks[here].append((offset, marks))
+
+    def holdups(self) -> set[TopicPartition]:
+        """Partitions whose end must be known before waiting rows may go on."""
+        return {here for task in self.tasks for here in task.queue.holdups() if here in self._assigned}
+
+    def ready(
+        self, task: Task, complete: Iterable[TopicPartition], now_ms: int, rows_max: int
+    ) -> Iterator[dict[str, pl.DataFrame]]:
+        """Rows whose turn it is, in pieces of at most `rows_max`; marks are taken in before the last piece."""
+        missing = [here for here in task.queue.holdups() if here not in self._assigned]
+        rows = task.queue.take([*complete, *missing], now_ms)
+        pieces = list(_pieces(rows, rows_max))
+        yield from pieces[:-1]
+        # Only now: a mark may close windows that rows of its own message still go to.
+        moved = self._take_marks(task)
+        if pieces or moved:
+            yield pieces[-1] if pieces else {}
+
+    def _take_marks(self, task: Task) -> bool:
+        moved = False
+        for partition in task.partitions:
+            for here in task.reads(partition):
+                coming = self._coming_marks.get(here)
+                if not coming:
+                    continue
+                done, _ = task.queue.next_row(here, behind=coming[-1][0] + 1)
+                while coming and coming[0][0] < done:
+                    _, marks = coming.popleft()
+                    self._marks[here].note(marks.closing_ms, marks.idle)
+                    moved = True
+                task.runner.repartition_clock[here.topic][partition] = self._marks[here].closing_ms
+        return moved
+
+    def stream_reads(self, task: Task, partition: int) -> list[TopicPartition]:
+        """What moves the time of a task: everything it reads but tables."""
+        return [here for here in self._reads(task, partition) if not task.queue.inputs[here.topic].is_table]
+
+    def all_origins_idle(self, task: Task, partition: int) -> bool:
+        """Whether every repartition input of a task waits for nobody."""
+        marks = [self._marks[here] for here in task.reads(partition) if here in self._marks]
+        return all(len(each.idle) >= each.expected for each in marks)
+
+    def _next_row(self, task: Task, here: TopicPartition) -> tuple[int, int]:
+        behind = self._consumer.position([here])[here]
+        # Nothing read since the restart: the progress it started from still holds.
+        return max(task.queue.next_row(here, behind), task.resume_at.get(here, (0, 0)))
+
+    def checkpoints(self) -> dict[TopicPartition, Checkpoint]:
+        """Progress and clocks of everything that runs here, as of now."""
+        found: dict[TopicPartition, dict[int, Progress]] = {}
+        for task in self.tasks:
+            for partition in task.partitions:
+                stream_time_ms = task.runner.source_clock.get(partition)
+                for here in self._reads(task, partition):
+                    offset, rows_done = self._next_row(task, here)
+                    progress = Progress(offset, rows_done, task.queue.done_ms(here))
+                    if stream_time_ms is not None and here.topic not in self._origins_of:
+                        progress = progress._replace(stream_time_ms=stream_time_ms)
+                    found.setdefault(here, {})[task.runner.index] = progress
+        return {here: self._checkpoint(here, progress) for here, progress in found.items()}
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """The next record to process of all partitions that are here, those of tasks that do not run too."""
+        kept = {here: self._kept[here].offset for here in self._assigned}
+        return kept | {here: checkpoint.offset for here, checkpoint in self.checkpoints().items()}
+
+    def _checkpoint(self, here: TopicPartition, progress: Mapping[int, Progress]) -> Checkpoint:
+        offset = min(each.offset for each in progress.values())
+        marks = self._marks.get(here)
+        if marks is None:
+            return Checkpoint(offset, progress)
+        return Checkpoint(offset, progress, marks.closing_ms, dict(marks.marks_ms), frozenset(marks.idle))
+
+    def committed(self, checkpoints: Mapping[TopicPartition, Checkpoint]) -> None:
+        """These are durable now."""
+        self._kept.update(checkpoints)
+        for task in self.tasks:
+            self._kept_output_clocks[task.runner.index] = task.runner.copy_output_clocks()
+
+    def rewind(self) -> None:
+        """Back to the last commit: queues empty, clocks as they were, positions to read from again."""
+        for task in self.tasks:
+            task.runner.source_clock.clear()
+            task.runner.set_output_clocks(self._kept_output_clocks.get(task.runner.index, {}))
+            for partition in task.partitions:
+                for here in self._reads(task, partition):
+                    self._load(task, here)
+        self._consumer.seek({here: self._kept[here].offset for here in self.active()})
+
+
+def _pieces(rows: Mapping[str, pl.DataFrame], rows_max: int) -> Iterator[dict[str, pl.DataFrame]]:
+    """Cut frames that share one `SEQUENCE` into pieces of at most `rows_max` rows."""
+    total = sum(frame.height for frame in rows.values())
+    if total <= rows_max:
+        if total:
+            yield dict(rows)
+        return
+    for start in range(0, total, rows_max):
+        inside = pl.col(SEQUENCE).is_between(start, start + rows_max, closed="left")
+        piece = {topic: frame.filter(inside) for topic, frame in rows.items()}
+        yield {topic: frame for topic, frame in piece.items() if frame.height}

@@ -1,0 +1,192 @@
+"""From raw records of a source topic to rows.
+
+Owns decoding by contract, the event time of each row, and the reasons why a record is no row.
+
+- Every record becomes a row, a deletion (tables), or a `BadRecord`; none is left out silently.
+- Rows keep the order of the batch.
+- Nothing here depends on the wall clock: an absurd event time is judged against the record's own timestamp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from headrace.contracts.codec import Decoded, RecordCodec
+from headrace.contracts.contract import Contract, TopicKind
+from headrace.contracts.fastavro_codec import open_codec
+from headrace.contracts.key import KeyCodec, open_key_codec
+from headrace.contracts.polars_types import to_frame
+from headrace.contracts.registry import Registry
+from headrace.engine.operator import DELETED, PARTITION, SOURCE, SYSTEM_COLUMNS, TIME
+from headrace.log.port import RecordBatch
+
+ROW = "__row"
+"""Index of a row in its record batch; only inside this module."""
+RECORD_TIME = "$timestamp"
+"""`time:` of a contract that means the record's own timestamp."""
+
+
+class BadRecord(NamedTuple):
+    """A record that is no row. `row` is its index in the batch."""
+
+    row: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a batch of records held: a frame with contract columns, `PARTITION`, `TIME` and `SOURCE`
+    (tables: `DELETED` too), and the records that are none."""
+
+    frame: pl.DataFrame
+    bad: Sequence[BadRecord]
+
+
+class TopicReader:
+    """Reads records of one topic by its contract. Not thread-safe."""
+
+    def __init__(self, contract: Contract, registry: Registry) -> None:
+        self.contract = contract
+        self._is_table = contract.kind is not TopicKind.EVENT
+        self._is_change = contract.kind is TopicKind.CHANGE
+        subject = f"{contract.topic}-value"
+        self._values: RecordCodec = open_codec(contract.value_schema, registry, subject)
+        self._keys: KeyCodec | None = open_key_codec(contract, registry) if contract.key else None
+        self._columns = [field.name for field in contract.schema.fields]
+
+    def read(self, batch: RecordBatch) -> Rows:
+        """Rows of a batch. Raises `RegistryUnavailable`; the same call may be made again."""
+        decoded = self._values.decode(batch.value, batch.headers)
+        bad = [BadRecord(*failed) for failed in decoded.failed]
+        frame = to_frame(decoded.table, self.contract.value_schema).with_columns(pl.Series(ROW, decoded.rows))
+        frame = self._unwrap(frame, bad) if self._is_change else self._plain(frame)
+        if self._is_table:
+            frame = self._with_deletions(frame, batch, bad)
+        else:
+            bad.extend(BadRecord(int(r), "decode.null_value", "an event has no value") for r in _null_rows(batch.value))
+        frame = self._checked_keys(frame, batch, bad)
+        frame = self._with_time(frame, batch, bad)
+        return Rows(_located(frame.sort(ROW), batch), sorted(bad))
+
+    def _plain(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(pl.lit(value=False).alias(DELETED)) if self._is_table else frame
+
+    def _unwrap(self, frame: pl.DataFrame, bad: list[BadRecord]) -> pl.DataFrame:
+        """Rows after the change from Debezium envelopes; deletions carry nulls."""
+        op = pl.col("op").cast(pl.String)
+        known = op.is_in(["c", "u", "r", "d"]) & (pl.col("after").is_not_null() | (op == "d"))
+        for row, kind in frame.filter(~known).select(ROW, op).iter_rows():
+            bad.append(BadRecord(row, "decode.unreadable_change", f"operation {kind!r} has no row after it"))
+        kept = frame.filter(known)
+        return kept.select(
+            *(pl.col("after").struct.field(name).alias(name) for name in self._columns),
+            pl.col(ROW),
+            (op == "d").alias(DELETED),
+        )
+
+    def _with_deletions(self, frame: pl.DataFrame, batch: RecordBatch, bad: list[BadRecord]) -> pl.DataFrame:
+        """Null values delete their key; all deletions take their key columns from the record's key."""
+        tombstones = _null_rows(batch.value)
+        if len(tombstones):
+            empty = pl.DataFrame({ROW: tombstones, DELETED: np.ones(len(tombstones), bool)})
+            frame = pl.concat([frame, empty], how="diagonal")
+        gone = frame.filter(DELETED)[ROW].to_numpy()
+        if not len(gone):
+            return frame
+        assert self._keys is not None, "the contract loader refuses tables without a key"
+        decoded = self._keys.decode(batch.key.take(pa.array(gone)))
+        keys = self._key_frame(decoded).with_columns(pl.Series(ROW, gone[decoded.rows]))
+        bad.extend(BadRecord(int(gone[failed.row]), failed.code, f"key: {failed.message}") for failed in decoded.failed)
+        unkeyed = gone[_null_rows(batch.key.take(pa.array(gone)))]
+        bad.extend(BadRecord(int(row), "decode.null_key", "a deletion has no key") for row in unkeyed)
+        deletions = keys.with_columns(pl.lit(value=True).alias(DELETED))
+        kept = frame.filter(~pl.col(DELETED))
+        return pl.concat([kept, deletions.cast({n: kept.schema[n] for n in self.contract.key})], how="diagonal")
+
+    def _checked_keys(self, frame: pl.DataFrame, batch: RecordBatch, bad: list[BadRecord]) -> pl.DataFrame:
+        """Leave out rows whose record key does not fit the contract or the row."""
+        if self._keys is None or not frame.height:
+            return frame
+        rows = frame[ROW].to_numpy()
+        keys = batch.key.take(pa.array(rows))
+        decoded = self._keys.decode(keys)
+        wrong = {int(rows[failed.row]): (failed.code, failed.message) for failed in decoded.failed}
+        wrong.update((int(rows[row]), ("decode.null_key", "the record has no key")) for row in _null_rows(keys))
+        matching = self._key_frame(decoded)
+        theirs = frame[decoded.rows].select(self.contract.key)
+        for index in np.flatnonzero(~_equal_rows(matching, theirs)).tolist():
+            row = int(rows[decoded.rows[index]])
+            wrong[row] = ("decode.key_mismatch", "the record's key differs from the key columns of its value")
+        if not wrong:
+            return frame
+        bad.extend(BadRecord(row, code, f"key: {message}") for row, (code, message) in wrong.items())
+        return frame.filter(~pl.col(ROW).is_in(list(wrong)))
+
+    def _key_frame(self, decoded: Decoded) -> pl.DataFrame:
+        assert self.contract.key_schema is not None
+        return to_frame(decoded.table, self.contract.key_schema)
+
+    def _with_time(self, frame: pl.DataFrame, batch: RecordBatch, bad: list[BadRecord]) -> pl.DataFrame:
+        recorded = batch.timestamp_ms[frame[ROW].to_numpy()] if frame.height else np.empty(0, np.int64)
+        stamp = pl.Series(TIME, recorded, dtype=pl.Int64)
+        column = self.contract.time
+        if column is None or column == RECORD_TIME:
+            return frame.with_columns(stamp)
+        time_ms = frame.select(epoch_ms(frame, column).alias(TIME)).to_series()
+        if self._is_table:
+            # A deletion carries no columns: its time is the record's.
+            time_ms = frame.select(pl.when(DELETED).then(stamp).otherwise(time_ms).alias(TIME)).to_series()
+        timed = frame.with_columns(time_ms)
+        ahead = stamp + self.contract.time_ahead_max_ms
+        reason = (
+            pl.when(pl.col(TIME).is_null())
+            .then(pl.lit("null_event_time"))
+            .when((pl.col(TIME) < 0) | (pl.col(TIME) > ahead))
+            .then(pl.lit("absurd_event_time"))
+        )
+        wrong = timed.select(ROW, TIME, reason.alias("reason")).filter(pl.col("reason").is_not_null())
+        if not wrong.height:
+            return timed
+        for row, value, code in wrong.iter_rows():
+            bad.append(BadRecord(row, f"decode.{code}", f"{column} is {value} ms"))
+        return timed.filter(~pl.col(ROW).is_in(wrong[ROW].to_list()))
+
+
+def epoch_ms(frame: pl.DataFrame, column: str) -> pl.Expr:
+    """Milliseconds since the epoch of a temporal or integer column."""
+    dtype = frame.schema[column]
+    if isinstance(dtype, pl.Datetime):
+        return pl.col(column).dt.epoch("ms")
+    if dtype == pl.Date:
+        return pl.col(column).cast(pl.Int64) * 86_400_000
+    return pl.col(column).cast(pl.Int64)
+
+
+def _null_rows(column: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
+    if not column.null_count:
+        return np.empty(0, np.int64)
+    return np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).astype(np.int64)
+
+
+def _equal_rows(left: pl.DataFrame, right: pl.DataFrame) -> npt.NDArray[np.bool_]:
+    if not left.height:
+        return np.empty(0, bool)
+    equal = [left[name].eq_missing(right[name].cast(left.schema[name])) for name in left.columns]
+    return pl.select(pl.all_horizontal(equal)).to_series().to_numpy()
+
+
+def _located(frame: pl.DataFrame, batch: RecordBatch) -> pl.DataFrame:
+    """Replace the row index by partition and source position."""
+    rows = frame[ROW].to_numpy()
+    partition = pl.Series(PARTITION, batch.partition[rows], dtype=pl.Int32)
+    offset = pl.Series("offset", batch.offset[rows], dtype=pl.Int64)
+    source = pl.struct(pl.lit(batch.topic).alias("topic"), partition.alias("partition"), offset).alias(SOURCE)
+    return frame.drop(ROW).with_columns(partition, source).cast({SOURCE: SYSTEM_COLUMNS[SOURCE]})

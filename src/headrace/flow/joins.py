@@ -1,0 +1,170 @@
+"""Stream-table joins.
+
+Owns which joins are possible, the columns they give and where the stream's rows must be.
+
+- The join is on the table's whole key: each row finds one row or none.
+- Stream and table meet because the stream's rows are moved to where the table's topic has their key, unless they
+  are there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from headrace.flow.columns import by_name, dtype_of, nullable, require
+from headrace.flow.draft import Compilation, Draft
+from headrace.flow.errors import DuplicateName, MissingEventTime, OptionInvalid, StepRefused, TypeClash
+from headrace.flow.names import check_columns, step_name
+from headrace.flow.plan import Column, Place, SourceStep, TableJoinStep
+from headrace.flow.repartitioning import like_table
+from headrace.flow.rows import Rows, Table
+
+Names = str | Sequence[str] | None
+
+
+def join_draft(
+    compilation: Compilation,
+    draft: Draft,
+    table: Any,
+    place: Place,
+    *,
+    on: Names,
+    left_on: Names,
+    right_on: Names,
+    how: str,
+    as_of: bool,
+    suffix: str,
+    max_wait_ms: int,
+) -> Draft:
+    """The stream's rows, each with the table's row of its key."""
+    source = _table_source(table, place)
+    right: Draft = table._draft
+    if how not in ("inner", "left"):
+        raise OptionInvalid(f"how is {how!r}", place=place, cure='use "inner" or "left"')
+    pairs = _pairs(on, left_on, right_on, right, place)
+    lefts = require([left for left, _ in pairs], draft.columns, place)
+    keys = require(right.facts.key, right.columns, place)
+    _check_types(lefts, keys, place)
+    if as_of:
+        _check_as_of(draft, source, place)
+    contract = compilation.contract(source.fields["topic"], place)
+    moved = like_table(compilation, draft, tuple(left for left, _ in pairs), contract, place)
+    renames = _renames(moved.columns, right, suffix, place)
+    added = [_added(column, renames[column.name], how) for column in right.columns if column.name in renames]
+    columns = (*moved.columns, *added)
+    check_columns([column.name for column in columns], place)
+    decided_by = {field for column in (*lefts, *keys) for field in column.lineage}
+    if as_of:
+        decided_by |= {*draft.facts.time.lineage, *right.facts.time.lineage}
+    facts = replace(moved.facts, columns=columns).influenced(decided_by | right.facts.influences)
+    return compilation.add(
+        TableJoinStep,
+        step_name("join", [contract.topic.replace(".", "_")]),
+        (moved, right),
+        facts,
+        place,
+        on=tuple(pairs),
+        how=how,
+        as_of=as_of,
+        renames=renames,
+        max_wait_ms=max_wait_ms,
+    )
+
+
+def _table_source(table: Any, place: Place) -> Draft:
+    """The source step of the table that is joined."""
+    if not isinstance(table, Rows):
+        raise TypeClash(f"join needs a table, not {type(table).__name__}", place=place, cure="pass hr.table(topic)")
+    if not isinstance(table, Table):
+        raise StepRefused("a stream can be joined to a table only", place=place, cure="pass hr.table(topic)")
+    source = list(table._draft.above())[-1]
+    if any(each.type is not SourceStep and not _is_row_wise(each) for each in table._draft.above()):
+        raise StepRefused(
+            "a table that this pipeline aggregates cannot be joined in the same pipeline",
+            place=place,
+            cure="write it with .to(topic) and join hr.table(topic) in another pipeline",
+        )
+    return source
+
+
+def _is_row_wise(draft: Draft) -> bool:
+    return len(draft.inputs) == 1 and draft.facts.is_table and draft.inputs[0].facts.is_table
+
+
+def _names(value: Names) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _pairs(on: Names, left_on: Names, right_on: Names, right: Draft, place: Place) -> list[tuple[str, str]]:
+    """Stream column and table key column, in the order of the table's key."""
+    lefts, rights = (_names(on), _names(on)) if on is not None else (_names(left_on), _names(right_on))
+    if on is not None and (left_on is not None or right_on is not None):
+        raise OptionInvalid("both on and left_on or right_on", place=place, cure="keep one way to say it")
+    key = right.facts.key
+    if not rights and len(lefts) == len(key):
+        rights = list(key)  # `left_on` alone, against the key as it stands.
+    if len(lefts) != len(rights) or not lefts:
+        raise OptionInvalid(
+            "a join needs as many columns left as right", place=place, cure=f"the table's key is {', '.join(key)}"
+        )
+    require(rights, right.columns, place, of="the table")
+    if sorted(rights) != sorted(key):
+        topic = list(right.above())[-1].fields["topic"]
+        raise StepRefused(
+            f"{topic!r} is keyed by {', '.join(key)}, so it cannot be joined on {', '.join(rights)}",
+            place=place,
+            cure=f"join on {', '.join(key)}, with left_on= where the stream calls it something else",
+        )
+    by_key = dict(zip(rights, lefts, strict=True))
+    return [(by_key[name], name) for name in key]
+
+
+def _check_types(lefts: Sequence[Column], keys: Sequence[Column], place: Place) -> None:
+    for left, key in zip(lefts, keys, strict=True):
+        if dtype_of(left) != dtype_of(key):
+            raise TypeClash(
+                f"{left.name!r} is {dtype_of(left)}, the table's key {key.name!r} is {dtype_of(key)}",
+                place=place,
+                cure=f"cast it first: .with_columns(col({left.name!r}).cast(...))",
+            )
+
+
+def _check_as_of(draft: Draft, source: Draft, place: Place) -> None:
+    topic = source.fields["topic"]
+    if source.fields["history_ms"] is None:
+        raise OptionInvalid(
+            "as_of needs older versions of the table, and it keeps the latest only",
+            place=place,
+            cure=f'read it with hr.table({topic!r}, history="7d")',
+        )
+    missing = draft.facts.time.missing
+    if missing:
+        raise MissingEventTime(
+            f"as_of needs a row's event time, and the contract of {missing[0]!r} does not say what it is",
+            place=place,
+            cure="add 'time: <column>' to the contract, or 'time: $timestamp' for the record's own timestamp",
+        )
+
+
+def _renames(lefts: Sequence[Column], right: Draft, suffix: str, place: Place) -> dict[str, str]:
+    taken = by_name(lefts)
+    renames = {
+        column.name: f"{column.name}{suffix}" if column.name in taken else column.name
+        for column in right.columns
+        if column.name not in right.facts.key
+    }
+    for name, output in renames.items():
+        if output in taken or list(renames.values()).count(output) > 1:
+            raise DuplicateName(
+                f"the table's column {name!r} would be a second {output!r}",
+                place=place,
+                cure="rename it, or give another suffix",
+            )
+    return renames
+
+
+def _added(column: Column, name: str, how: str) -> Column:
+    avro = nullable(column.type) if how == "left" else column.type
+    return column.model_copy(update={"name": name, "type": avro})

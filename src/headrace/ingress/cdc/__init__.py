@@ -1,0 +1,1 @@
+"""Change data capture: changes of a database as Debezium-compatible envelopes."""

@@ -1,0 +1,74 @@
+"""Dead letters of ingress and egress: records that could not be delivered, with their bytes and a typed reason.
+
+Owns the `headrace.error.*` headers that these rooms write (the engine writes the same for its pipelines).
+
+- Key, value and headers are the record's own; the headers of the error are added behind them.
+- A header value is UTF-8 text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from headrace.log.columns import HeaderRow, batch_records, outgoing, take_batch
+from headrace.log.port import Outgoing, RecordBatch
+
+PREFIX = "headrace.error."
+MESSAGE_CHARACTERS_MAX = 2_000
+"""A message longer than this says nothing more, and headers count against the size of a record."""
+
+Stage = Literal["decode", "process", "encode", "deliver"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a record is a dead letter."""
+
+    stage: Stage
+    code: str
+    message: str
+
+
+def error_headers(reason: Reason, *, pipeline: str, step: str, place: Mapping[str, object]) -> HeaderRow:
+    """The headers of one dead letter. `place` has topic, partition, offset and time as far as they are known."""
+    texts = {
+        "stage": reason.stage,
+        "code": reason.code,
+        "message": reason.message[:MESSAGE_CHARACTERS_MAX],
+        "pipeline": pipeline,
+        "step": step,
+        **place,
+    }
+    return [(PREFIX + name, str(text).encode()) for name, text in texts.items()]
+
+
+def dead_letters(
+    topic: str, batch: RecordBatch, reasons: Mapping[int, Reason], *, pipeline: str, step: str
+) -> Outgoing:
+    """Records for the dead-letter topic `topic`: the rows of `batch` that `reasons` names, in row order."""
+    rows = sorted(reasons)
+    records = batch_records(take_batch(batch, np.asarray(rows, dtype=np.int64)))
+    headers: Sequence[HeaderRow] = [
+        [
+            *record.headers,
+            *error_headers(
+                reasons[row],
+                pipeline=pipeline,
+                step=step,
+                place={
+                    "topic": batch.topic,
+                    "partition": record.partition,
+                    "offset": record.offset,
+                    "time": record.timestamp_ms,
+                },
+            ),
+        ]
+        for row, record in zip(rows, records, strict=True)
+    ]
+    return outgoing(
+        topic, [record.value for record in records], keys=[record.key for record in records], headers=headers
+    )

@@ -1,0 +1,369 @@
+"""Records into Kafka, alone or in transactions.
+
+Owns one librdkafka producer and the state of its transaction.
+
+- A call's rows are checked before any is queued: topic, partition and size.
+- Passing errors repeat the same step; a commit that was sent is asked for again, never sent anew.
+- An abortable error leaves only `abort`; a fatal one leaves only `close`.
+- `flush` comes before the offsets are sent, so that no offset outruns its records.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
+from operator import length_hint
+from typing import Any
+
+import numpy as np
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Producer as Client
+
+from headrace.log.columns import binary_sizes, header_sizes
+from headrace.log.kafka.admin import kafka_offsets
+from headrace.log.kafka.cluster import Cluster, TopicFacts
+from headrace.log.kafka.errors import PRODUCER_FENCED, is_passing, kafka_error, port_error
+from headrace.log.kafka.messages import byte_rows, header_rows, timestamp_rows
+from headrace.log.kafka.settings import BATCH_BYTES, ClientSettings, producer_settings
+from headrace.log.port import (
+    Fenced,
+    GroupMetadata,
+    Int64Column,
+    LogError,
+    LogUnavailable,
+    OffsetAndMetadata,
+    Outgoing,
+    ProducerBroken,
+    RecordTooLarge,
+    TopicPartition,
+    TransactionAborted,
+    UnknownTopic,
+)
+
+RECORD_OVERHEAD_BYTES = 97
+"""What Kafka adds to a record that is alone in its batch: 61 for the batch, up to 36 for the record."""
+
+FACTS_FRESH_S = 5.0
+"""A record is refused for its size only by a limit read this recently: it may have been raised."""
+
+PARTITION_NEWS_TIMEOUT_S = 30.0
+"""How long a new partition may be unknown to the broker that the client asks."""
+
+QUEUE_FULL_POLL_S = 0.02
+CLOSE_FLUSH_S = 10.0
+"""How long `close` waits for records that nobody flushed."""
+
+logger = structlog.get_logger("headrace.log.kafka")
+
+
+class Phase(enum.Enum):
+    """Where the transaction stands."""
+
+    NONE = "none"
+    OPEN = "open"
+    DOOMED = "doomed"
+    """Only `abort` is left."""
+    COMMITTING = "committing"
+    """The commit was sent; its outcome is asked for until it is known."""
+
+
+class KafkaProducer:
+    """The port's `Producer`."""
+
+    def __init__(
+        self,
+        common: ClientSettings,
+        user: Mapping[str, str],
+        cluster: Cluster,
+        *,
+        transactional_id: str | None,
+        transaction_timeout_ms: int,
+    ) -> None:
+        self._cluster = cluster
+        self._connection = cluster.connection
+        self._transactional_id = transactional_id
+        self._phase = Phase.NONE
+        self._broken: LogError | None = None
+        self._failures = 0
+        self._first_failure: tuple[KafkaError, str] | None = None
+        settings = producer_settings(
+            common,
+            user,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=transaction_timeout_ms,
+            on_failure=self._on_failure,
+        )
+        self._client: Client | None = Client(settings)
+        if transactional_id is not None:
+            self._step("starting transactions", lambda: self._open().init_transactions(self._timeout_s()))
+
+    def begin(self) -> None:
+        self._raise_if_broken()
+        assert self._transactional_id is not None, "begin() needs a transactional id"
+        assert self._phase is Phase.NONE, f"begin() in phase {self._phase.value}"
+        self._step("beginning a transaction", self._open().begin_transaction)
+        self._phase = Phase.OPEN
+
+    def produce(self, records: Outgoing) -> None:
+        self._raise_if_broken()
+        if self._transactional_id is not None:
+            assert self._phase in (Phase.OPEN, Phase.DOOMED), f"produce() in phase {self._phase.value}"
+        rows = len(records)
+        if rows == 0:
+            return
+        facts = self._check_partitions(records)
+        sizes = _record_sizes(records)
+        facts = self._check_sizes(records.topic, sizes, facts)
+        if facts.record_bytes_max > BATCH_BYTES:
+            self._enqueue(records, 0, rows)
+        else:
+            self._enqueue_in_small_batches(records, sizes, facts.record_bytes_max)
+        self._open().poll(0)
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        self._raise_if_broken()
+        left = self._open().flush(timeout_s)
+        self._raise_failures()
+        if left:
+            raise LogUnavailable(
+                f"{left} records are not stored by Kafka at {self._connection.bootstrap_servers} after {timeout_s:g} s",
+                cure="check the brokers; flush() may be called again and waits for the same records",
+            )
+
+    def commit(
+        self,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata] | None = None,
+        group: GroupMetadata | None = None,
+    ) -> None:
+        self._raise_if_broken()
+        assert (offsets is None) == (group is None), "offsets and group come together"
+        if self._phase is not Phase.COMMITTING:
+            assert self._phase in (Phase.OPEN, Phase.DOOMED), f"commit() in phase {self._phase.value}"
+            self._raise_if_doomed()
+            self.flush(self._connection.unavailable_after_s)
+            if offsets:
+                positions, timeout_s = kafka_offsets(offsets), self._timeout_s()
+                send = self._open().send_offsets_to_transaction
+                self._step("sending offsets to the transaction", lambda: send(positions, group, timeout_s))
+            self._phase = Phase.COMMITTING
+        self._step("committing the transaction", lambda: self._open().commit_transaction(self._timeout_s()))
+        self._phase = Phase.NONE
+
+    def abort(self) -> None:
+        self._raise_if_broken()
+        assert self._phase is not Phase.NONE, "abort() without a transaction"
+        self._step("aborting the transaction", lambda: self._open().abort_transaction(self._timeout_s()))
+        self._phase = Phase.NONE
+        # The aborted records reported themselves as purged.
+        self._forget_failures()
+
+    def close(self) -> None:
+        if self._client is None:
+            return
+        try:
+            self._leave()
+        finally:
+            client, self._client = self._client, None
+            client.purge()
+            try:
+                client.close()
+            except KafkaException as raised:
+                # Of a broken producer only the news that it is broken.
+                logger.info("kafka_producer_closed", broken=self._broken is not None, reason=kafka_error(raised).str())
+
+    def _leave(self) -> None:
+        """Abort what is open, or wait for what is queued; trouble is told, not raised."""
+        if self._broken is not None:
+            return
+        try:
+            if self._phase is not Phase.NONE:
+                self.abort()
+            elif self._transactional_id is None:
+                self.flush(CLOSE_FLUSH_S)
+        except LogError as error:
+            logger.warning("kafka_producer_closed_in_trouble", code=error.code, reason=str(error))
+
+    def _open(self) -> Client:
+        assert self._client is not None, "the producer is closed"
+        return self._client
+
+    def _timeout_s(self) -> float:
+        return self._connection.request_timeout_s()
+
+    def _enqueue(self, records: Outgoing, start: int, stop: int) -> None:
+        """Hand rows to the client, waiting while its queue is full."""
+        client = self._open()
+        values = byte_rows(records.value)
+        keys = byte_rows(records.key) if records.key is not None else None
+        partitions = records.partition.tolist() if records.partition is not None else None
+        timestamps = timestamp_rows(records.timestamp_ms)
+        headers = header_rows(records.headers) if records.headers is not None else None
+        done, news_deadline = start, time.monotonic() + PARTITION_NEWS_TIMEOUT_S
+        while done < stop:
+            feed = iter(values[done:stop])
+            calls = map(
+                client.produce,
+                repeat(records.topic),
+                feed,
+                _rows(keys, done, None),
+                _rows(partitions, done, -1),
+                repeat(None),
+                repeat(None),
+                timestamps[done:] if isinstance(timestamps, list) else timestamps,
+                _rows(headers, done, None),
+            )
+            try:
+                deque(calls, maxlen=0)
+                return
+            except BufferError:
+                done = stop - length_hint(feed) - 1
+                client.poll(QUEUE_FULL_POLL_S)
+            except KafkaException as raised:
+                done = stop - length_hint(feed) - 1
+                error = kafka_error(raised)
+                if error.code() != KafkaError._UNKNOWN_PARTITION or time.monotonic() > news_deadline:
+                    self._raise_refusal(error, records.topic, done - start)
+                # The partition is there (checked), but new, and this client has not heard of it.
+                self._step("learning of new partitions", lambda: self._learn(records.topic))
+
+    def _learn(self, topic: str) -> None:
+        self._open().list_topics(topic, timeout=self._timeout_s())
+
+    def _enqueue_in_small_batches(self, records: Outgoing, sizes: Int64Column, limit: int) -> None:
+        """For a topic whose limit is below the client's batch size: the client would build refused batches."""
+        self.flush(self._connection.unavailable_after_s)
+        start, batch_bytes = 0, 0
+        for row, size in enumerate(sizes.tolist()):
+            if batch_bytes + size > limit and row > start:
+                self._enqueue(records, start, row)
+                self.flush(self._connection.unavailable_after_s)
+                start, batch_bytes = row, 0
+            batch_bytes += size
+        self._enqueue(records, start, len(records))
+
+    def _check_partitions(self, records: Outgoing) -> TopicFacts:
+        topic = records.topic
+        facts = self._cluster.facts(topic)
+        if records.partition is None:
+            return facts
+        lowest, highest = int(records.partition.min()), int(records.partition.max())
+        if highest >= facts.partitions:
+            # It may have grown.
+            self._cluster.forget(topic)
+            facts = self._cluster.facts(topic)
+        if lowest < 0 or highest >= facts.partitions:
+            wrong = lowest if lowest < 0 else highest
+            raise UnknownTopic(f"topic {topic!r} has no partition {wrong}: it has {facts.partitions}")
+        return facts
+
+    def _check_sizes(self, topic: str, sizes: Int64Column, facts: TopicFacts) -> TopicFacts:
+        if sizes.max() <= facts.record_bytes_max:
+            return facts
+        if time.monotonic() - facts.read_at > FACTS_FRESH_S:
+            self._cluster.forget(topic)
+            facts = self._cluster.facts(topic)
+        too_large = np.flatnonzero(sizes > facts.record_bytes_max)
+        if len(too_large):
+            row = int(too_large[0])
+            raise RecordTooLarge(
+                f"row {row} for topic {topic!r} takes {int(sizes[row])} bytes; "
+                f"the topic's max.message.bytes is {facts.record_bytes_max}",
+                row=row,
+            )
+        return facts
+
+    def _raise_refusal(self, error: KafkaError, topic: str, queued: int) -> None:
+        """The client refused a row on its own; librdkafka would still commit the others, so doom them."""
+        self._break_if_fatal(error)
+        self._cluster.forget(topic)
+        if self._transactional_id is not None:
+            self._phase = Phase.DOOMED
+        action = f"producing to topic {topic!r} (after {queued} rows of this call)"
+        raise port_error(error, action=action, subject=f"topic {topic!r}")
+
+    def _on_failure(self, error: KafkaError | None, message: Any) -> None:
+        if error is None:
+            return
+        self._failures += 1
+        if self._first_failure is None:
+            self._first_failure = error, message.topic()
+
+    def _forget_failures(self) -> None:
+        self._failures, self._first_failure = 0, None
+
+    def _raise_failures(self) -> None:
+        """What went wrong with records since the last time; in a transaction it stays wrong until the abort."""
+        if self._first_failure is None:
+            return
+        error, topic = self._first_failure
+        self._cluster.forget(topic)
+        action = f"storing {self._failures} records, the first for topic {topic!r}"
+        self._break_if_fatal(error)
+        if self._transactional_id is not None:
+            self._phase = Phase.DOOMED
+            self._raise_if_doomed()
+        self._forget_failures()
+        if is_passing(error) or error.code() == KafkaError._MSG_TIMED_OUT:
+            raise self._connection.unavailable(action, error.str())
+        raise port_error(error, action=action, subject=f"topic {topic!r}")
+
+    def _raise_if_doomed(self) -> None:
+        if self._phase is Phase.DOOMED:
+            reason = ""
+            if self._first_failure is not None:
+                error, topic = self._first_failure
+                reason = f": {self._failures} records failed, the first for topic {topic!r}: {error.str()}"
+            raise TransactionAborted(f"the transaction of {self._transactional_id!r} cannot be committed{reason}")
+
+    def _raise_if_broken(self) -> None:
+        if self._broken is not None:
+            raise type(self._broken)(self._broken.message, cure=self._broken.cure)
+
+    def _break_if_fatal(self, error: KafkaError) -> None:
+        if error.code() in PRODUCER_FENCED:
+            self._broken = Fenced(
+                f"producer {self._transactional_id!r} was replaced by a newer one, or its transaction stayed open "
+                f"longer than its timeout ({error.str()})",
+                cure="make a new producer and rewind",
+            )
+        elif error.fatal():
+            self._broken = ProducerBroken(
+                f"producer {self._transactional_id!r} cannot go on: {error.str()} ({error.name()})",
+                cure="make a new producer and rewind",
+            )
+        self._raise_if_broken()
+
+    def _step(self, action: str, call: Callable[[], None]) -> None:
+        """One call of the transaction, again while its error passes, or the port's error for what happened."""
+        action = f"{action} of {self._transactional_id!r}"
+        try:
+            self._connection.repeat(action, call)
+        except KafkaException as raised:
+            error = kafka_error(raised)
+            self._break_if_fatal(error)
+            if error.txn_requires_abort():
+                self._phase = Phase.DOOMED
+                raise TransactionAborted(f"{action}: {error.str()} ({error.name()})") from raised
+            if self._phase is Phase.NONE:
+                raise port_error(error, action=action) from raised
+            # librdkafka: what neither passes nor can be aborted is to be treated as fatal.
+            self._broken = ProducerBroken(f"{action}: {error.str()} ({error.name()})", cure="make a new producer")
+            raise self._broken from raised
+
+
+def _record_sizes(records: Outgoing) -> Int64Column:
+    """Bytes of each row on the wire, uncompressed and rounded up."""
+    sizes = binary_sizes(records.value) + RECORD_OVERHEAD_BYTES
+    if records.key is not None:
+        sizes += binary_sizes(records.key)
+    if records.headers is not None:
+        sizes += header_sizes(records.headers, len(records))
+    return sizes
+
+
+def _rows(column: list[Any] | None, start: int, absent: object) -> Iterable[Any]:
+    return repeat(absent) if column is None else column[start:] if start else column

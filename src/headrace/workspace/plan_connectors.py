@@ -1,0 +1,94 @@
+"""The ingress and egress stages of a plan.
+
+Owns the questions that are put to sources and connectors before anything runs.
+
+- Looking changes nothing: neither a source database nor a target.
+- Whatever is wrong with one of them is a problem of the plan with its file and line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headrace.egress.config import EgressConfig, connector_config
+from headrace.egress.errors import EgressInvalid
+from headrace.egress.sdk import load_connector
+from headrace.errors import HeadraceError
+from headrace.ingress.cdc.sqlite import SqliteCdc
+from headrace.workspace.changes import Change, Json, Problem, SetUpIngress
+from headrace.workspace.environment import Environment
+from headrace.workspace.errors import UnknownName, did_you_mean
+from headrace.workspace.load import IngressConfig, Workspace
+
+
+@dataclass(slots=True)
+class IngressStage:
+    """What sources need."""
+
+    changes: list[Change] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class EgressStage:
+    """Which egress is ready."""
+
+    checked: list[Json] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def plan_ingress(workspace: Workspace, environment: Environment) -> IngressStage:
+    """Ask each source what it lacks."""
+    stage = IngressStage()
+    for config in workspace.ingress:
+        try:
+            missing = open_ingress(config, workspace, environment).missing()
+        except HeadraceError as error:
+            stage.problems.append(Problem.of(error))
+            continue
+        if missing:
+            summary = f"triggers and change log for {', '.join(missing)} in {config.database.name}"
+            stage.changes.append(SetUpIngress(config.name, summary))
+    return stage
+
+
+def set_up_ingress(name: str, workspace: Workspace, environment: Environment) -> None:
+    """Give the source what it lacks."""
+    for config in workspace.ingress:
+        if config.name == name:
+            open_ingress(config, workspace, environment).setup()
+            return
+    raise UnknownName(f"workspace {workspace.name!r} has no ingress {name!r}")
+
+
+def open_ingress(config: IngressConfig, workspace: Workspace, environment: Environment) -> SqliteCdc:
+    """The ingress of a configuration. Raises what does not fit its contracts."""
+    return SqliteCdc(
+        config, environment.log, environment.registry, workspace.contracts, workspace=environment.workspace
+    )
+
+
+def plan_egress(workspace: Workspace) -> EgressStage:
+    """Check that each egress has its topic's contract, its connector and options that this takes."""
+    stage = EgressStage()
+    for config in workspace.egress:
+        try:
+            stage.checked.append(_checked_egress(config, workspace))
+        except HeadraceError as error:
+            stage.problems.append(Problem.of(error))
+    return stage
+
+
+def _checked_egress(config: EgressConfig, workspace: Workspace) -> Json:
+    if config.topic not in workspace.topics:
+        cure = did_you_mean(config.topic, workspace.topics)
+        raise EgressInvalid(f"topic {config.topic!r} has no contract", where=config.where, cure=cure)
+    connector = load_connector(config.connector, where=config.where)
+    connector_config(config, connector)
+    return {
+        "name": config.name,
+        "topic": config.topic,
+        "connector": config.connector,
+        "mode": config.mode.value,
+        "delivery": connector.capabilities.delivery,
+    }

@@ -1,0 +1,59 @@
+"""What all tests share: one Kafka broker per test session, found or started when the first test asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from headrace.log.kafka import KafkaLog
+from headrace.testing.broker import stop_broker
+from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
+
+SESSION_VARIABLE = "HEADRACE_TEST_SESSION"
+"""`<process id>:<directory>` of the session, handed to the workers of pytest-xdist by the environment."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The session's first process owns the broker; the workers of pytest-xdist share it."""
+    if not hasattr(config, "workerinput"):
+        os.environ[SESSION_VARIABLE] = f"{os.getpid()}:{tempfile.mkdtemp(prefix='headrace-session-')}"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the broker, if any worker started one."""
+    if not hasattr(config, "workerinput"):
+        _, directory = _session()
+        stop_broker(directory / "kafka")
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _session() -> tuple[int, Path]:
+    owner, _, directory = os.environ[SESSION_VARIABLE].partition(":")
+    return int(owner), Path(directory)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """Address of a real Kafka broker. Topics and groups in it are shared: use unique names."""
+    owner_pid, directory = _session()
+    try:
+        service = kafka_service(directory / "kafka", owner_pid=owner_pid)
+    except KafkaMissing as missing:
+        if is_required():
+            raise
+        pytest.skip(str(missing))
+    with service as address:
+        yield address
+
+
+@pytest.fixture
+def kafka_log(kafka_bootstrap: str) -> Iterator[KafkaLog]:
+    """A log over that broker."""
+    with closing(KafkaLog(kafka_bootstrap)) as log:
+        yield log

@@ -1,0 +1,175 @@
+"""Stream-table join against a record-at-a-time reference."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SYSTEM_COLUMNS, TIME
+from headrace.engine.operators.table_join import TableJoin
+from headrace.flow.plan import Column, TableJoinStep
+
+
+@dataclass(frozen=True)
+class Event:
+    """One input record in arrival order."""
+
+    side: str
+    partition: int
+    key: str | None
+    value: int | None
+    time_ms: int
+
+
+EVENTS = st.lists(
+    st.builds(
+        Event,
+        st.sampled_from(["stream", "table"]),
+        st.integers(0, 1),
+        st.sampled_from(["a", "b", "c", None]),
+        st.one_of(st.none(), st.integers(0, 9)),
+        st.integers(0, 50),
+    ).filter(lambda e: e.side == "stream" or e.key is not None),
+    max_size=40,
+)
+
+
+def reference(events: list[Event], *, how: str, as_of: bool, history_ms: int | None) -> list[tuple[Any, ...]]:
+    """One record at a time, plainly."""
+    versions: dict[tuple[int, str | None], list[tuple[int, int, int | None]]] = defaultdict(list)
+    observed: dict[int, int] = {}
+    rows = []
+    for arrival, event in enumerate(events):
+        here = (event.partition, event.key)
+        if event.side == "table":
+            versions[here].append((event.time_ms, arrival, event.value))
+            observed[event.partition] = max(observed.get(event.partition, -1), event.time_ms)
+            continue
+        found: int | None = None
+        if as_of:
+            ordered = sorted(versions[here], key=lambda v: v[:2])
+            before = [version for version in ordered if version[0] <= event.time_ms]
+            if before:
+                newest = before[-1] == ordered[-1]
+                too_old = history_ms is not None and event.time_ms < observed[event.partition] - history_ms
+                found = before[-1][2] if newest or not too_old else None
+        elif versions[here]:
+            found = versions[here][-1][2]
+        if event.key is None:
+            found = None
+        if how == "left" or found is not None:
+            rows.append((event.partition, event.key, event.value, found))
+    return rows
+
+
+class Context:
+    """Counts what an operator leaves out."""
+
+    def __init__(self) -> None:
+        self.dropped: dict[str, int] = defaultdict(int)
+        self.errors: list[str] = []
+
+    def dead_letter(self, frame: pl.DataFrame, errors: Any) -> None:
+        self.errors.extend(error.code for error in errors)
+
+    def count_dropped(self, reason: str, count: int) -> None:
+        self.dropped[reason] += count
+
+    def closing_time_ms(self) -> dict[int, int]:
+        return {}
+
+    def now_ms(self) -> int:
+        return 0
+
+
+def make_join(*, how: str, as_of: bool, history_ms: int | None) -> TableJoin:
+    columns = tuple(Column(name=n, type="string") for n in ("k", "v", "found"))
+    step = TableJoinStep(
+        name="join",
+        inputs=("stream", "table"),
+        columns=columns,
+        on=(("k", "id"),),
+        how=how,
+        as_of=as_of,
+        renames={"value": "found"},
+        max_wait_ms=0,
+    )
+    return TableJoin(step, {"id": pl.String(), "value": pl.Int64()}, history_ms=history_ms)
+
+
+def frames(events: list[Event]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The two inputs of one call, numbered in arrival order."""
+    numbered = list(enumerate(events))
+    stream = [(e.partition, e.key, e.value, e.time_ms, n) for n, e in numbered if e.side == "stream"]
+    table = [(e.partition, e.key, e.value, e.time_ms, n, e.value is None) for n, e in numbered if e.side == "table"]
+    types = {PARTITION: pl.Int32, "k": pl.String, "v": pl.Int64, TIME: pl.Int64, SEQUENCE: pl.Int64}
+    left = pl.DataFrame(stream, schema=types, orient="row")
+    left = left.with_columns(
+        pl.lit(None, dtype).alias(name) for name, dtype in SYSTEM_COLUMNS.items() if name not in left.columns
+    )
+    names = {PARTITION: pl.Int32, "id": pl.String, "value": pl.Int64, TIME: pl.Int64, SEQUENCE: pl.Int64}
+    right = pl.DataFrame(table, schema={**names, DELETED: pl.Boolean}, orient="row")
+    return left, right
+
+
+def run(join: TableJoin, events: list[Event], cuts: list[int], context: Context) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    for start, stop in zip([0, *cuts], [*cuts, len(events)], strict=True):
+        output = join.process(list(frames(events[start:stop])), context)
+        rows.extend(output.select(PARTITION, "k", "v", "found").rows())
+    return rows
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    events=EVENTS,
+    how=st.sampled_from(["inner", "left"]),
+    as_of=st.booleans(),
+    history_ms=st.sampled_from([None, 10, 1000]),
+    data=st.data(),
+)
+def test_any_cut_and_any_rollback_give_the_record_at_a_time_answer(
+    events: list[Event], how: str, as_of: bool, history_ms: int | None, data: st.DataObject
+) -> None:
+    """Cutting the input anywhere, and undoing a stretch that is then processed again, changes nothing."""
+    join = make_join(how=how, as_of=as_of, history_ms=history_ms)
+    context = Context()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
+    undone = data.draw(st.integers(0, len(events)))
+    committed = data.draw(st.integers(0, undone))
+    run(join, events[:committed], [], Context())
+    join.commit()
+    run(join, events[committed:undone], [], Context())
+    join.rollback()
+    join.commit()
+    fresh = make_join(how=how, as_of=as_of, history_ms=history_ms)
+    expected = reference(events, how=how, as_of=as_of, history_ms=history_ms)
+    assert run(fresh, events, cuts, context) == expected
+    again = run(join, events[committed:], [], Context())
+    before = reference(events[:committed], how=how, as_of=as_of, history_ms=history_ms)
+    assert again == expected[len(before) :]
+
+
+def test_forgotten_partitions_match_nothing_and_others_stay() -> None:
+    """A partition that moved away takes its rows along, and only its own."""
+    join = make_join(how="left", as_of=False, history_ms=None)
+    run(join, [Event("table", 0, "a", 1, 0), Event("table", 1, "a", 2, 0)], [], Context())
+    join.commit()
+    join.forget([0])
+    asked = [Event("stream", 0, "a", 0, 1), Event("stream", 1, "a", 0, 1)]
+    assert [row[3] for row in run(join, asked, [], Context())] == [None, 2]
+
+
+@pytest.mark.parametrize(("how", "dropped"), [("inner", 1), ("left", 0)])
+def test_a_null_key_is_dropped_and_dead_lettered_by_an_inner_join_only(how: str, dropped: int) -> None:
+    """A null key is never silently lost."""
+    join, context = make_join(how=how, as_of=False, history_ms=None), Context()
+    rows = run(join, [Event("stream", 0, None, 1, 0)], [], context)
+    assert context.dropped["null_key"] == dropped == len(context.errors)
+    assert len(rows) == 1 - dropped

@@ -1,0 +1,325 @@
+"""Aggregation as the rules say it, one record at a time, over plain Python values.
+
+The engine's operators are compared with this. It keeps every row of every open window and computes results from
+scratch, so there is nothing clever in it that could be wrong in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from headrace.flow.plan import AggregateColumn, Window, WindowKind
+
+LONG_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record as an operator sees it."""
+
+    partition: int
+    time_ms: int
+    stream_time_ms: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """An output row."""
+
+    partition: int
+    key: tuple[Any, ...]
+    start_ms: int | None
+    end_ms: int | None
+    time_ms: int
+    stream_time_ms: int
+    values: tuple[Any, ...]
+
+
+@dataclass
+class Held:
+    """An open window (or session, or group) and its rows in order of arrival."""
+
+    partition: int
+    key: tuple[Any, ...]
+    start_ms: int | None
+    end_ms: int | None
+    rows: list[Row] = field(default_factory=list)
+
+
+class Reference:
+    """One aggregate step."""
+
+    def __init__(self, group: Sequence[str], window: Window | None, aggregates: Sequence[AggregateColumn]) -> None:
+        self.group, self.window, self.aggregates = list(group), window, list(aggregates)
+        self.held: list[Held] = []
+        self.closed_until: dict[int, int] = {}
+        self.dropped: dict[str, int] = {}
+        self.refused: list[Row] = []
+        self.table: dict[tuple[Any, ...], Result] = {}
+        """What the updates amount to, closed windows included."""
+
+    def add(self, row: Row) -> None:
+        """Take one record."""
+        key = tuple(row.values[name] for name in self.group)
+        if self.group and all(part is None for part in key):
+            self._drop("null_key")
+        elif self.window is None:
+            self._put([self._exactly(row, key, None, None)], row)
+        elif row.time_ms < 0:
+            self._drop("time_before_epoch")
+        elif self.window.kind is WindowKind.SESSION:
+            self._put_in_session(row, key, self.window)
+        else:
+            self._put_in_windows(row, key, self.window)
+
+    def close(self, partition: int, closing_ms: int) -> list[Result]:
+        """Close what is due; its final results."""
+        due = [held for held in self.held if held.partition == partition and self._is_due(held, closing_ms)]
+        if due:
+            self.closed_until[partition] = max(closing_ms, self.closed_until.get(partition, closing_ms))
+        self.held = [held for held in self.held if held not in due]
+        return [self.result(held) for held in due]
+
+    def close_idle(self, partition: int) -> list[Result]:
+        """Close everything, as if stream time had passed it."""
+        ends = [self._open_until(held) for held in self.held if held.partition == partition]
+        if not ends or self.window is None:
+            return []
+        return self.close(partition, max(ends) + (1 if self.window.kind is WindowKind.SESSION else 0))
+
+    def result(self, held: Held) -> Result:
+        """The output row of a window as it is."""
+        values = tuple(compute(each, held.rows) for each in self.aggregates)
+        time_ms = max(row.time_ms for row in held.rows)
+        stream_time_ms = max(row.stream_time_ms for row in held.rows)
+        return Result(held.partition, held.key, held.start_ms, held.end_ms, time_ms, stream_time_ms, values)
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def _exactly(self, row: Row, key: tuple[Any, ...], start: int | None, end: int | None) -> Held:
+        for held in self.held:
+            if (held.partition, held.start_ms, held.end_ms) == (row.partition, start, end) and same(held.key, key):
+                return held
+        return Held(row.partition, key, start, end)
+
+    def _put(self, targets: list[Held], row: Row) -> None:
+        if any(self._overflows([*held.rows, row]) for held in targets):
+            self.refused.append(row)
+            return
+        for held in targets:
+            held.rows.append(row)
+            if held not in self.held:
+                self.held.append(held)
+            self._publish(held)
+
+    def _publish(self, held: Held) -> None:
+        self.table[(held.partition, canonical(held.key), held.start_ms, held.end_ms)] = self.result(held)
+
+    def _withdraw(self, held: Held) -> None:
+        self.table.pop((held.partition, canonical(held.key), held.start_ms, held.end_ms), None)
+
+    def _put_in_windows(self, row: Row, key: tuple[Any, ...], window: Window) -> None:
+        reached = max(row.stream_time_ms, self.closed_until.get(row.partition, row.stream_time_ms))
+        targets = []
+        start = row.time_ms // window.advance_ms * window.advance_ms
+        while start >= 0 and start + window.size_ms > row.time_ms:
+            if start + window.size_ms + window.grace_ms <= reached:
+                self._drop("late")
+            else:
+                targets.append(self._exactly(row, key, start, start + window.size_ms))
+            start -= window.advance_ms
+        self._put(targets, row)
+
+    def _put_in_session(self, row: Row, key: tuple[Any, ...], window: Window) -> None:
+        reached = max(row.stream_time_ms, self.closed_until.get(row.partition, row.stream_time_ms))
+        life = window.gap_ms + window.grace_ms
+        met = [
+            held
+            for held in self.held
+            if held.partition == row.partition
+            and same(held.key, key)
+            and held.start_ms - window.gap_ms <= row.time_ms <= held.end_ms + window.gap_ms
+            and held.end_ms + life >= reached
+        ]
+        met.sort(key=lambda held: (held.start_ms, held.end_ms))
+        if not met and row.time_ms + life < reached:
+            self._drop("late")
+            return
+        rows = [*(each for held in met for each in held.rows), row]
+        if self._overflows(rows):
+            self.refused.append(row)
+            return
+        for held in met:
+            self._withdraw(held)
+        self.held = [held for held in self.held if held not in met]
+        times = [row.time_ms, *(held.start_ms for held in met), *(held.end_ms for held in met)]
+        session = Held(row.partition, key if not met else met[0].key, min(times), max(times), rows)
+        self.held.append(session)
+        self._publish(session)
+
+    def _open_until(self, held: Held) -> int:
+        assert self.window is not None
+        if self.window.kind is WindowKind.SESSION:
+            return held.end_ms + self.window.gap_ms + self.window.grace_ms
+        return held.end_ms + self.window.grace_ms
+
+    def _is_due(self, held: Held, closing_ms: int) -> bool:
+        if self.window is None:
+            return False
+        if self.window.kind is WindowKind.SESSION:
+            return self._open_until(held) < closing_ms
+        return self._open_until(held) <= closing_ms
+
+    def _overflows(self, rows: Sequence[Row]) -> bool:
+        for each in self.aggregates:
+            if each.function != "sum":
+                continue
+            values = [row.values[each.column] for row in rows if row.values[each.column] is not None]
+            if values and isinstance(values[0], int) and abs(sum(values)) > LONG_MAX:
+                return True
+            if values and isinstance(values[0], Decimal) and abs(sum(map(Fraction, values))) * 100 > 10**38 - 1:
+                return True
+        return False
+
+
+def canonical(value: Any) -> Any:
+    """A value that equals itself: NaN and minus zero have one spelling."""
+    if isinstance(value, tuple | list):
+        return tuple(canonical(each) for each in value)
+    if isinstance(value, float):
+        return "nan" if math.isnan(value) else value + 0.0
+    return value
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality of keys: nulls are equal, NaNs are equal."""
+    return bool(canonical(left) == canonical(right))
+
+
+def compute(aggregate: AggregateColumn, rows: Iterable[Row]) -> Any:
+    """One aggregate over rows in order of arrival."""
+    rows = list(rows)
+    if aggregate.function == "count" and aggregate.column is None:
+        return len(rows)
+    pairs = [(row.time_ms, row.values[aggregate.column]) for row in rows if row.values[aggregate.column] is not None]
+    return FUNCTIONS[aggregate.function](pairs, aggregate.options)
+
+
+Pairs = list[tuple[int, Any]]
+
+
+def _values(pairs: Pairs) -> list[Any]:
+    return [value for _, value in pairs]
+
+
+def _order(value: Any) -> Any:
+    """Sort key that puts NaN after all numbers."""
+    return (math.isnan(value), value) if isinstance(value, float) else value
+
+
+def _sum(pairs: Pairs, options: Mapping[str, Any]) -> Any:
+    values = _values(pairs)
+    if not values:
+        return None
+    return float_sum(values) if isinstance(values[0], float) else exact_sum(values)
+
+
+def exact_sum(values: Sequence[Any]) -> Any:
+    """Integers and decimals (two digits behind the point)."""
+    if isinstance(values[0], int):
+        return sum(values)
+    total = sum((Fraction(value) * 100 for value in values), Fraction(0))
+    sign, digits = (1 if total < 0 else 0), tuple(int(digit) for digit in str(abs(int(total))))
+    return Decimal((sign, digits, -2))
+
+
+def float_sum(values: Sequence[float]) -> float:
+    """The exact sum, terms cut off below a window that hangs from the largest; NaN and infinities as usual."""
+    special = sum((value for value in values if not math.isfinite(value)), 0.0)
+    if special != 0.0:
+        return special
+    return _to_float(windowed(values))
+
+
+def windowed(values: Sequence[float]) -> Fraction:
+    """The exact sum of finite values, each cut off (towards zero) below the window."""
+    tops = [(math.frexp(value)[1] - 1 + 1074) // 32 for value in values if value]
+    unit = Fraction(2) ** (32 * (max(tops, default=0) - 3) - 1074)
+    return sum((math.trunc(Fraction(value) / unit) * unit for value in values), Fraction(0))
+
+
+def _to_float(value: Fraction) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _mean(pairs: Pairs, options: Mapping[str, Any]) -> Any:
+    values = _values(pairs)
+    if not values:
+        return None
+    if isinstance(values[0], float):
+        return float_sum(values) / len(values)
+    return float(Fraction(exact_sum(values)) / len(values))
+
+
+def _var(pairs: Pairs, options: Mapping[str, Any]) -> Any:
+    values = [float(value) for value in _values(pairs)]
+    if len(values) < 2:
+        return None
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    exact = [Fraction(value) for value in values]
+    mean = sum(exact, Fraction(0)) / len(exact)
+    return _to_float(sum(((each - mean) ** 2 for each in exact), Fraction(0)) / (len(exact) - 1))
+
+
+def _std(pairs: Pairs, options: Mapping[str, Any]) -> Any:
+    variance = _var(pairs, options)
+    return None if variance is None else math.sqrt(variance)
+
+
+def _quantile(pairs: Pairs, options: Mapping[str, Any]) -> Any:
+    values = sorted((float(value) + 0.0 for value in _values(pairs)), key=_order)
+    if not values:
+        return None
+    if options.get("accuracy") is not None:
+        return values[math.floor((len(values) - 1) * options["q"])]
+    position = (len(values) - 1) * options["q"]
+    low, high = values[math.floor(position)], values[math.ceil(position)]
+    part = position - math.floor(position)
+    return low if part == 0 or low == high else low * (1.0 - part) + high * part
+
+
+def _edge(choose: Callable[..., Any]) -> Callable[[Pairs, Mapping[str, Any]], Any]:
+    def edge(pairs: Pairs, options: Mapping[str, Any]) -> Any:
+        if not pairs:
+            return None
+        return choose((time_ms, index, value) for index, (time_ms, value) in enumerate(pairs))
+
+    return edge
+
+
+FUNCTIONS: dict[str, Callable[[Pairs, Mapping[str, Any]], Any]] = {
+    "count": lambda pairs, options: len(pairs),
+    "sum": _sum,
+    "mean": _mean,
+    "var": _var,
+    "std": _std,
+    "min": lambda pairs, options: min(_values(pairs), key=_order, default=None),
+    "max": lambda pairs, options: max(_values(pairs), key=_order, default=None),
+    "first": _edge(lambda each: min(each, key=lambda item: item[:2])[2]),
+    "last": _edge(lambda each: max(each, key=lambda item: item[:2])[2]),
+    "count_distinct": lambda pairs, options: len({canonical(value) for value in _values(pairs)}),
+    "quantile": _quantile,
+    "top_k": lambda pairs, options: sorted(_values(pairs), key=_order, reverse=True)[: options["k"]],
+    "collect": lambda pairs, options: _values(pairs)[: options["limit"]],
+}

@@ -1,0 +1,124 @@
+"""Stream time, origin marks, checkpoints, and the formats of internal topics."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.engine import changelog, repartition
+from headrace.engine.checkpoint import Checkpoint, CheckpointTooLarge, CheckpointUnreadable, Progress
+from headrace.engine.operator import PARTITION, STREAM_TIME, TIME, StateChange
+from headrace.engine.repartition import Marks, own_partitions
+from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks, with_stream_time
+from headrace.log.port import OffsetAndMetadata, TopicPartition
+
+HERE = TopicPartition("t", 3)
+
+
+@given(times=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 100)), max_size=30), cut=st.integers(0, 30))
+def test_stream_time_is_a_running_maximum_whatever_the_cut(times: list[tuple[int, int]], cut: int) -> None:
+    """One call over all rows and two calls over two parts give the same column."""
+    frame = pl.DataFrame(times, schema={PARTITION: pl.Int32, TIME: pl.Int64}, orient="row")
+    whole = with_stream_time(frame, {})[STREAM_TIME].to_list()
+    clocks: dict[int, int] = {}
+    parts = [with_stream_time(piece, clocks)[STREAM_TIME].to_list() for piece in (frame.head(cut), frame[cut:])]
+    assert whole == parts[0] + parts[1]
+    largest: dict[int, int] = {}
+    for (partition, time), found in zip(times, whole, strict=True):
+        largest[partition] = max(time, largest.get(partition, 0))
+        assert found == largest[partition]
+
+
+def test_closing_time_is_the_smallest_mark_of_all_live_origins() -> None:
+    """Nothing closes before every origin spoke or is idle; it never goes back."""
+    marks = OriginMarks(expected=3)
+    marks.note({0: 100, 1: 50}, [])
+    assert marks.closing_ms == BEFORE_ALL_MS
+    marks.note({}, [2])
+    assert marks.closing_ms == 50
+    marks.note({2: 10}, [])
+    assert marks.closing_ms == 50
+    marks.note({}, [0, 1, 2])
+    assert marks.closing_ms == 100
+
+
+@given(
+    progress=st.dictionaries(
+        st.integers(0, 3),
+        st.builds(
+            Progress,
+            st.integers(5, 10**12),
+            st.integers(0, 10**5),
+            st.sampled_from([BEFORE_ALL_MS, 0, 10**12]),
+            st.sampled_from([BEFORE_ALL_MS, 0, 10**12]),
+        ),
+    ),
+    marks=st.dictionaries(st.integers(0, 50), st.integers(0, 2 * 10**12)),
+    idle=st.frozensets(st.integers(0, 50)),
+    closing=st.sampled_from([BEFORE_ALL_MS, 5]),
+)
+def test_a_checkpoint_survives_its_text(
+    progress: dict[int, Progress], marks: dict[int, int], idle: frozenset[int], closing: int
+) -> None:
+    """What is committed beside an offset is what is read back."""
+    offset = min((each.offset for each in progress.values()), default=5)
+    kept = Checkpoint(offset, progress, closing, marks, idle)
+    back = Checkpoint.from_commit(HERE, kept.to_commit(HERE))
+    assert all(back.of(index) == kept.of(index) for index in range(4))
+    assert (back.closing_ms, dict(back.marks_ms), back.idle) == (closing, marks, idle)
+
+
+def test_a_checkpoint_of_a_hundred_origins_fits_and_too_many_are_refused() -> None:
+    """The broker's limit is never met by surprise."""
+    many = {origin: 1_700_000_000_000 + origin * 7919 for origin in range(128)}
+    assert len(Checkpoint(1, marks_ms=many).to_commit(HERE).metadata) < 4000
+    with pytest.raises(CheckpointTooLarge, match="t\\[3\\]"):
+        Checkpoint(1, marks_ms={origin: origin * 10**9 for origin in range(1000)}).to_commit(HERE)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"q": {"x": 1}}', '"hello"'])
+def test_a_foreign_commit_is_refused_by_name(text: str) -> None:
+    """Somebody else's text beside an offset is never taken for ours."""
+    with pytest.raises(CheckpointUnreadable, match="t\\[3\\]"):
+        Checkpoint.from_commit(HERE, OffsetAndMetadata(7, text))
+
+
+def test_repartition_messages_carry_rows_in_order_and_marks_at_the_end() -> None:
+    """Large frames are cut; only the last piece has the marks; a mark alone is a message too."""
+    frame = pl.DataFrame({"k": [f"key {n}" for n in range(repartition.ROWS_PER_MESSAGE_MAX + 5)]})
+    marks = Marks({0: 5, 3: 9}, frozenset({1}))
+    decoded = [repartition.decode(value) for value in repartition.encode(frame, marks)]
+    assert pl.concat([piece for piece, _ in decoded]).equals(frame)
+    assert [each for _, each in decoded] == [Marks(), marks]
+    alone = [repartition.decode(value) for value in repartition.encode(frame.clear(), marks)]
+    assert [each for _, each in alone] == [marks]
+    assert not list(repartition.encode(frame.clear(), Marks()))
+
+
+def test_the_own_hash_does_not_depend_on_integer_width_or_enum() -> None:
+    """The same key of another type lands in the same partition; null keys have one too."""
+    keys = ["7", "8", None, "9"]
+    text = pl.DataFrame({"k": keys})
+    number = text.select(pl.col("k").cast(pl.Int16))
+    wide = text.select(pl.col("k").cast(pl.Int64))
+    symbol = text.select(pl.col("k").cast(pl.Enum(["7", "8", "9"])))
+    found = [own_partitions(frame, ["k"], 16).tolist() for frame in (text, number, wide, symbol)]
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_changelog_messages_survive_their_bytes() -> None:
+    """State columns, the partition's numbers and the runner's clock come back."""
+    change = StateChange(2, pl.DataFrame({"k": ["a"], "n": [1]}), {"closed_until_ms": 5})
+    back = changelog.decode(2, changelog.encode(change, {"output": 9}))
+    assert back.change.frame.equals(change.frame)
+    assert (back.change.partition, back.change.meta, back.clock) == (2, {"closed_until_ms": 5}, {"output": 9})
+
+
+@pytest.mark.parametrize(
+    ("delta_rows", "state_rows", "due"), [(99_999, 1, False), (100_000, 1, True), (100_000, 1_000_000, False)]
+)
+def test_a_snapshot_is_due_in_proportion_to_the_state(delta_rows: int, state_rows: int, due: bool) -> None:
+    """The changelog stays within a constant factor of the state."""
+    assert changelog.snapshot_is_due(delta_rows=delta_rows, state_rows=state_rows) is due

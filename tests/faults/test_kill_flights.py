@@ -1,0 +1,154 @@
+"""kill -9 in the middle of the flights job, on a real broker with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from headrace.demo import database, oracle
+from headrace.demo.replay import records_in, replay
+from headrace.demo.source_files import read_flights
+from headrace.engine.topic_reader import TopicReader
+from headrace.log.port import TopicPartition
+from headrace.workspace.apply import apply_plan
+from headrace.workspace.environment import Environment, connect
+from headrace.workspace.load import load
+from headrace.workspace.plan import make_plan
+from tests.engine.harness import wait_until
+
+FLIGHTS = 60_000
+"""Enough for the workers to be in the middle of something at each kill."""
+KILLS = 3
+OUTPUT = "carrier.delays.hourly"
+ROOT = Path(__file__).parents[2]
+
+
+def worker_processes(supervisor: int) -> list[int]:
+    """Process ids of a supervisor's children."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == supervisor:
+                    found.append(int(entry.name))
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def fleet(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`headrace run` with two workers."""
+    with (root / "workers.log").open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headrace.cli", "run", "--workers", "2", "--env", "kafka"],
+            cwd=root,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def committed_rows(environment: Environment, topic: str, contract: Any) -> pl.DataFrame:
+    """Every read-committed row of a derived topic."""
+    reader = TopicReader(contract, environment.registry)
+    consumer = environment.log.consumer()
+    here = [TopicPartition(topic, number) for number in range(4)]
+    ends = consumer.end_offsets(here)
+    consumer.assign(dict.fromkeys(here, -2))
+    frames = []
+    while any(consumer.position([each])[each] < end for each, end in ends.items() if end):
+        frames.extend(reader.read(batch).frame for batch in consumer.poll(100_000, 0.5))
+    consumer.close()
+    return pl.concat(frames)
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_three_kills_leave_no_trace_in_topic_and_table(
+    kafka_bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers killed mid-way and restarted: derived topic and DuckDB table equal the batch answer, no row twice."""
+    import shutil
+
+    monkeypatch.setenv("HEADRACE_KAFKA", kafka_bootstrap)
+    root = tmp_path / "flights"
+    shutil.copytree(ROOT / "examples" / "flights", root, ignore=shutil.ignore_patterns("__pycache__"))
+    name = f"flights{os.getpid()}"
+    (root / "headrace.toml").write_text((root / "headrace.toml").read_text().replace('"flights"', f'"{name}"'))
+    database.create(root / "fleet.db")
+    flights = read_flights(FLIGHTS)
+    expected = oracle.answer(flights)
+    workspace = load(root)
+    generator = random.Random(5)
+    with connect(workspace.file, workspace.contracts, "kafka") as environment:
+        apply_plan(make_plan(workspace, environment), workspace, environment)
+        with fleet(root) as supervisor:
+            killed: Counter[int] = Counter()
+            due = [FLIGHTS * share // 5 for share in range(1, KILLS + 1)]
+            published = 0
+
+            def advance(count: int) -> None:
+                nonlocal published
+                published += count
+                if due and published >= due[0]:
+                    due.pop(0)
+                    victims = worker_processes(supervisor.pid)
+                    victim = generator.choice(victims)
+                    os.kill(victim, signal.SIGKILL)
+                    killed[victim] += 1
+                time.sleep(0.2)
+
+            replay(
+                environment,
+                root / "fleet.db",
+                flights,
+                alive=lambda: None,
+                progress=advance,
+                chunk_rows=2_000,
+            )
+            assert sum(killed.values()) == KILLS
+
+            def finished() -> bool:
+                return records_in(environment.log, OUTPUT) >= expected.height and target_rows(root) >= expected.height
+
+            wait_until(finished, "the last row", timeout_s=240)
+            quiet_since, before = time.monotonic(), records_in(environment.log, OUTPUT)
+            while time.monotonic() - quiet_since < 6:
+                now = records_in(environment.log, OUTPUT)
+                if now != before:
+                    quiet_since, before = time.monotonic(), now
+                time.sleep(0.2)
+        rows = committed_rows(environment, OUTPUT, workspace.topics[OUTPUT])
+    topic = oracle.compare(oracle.comparable(rows), expected)
+    table = oracle.compare(oracle.read_target(root / "delays.duckdb"), expected)
+    assert topic.rows_equal, topic
+    assert table.rows_equal, table
+
+
+def target_rows(root: Path) -> int:
+    """Rows in the DuckDB table; -1 while it cannot be read."""
+    try:
+        return oracle.read_target(root / "delays.duckdb").height
+    except oracle.duckdb.Error:
+        return -1

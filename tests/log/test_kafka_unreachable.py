@@ -1,0 +1,141 @@
+"""The Kafka log without a broker: settings that are refused, secrets that stay secret, calls that give up in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from structlog.testing import capture_logs
+
+from headrace.errors import Fault
+from headrace.log.columns import outgoing
+from headrace.log.kafka import KafkaLog, SettingsInvalid
+from headrace.log.kafka.connection import Connection
+from headrace.log.port import Log, LogUnavailable, OffsetAndMetadata, RebalanceListener, TopicPartition, TopicSpec
+
+NOWHERE = "127.0.0.1:1"
+UNAVAILABLE_AFTER_S = 0.5
+PLACE = TopicPartition("orders", 0)
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def log() -> KafkaLog:
+    return KafkaLog(NOWHERE, unavailable_after_s=UNAVAILABLE_AFTER_S)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda log: log.admin().topics(),
+        lambda log: log.admin().create_topics([TopicSpec("orders")]),
+        lambda log: log.admin().end_offsets([PLACE]),
+        lambda log: log.admin().groups(),
+        lambda log: log.admin().group_offsets("g"),
+        lambda log: log.admin().alter_group_offsets("g", {PLACE: OffsetAndMetadata(0)}),
+        lambda log: log.producer(transactional_id="id"),
+        lambda log: log.producer().produce(outgoing("orders", [b"x"])),
+        lambda log: log.consumer(group="g").committed([PLACE]),
+        lambda log: log.consumer().assign({PLACE: -2}),
+    ],
+)
+def test_calls_give_up_in_time_and_name_the_brokers(log: KafkaLog, call: Callable[[Log], object]) -> None:
+    """An unreachable broker is `LogUnavailable`, to be retried, with the address that was tried."""
+    started = time.monotonic()
+    with pytest.raises(LogUnavailable, match=NOWHERE) as caught:
+        call(log)
+    assert caught.value.fault is Fault.RETRY
+    assert time.monotonic() - started < 20
+
+
+def test_polling_goes_on_and_says_so(log: KafkaLog) -> None:
+    """A member of a group waits for its broker: empty polls, and a line in the log instead of silence."""
+    with closing(log.consumer(group="g")) as consumer, capture_logs() as lines:
+        consumer.subscribe(["orders"], RebalanceListener(_ignore, _ignore, _ignore))
+        deadline = time.monotonic() + 20
+        while not lines and time.monotonic() < deadline:
+            assert not consumer.poll(10, 0.1)
+    assert [(line["event"], line["brokers"], line["log_level"]) for line in lines] == [
+        ("kafka_unreachable", NOWHERE, "warning")
+    ]
+    assert "Connection refused" in lines[0]["reason"]
+
+
+def test_closing_does_not_wait_for_a_broker(log: KafkaLog) -> None:
+    """Clients that never reached anybody close at once."""
+    producer, consumer = log.producer(), log.consumer(group="g")
+    consumer.subscribe(["orders"], RebalanceListener(_ignore, _ignore, _ignore))
+    consumer.poll(10, 0.1)
+    started = time.monotonic()
+    for each in (producer, consumer, log):
+        each.close()
+    assert time.monotonic() - started < 5
+
+
+def test_trouble_is_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many calls suffer, there is one line per interval; an error that does not pass is raised at once."""
+    monkeypatch.setattr("headrace.log.kafka.connection.BACKOFF_FIRST_S", 0.0)
+    connection, answers = Connection(NOWHERE), [KafkaError._TRANSPORT] * 5 + [KafkaError._TIMED_OUT] * 5
+
+    def call() -> str:
+        if answers:
+            raise KafkaException(KafkaError(answers.pop()))
+        return "done"
+
+    with capture_logs() as lines:
+        assert connection.repeat("asking", call) == "done"
+        assert len(lines) == 1
+        with pytest.raises(KafkaException):
+            connection.repeat("asking", _denied)
+        assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["acks", "isolation.level", "partitioner", "group.protocol", "group.instance.id", "bootstrap.servers"]
+)
+def test_settings_that_promises_rest_on_are_refused(name: str) -> None:
+    """Exactly-once, co-partitioning and fencing cannot be configured away, not even by accident."""
+    for kind in ("config", "producer_config", "consumer_config"):
+        with pytest.raises(SettingsInvalid, match=name):
+            KafkaLog(NOWHERE, **{kind: {name: "1"}})
+
+
+def test_no_brokers_are_refused() -> None:
+    """An empty address is the user's mistake, not an outage."""
+    with pytest.raises(SettingsInvalid):
+        KafkaLog(" ")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"no.such.setting": "1"},
+        {
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "PLAIN",
+            "sasl.kerberos.min.time.before.relogin": "-7",
+        },
+        {"enable.ssl.certificate.verification": SECRET},
+    ],
+)
+def test_settings_the_client_refuses_are_named_without_secrets(config: dict[str, str]) -> None:
+    """The message names the setting; no secret is in it, nor in the `repr` of the log."""
+    log = KafkaLog(NOWHERE, config={"sasl.password": SECRET, **config})
+    for make in (log.admin, log.producer, log.consumer):
+        with pytest.raises(SettingsInvalid, match=list(config)[-1].replace(".", r"\.")) as caught:
+            make()
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is None
+    assert "sasl.password" in repr(log)
+    assert SECRET not in repr(KafkaLog(NOWHERE, config={"sasl.password": SECRET}))
+
+
+def _ignore(_: object) -> None:
+    """A callback without interest."""
+
+
+def _denied() -> None:
+    raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))

@@ -1,0 +1,142 @@
+"""The project's own Kafka broker: it starts, stops, keeps its data when asked to, and never outlives its owner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from headrace.log.columns import outgoing
+from headrace.log.kafka import KafkaLog
+from headrace.testing.broker import find_broker, running_broker, start_broker, stop_broker
+from headrace.testing.kafka_jars import BrokerError, missing_programs
+from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
+from headrace.testing.log_conformance.probe import make_topic, read, unique, values_of
+
+pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("kafka")]
+
+OUTAGE_TIMEOUT_MS = 120_000
+"""Longer than a broker takes to come back on a busy machine: the transaction must still be open then."""
+
+OWNER = """
+import sys
+from headrace.testing.broker import running_broker
+with running_broker() as broker:
+    print(broker.pid, broker.directory, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _programs() -> None:
+    reason = missing_programs()
+    if reason and not is_required():
+        pytest.skip(reason)
+
+
+def test_a_transaction_survives_a_restart_of_the_broker(tmp_path: Path) -> None:
+    """The command starts and stops; data and address stay; a commit over the outage stores each record once."""
+    home = tmp_path / "kafka"
+    address = _command("start", home)
+    try:
+        assert _command("start", home) == address
+        assert address in _command("status", home)
+        with (
+            closing(KafkaLog(address, transaction_timeout_ms=OUTAGE_TIMEOUT_MS)) as log,
+            closing(log.producer(transactional_id=unique("id"))) as producer,
+        ):
+            topic = make_topic(log)
+            producer.begin()
+            producer.produce(outgoing(topic, [b"before"]))
+            producer.commit()
+            producer.begin()
+            producer.produce(outgoing(topic, [b"over"]))
+            producer.flush()
+            assert _command("stop", home) == "stopped"
+            assert _command("stop", home) == "not running"
+            assert _command("start", home) == address
+            producer.commit()
+            assert values_of(read(log, topic, 2)) == [b"before", b"over"]
+    finally:
+        stop_broker(home)
+    assert find_broker(home) is None
+    assert (home / "data").is_dir()
+
+
+def test_a_broker_dies_with_its_owner() -> None:
+    """Even kill -9 of the process that started it leaves no broker behind."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        pid, directory = owner.stdout.readline().split(maxsplit=1)
+        home = Path(directory.strip())
+        assert find_broker(home) is not None
+        owner.kill()
+        owner.wait()
+        deadline = time.monotonic() + 20
+        while find_broker(home) is not None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert find_broker(home) is None, f"broker {pid} lives on"
+    stop_broker(home)
+    assert not home.exists(), "temporary data stays"
+
+
+def test_the_context_leaves_nothing() -> None:
+    """After `running_broker` there is no process and no directory."""
+    with pytest.raises(KeyboardInterrupt), running_broker() as broker:
+        raise KeyboardInterrupt
+    with pytest.raises(ProcessLookupError):
+        os.killpg(broker.pid, signal.SIGTERM)
+    assert not Path(broker.directory).exists()
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Java or Maven the error says which, and how to do without; nothing is started."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(BrokerError, match="java"):
+        start_broker(tmp_path / "kafka")
+    monkeypatch.delenv("HEADRACE_TEST_KAFKA", raising=False)
+    monkeypatch.setattr("headrace.testing.kafka_service._docker_answers", lambda: False)
+    with pytest.raises(KafkaMissing, match="HEADRACE_TEST_KAFKA"):
+        kafka_service(tmp_path / "kafka", owner_pid=os.getpid())
+    old = tmp_path / "java"
+    old.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\"' >&2\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(BrokerError, match="Java 11"):
+        start_broker(tmp_path / "kafka")
+
+
+def test_maven_is_named_when_the_jars_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache and no Maven: the message tells that Maven is what is missing."""
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'openjdk version \"21.0.1\"' >&2\n")
+    java.chmod(0o755)
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "mvn" in missing_programs()
+    with pytest.raises(BrokerError, match="mvn"):
+        start_broker(tmp_path / "kafka")
+
+
+def test_a_given_address_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`HEADRACE_TEST_KAFKA` is used as it is; nothing is started."""
+    monkeypatch.setenv("HEADRACE_TEST_KAFKA", "somewhere:9092")
+    with kafka_service(tmp_path / "kafka", owner_pid=os.getpid()) as address:
+        assert address == "somewhere:9092"
+    assert not (tmp_path / "kafka").exists()
+
+
+def _command(action: str, home: Path) -> str:
+    command = [sys.executable, "-m", "headrace.testing.broker", action, "--directory", str(home)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
