@@ -92,9 +92,7 @@ def to_frame(rows: Sequence[Row], columns: Mapping[str, pl.DataType]) -> pl.Data
         SEQUENCE: list(range(len(rows))),
         SOURCE: [None] * len(rows),
     }
-    return pl.DataFrame(
-        [*data, *(pl.Series(name, values, SYSTEM_COLUMNS[name]) for name, values in system.items())]
-    )
+    return pl.DataFrame([*data, *(pl.Series(name, values, SYSTEM_COLUMNS[name]) for name, values in system.items())])
 
 
 @dataclass

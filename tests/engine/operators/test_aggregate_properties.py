@@ -128,7 +128,9 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         closing.append({p: min(clocks[p, 0], clocks[p, 1]) for p in PARTITIONS})
     cuts = draw(
         st.dictionaries(
-            st.integers(1, count), st.sampled_from(["cut", "commit", "abort", "restore", "snapshot", "idle"]), max_size=8
+            st.integers(1, count),
+            st.sampled_from(["cut", "commit", "abort", "restore", "snapshot", "idle"]),
+            max_size=8,
         )
     )
     return Scenario(rows, closing, cuts)

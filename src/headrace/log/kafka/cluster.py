@@ -121,9 +121,7 @@ class Cluster:
         """The first offset of each partition."""
         return self._offsets("asking for beginning offsets", dict.fromkeys(partitions, BEGINNING))
 
-    def end_offsets(
-        self, partitions: Iterable[TopicPartition], *, committed: bool = True
-    ) -> dict[TopicPartition, int]:
+    def end_offsets(self, partitions: Iterable[TopicPartition], *, committed: bool = True) -> dict[TopicPartition, int]:
         """The last stable offset of each partition, or the high watermark."""
         isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         return self._offsets("asking for end offsets", dict.fromkeys(partitions, END), isolation)
