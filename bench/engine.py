@@ -201,7 +201,7 @@ def _work(log: Log, registry: Registry, compiled: CompiledPipeline, job: str, nu
     def work() -> None:
         try:
             worker.run(stop)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
             failures.append(error)
 
     thread = threading.Thread(target=work)
@@ -244,10 +244,9 @@ def _read_all(log: Log, reader: TopicReader, topic: str) -> pl.DataFrame:
     here = [TopicPartition(topic, partition) for partition in range(orders.PARTITIONS)]
     ends = consumer.end_offsets(here)
     consumer.assign(dict.fromkeys(here, -2))
-    frames = []
+    frames: list[pl.DataFrame] = []
     while any(consumer.position([each])[each] < end for each, end in ends.items() if end):
-        for batch in consumer.poll(50_000, 0.5):
-            frames.append(reader.read(batch).frame)
+        frames.extend(reader.read(batch).frame for batch in consumer.poll(50_000, 0.5))
     consumer.close()
     return pl.concat(frames)
 

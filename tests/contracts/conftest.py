@@ -1,7 +1,7 @@
 """Random Avro schemas and values, for the tests of this room.
 
-Owns `avro_types`: a strategy of Avro types, each with values in two notations: as fastavro writes them when no type has a
-logical type, and as the columns should show them.
+Owns `avro_types`: a strategy of Avro types, each with values in two notations: as fastavro writes them when no type has
+a logical type, and as the columns should show them.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ class Harness:
         sources = compiled.plan.source_topics()
         outputs = [output.topic for output in compiled.plan.outputs]
         specs = [TopicSpec(topic, partitions) for topic in (*sources, *outputs)]
-        for topic in internal_topics(compiled.plan, lambda _: partitions):
-            specs.append(TopicSpec(topic.name, topic.partitions, config=topic.config))
+        internal = internal_topics(compiled.plan, lambda _: partitions)
+        specs.extend(TopicSpec(topic.name, topic.partitions, config=topic.config) for topic in internal)
         self._admin.create_topics(specs)
         self.partitions = partitions
 
@@ -108,7 +108,7 @@ class Harness:
         def run() -> None:
             try:
                 worker.run(stop)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
                 errors.append(error)
 
         running = Running(worker, stop, threading.Thread(target=run, name=instance), errors)

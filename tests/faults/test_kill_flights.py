@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -150,5 +151,5 @@ def target_rows(root: Path) -> int:
     """Rows in the DuckDB table; -1 while it cannot be read."""
     try:
         return oracle.read_target(root / "delays.duckdb").height
-    except oracle.duckdb.Error:
+    except duckdb.Error:
         return -1

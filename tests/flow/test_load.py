@@ -70,7 +70,8 @@ def big():
 
 def test_loading_again_reads_again(tmp_path: Path) -> None:
     """An edited file, and an edited file beside it, count at the next load."""
-    text = "import headrace as hr\nfrom shared import TOPIC\n@hr.pipeline\ndef p(): hr.stream('orders').filter('paid').to(TOPIC)\n"
+    head = "import headrace as hr\nfrom shared import TOPIC\n@hr.pipeline\n"
+    text = head + "def p(): hr.stream('orders').filter('paid').to(TOPIC)\n"
     (tmp_path / "shared.py").write_text("TOPIC = 'one'\n")
     assert load_text(tmp_path, text)[0].plan.outputs[0].topic == "one"
     (tmp_path / "shared.py").write_text("TOPIC = 'three'\n")

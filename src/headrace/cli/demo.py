@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import duckdb
 import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -165,7 +166,7 @@ def _workers(root: Path, environment_name: str) -> Iterator[Callable[[], None]]:
 def _rows_in(target: Path) -> int:
     try:
         return oracle.read_target(target).height if target.exists() else 0
-    except oracle.duckdb.Error:
+    except duckdb.Error:
         # The connector holds the file, or has not made the table yet.
         return -1
 

@@ -51,7 +51,7 @@ class Encoded:
 class RecordCodec(Protocol):
     """Decodes and encodes values of one schema. May be used from one thread at a time.
 
-    A registry that cannot be reached raises `RegistryUnavailable` (retry the same call); everything else is a failed row.
+    A registry that cannot be reached raises `RegistryUnavailable` (retry the same call); all else is a failed row.
     """
 
     arrow_schema: pa.Schema

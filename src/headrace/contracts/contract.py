@@ -3,7 +3,8 @@
 Owns the `Contract` value. `contracts.load` reads it from YAML and `.avsc`; the flow room infers it for derived topics.
 
 - A contract is frozen and complete: nothing about the topic's meaning is kept elsewhere.
-- `schema` is the Avro record of a row. For `kind: change` it is the row inside the envelope; `value_schema` is what is on the wire.
+- `schema` is the Avro record of a row. For `kind: change` it is the row inside the envelope;
+  `value_schema` is what is on the wire.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Contract:
     time: str | None = None
     """Column of `schema` with the event time; None for the record's timestamp."""
     record_time: bool = False
-    """The contract says that the record's timestamp is the event time (`time` is None). Windows need one or the other."""
+    """The contract says that the record's timestamp is the event time (`time` is None). Windows need one of the two."""
     time_ahead_max_ms: int = EVENT_TIME_AHEAD_MAX_MS
     compatibility: CompatibilityMode = CompatibilityMode.BACKWARD
     retention_ms: int | None = None

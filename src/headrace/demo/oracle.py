@@ -58,7 +58,7 @@ def answer(flights: pl.DataFrame) -> pl.DataFrame:
     database.register("flights", flights.to_arrow())
     database.register("planes", _register().to_arrow())
     database.register("airlines", read_airlines().to_arrow())
-    result = database.execute(QUESTION).pl()
+    result = _frame(database.execute(QUESTION))
     database.close()
     return comparable(result)
 
@@ -78,7 +78,7 @@ def read_target(database: Path) -> pl.DataFrame:
     connection = duckdb.connect(str(database), read_only=True)
     try:
         connection.execute("SET TimeZone = 'UTC'")
-        return comparable(connection.execute(f"SELECT * FROM {TARGET_TABLE}").pl())
+        return comparable(_frame(connection.execute(f"SELECT * FROM {TARGET_TABLE}")))
     finally:
         connection.close()
 
@@ -87,9 +87,13 @@ def summary(database: Path) -> pl.DataFrame:
     """The busiest carriers and their delays, from the target."""
     connection = duckdb.connect(str(database), read_only=True)
     try:
-        return connection.execute(SUMMARY).pl()
+        return _frame(connection.execute(SUMMARY))
     finally:
         connection.close()
+
+
+def _frame(result: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    return pl.DataFrame(result.to_arrow_table())
 
 
 def comparable(frame: pl.DataFrame) -> pl.DataFrame:

@@ -72,7 +72,7 @@ def read_flights(rows: int | None = None) -> pl.DataFrame:
         )
     )
     columns = ["carrier", "flight", "scheduled_at", "origin", "dest", "tailnum", "dep_delay", "distance", "left_at"]
-    types = {"flight": pl.Int32, "distance": pl.Int32, "dep_delay": pl.Float64}
+    types = pl.Schema({"flight": pl.Int32(), "distance": pl.Int32(), "dep_delay": pl.Float64()})
     ordered = flights.select(columns).cast(types).sort("left_at", "carrier", "flight", "scheduled_at")
     return ordered if rows is None else ordered.head(rows)
 

@@ -2,11 +2,11 @@
 
 Owns their names, which are stable, and how they follow from what workers report. `docs/operating.md` lists them.
 
-- Values are read from the latest `WorkerStatus` when somebody asks; nothing is counted per record for a metric. Only the
+- Values are read from the latest `WorkerStatus` when somebody asks; nothing is counted per record for a metric. Only
   two histograms are observed, once per commit and once per batch.
 - Units are seconds, records, rows and bytes.
-- Labels are names from the plan and codes from the code, so their number is finite; `SERIES_PER_PIPELINE_MAX` bounds it in
-  any case. No label holds a partition, an offset, a key or a value.
+- Labels are names from the plan and codes from the code, so their number is finite; `SERIES_PER_PIPELINE_MAX` bounds it
+  in any case. No label holds a partition, an offset, a key or a value.
 - Counters count since the worker started; Prometheus knows what to do when they begin again.
 """
 

@@ -12,7 +12,7 @@ engine (which makes them).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from headrace.errors import Fault, HeadraceError, Where
 
@@ -193,5 +193,5 @@ def _check_whole(function: str, option: str, value: Any, most: int, where: Where
         )
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
 """An egress in a process of its own, to be killed: `python -m headrace.testing.sink_child ARGUMENTS`.
 
-Owns nothing; `sink_conformance` starts it. ARGUMENTS is JSON: log, connector (`module:name`), config, and the contract's
-topic, kind, key and schema.
+Owns nothing; `sink_conformance` starts it. ARGUMENTS is JSON: log, connector (`module:name`), config, and the
+contract's topic, kind, key and schema.
 """
 
 from __future__ import annotations

@@ -103,8 +103,8 @@ class Faulty:
 class SinkConformance:
     """All that is asked of a connector."""
 
-    connector: ClassVar[Callable[[], Connector]]
-    """Makes a new connector: the class, as its entry point names it."""
+    connector: ClassVar[type[Connector]]
+    """The connector's class, as its entry point names it."""
 
     def options(self, folder: Path) -> dict[str, Any]:
         """Options for a target that is this test's own; called again, the same target."""
@@ -118,7 +118,6 @@ class SinkConformance:
         super().__init_subclass__(**arguments)
         if "connector" not in cls.__dict__:
             return
-        cls.connector = staticmethod(cls.__dict__["connector"])
         capabilities = cls.connector().capabilities
         for name in dir(cls):
             condition = getattr(getattr(cls, name), _NEEDS, None)
@@ -166,7 +165,7 @@ class SinkConformance:
 
     @needs(lambda can: Mode.UPSERT in can.modes)
     def test_upsert_holds_the_latest_row_of_each_key(self, stage: Stage, tmp_path: Path) -> None:
-        """Mode upsert: the last of several records of a key wins, inside one batch and across flushes; deletions stay."""
+        """Mode upsert: the last of several records of a key wins, in one batch and across flushes; deletions stay."""
         stage.publish([order(number % 10, amount=number) for number in range(95)])
         stage.deliver(self.connector(), self.config(tmp_path, Mode.UPSERT))
         stage.publish([order(3, amount=1000.0)])
@@ -178,7 +177,7 @@ class SinkConformance:
 
     @needs(lambda can: Mode.REPLICATE in can.modes)
     def test_replicate_deletes_by_key(self, stage: Stage, tmp_path: Path) -> None:
-        """Mode replicate: a tombstone removes its row, also in the batch that made it, and a later row brings it back."""
+        """Mode replicate: a tombstone removes its row, even in the batch that made it; a later row brings it back."""
         stage.publish([order(number) for number in range(20)])
         stage.delete([{"id": number} for number in (1, 2, 3, 99)])
         stage.deliver(self.connector(), self.config(tmp_path, Mode.REPLICATE))
@@ -191,7 +190,7 @@ class SinkConformance:
 
     @needs(lambda can: Mode.REPLICATE in can.modes)
     def test_replicate_follows_changes_of_a_database(self, tmp_path: Path) -> None:
-        """Envelopes of a `change` topic: snapshot, create, update, a changed key, and a deletion whose `before` is empty."""
+        """Envelopes of a `change` topic: snapshot, create, update, a changed key, a deletion whose `before` is empty."""
         stage = Stage(tmp_path, order_contract(TopicKind.CHANGE))
         stage.publish_changes(
             [
@@ -210,7 +209,7 @@ class SinkConformance:
 
     @pytest.mark.parametrize("moment", ["opened", "written", "flushing", "flushed"])
     def test_crash_at_any_moment_loses_nothing(self, stage: Stage, tmp_path: Path, moment: str) -> None:
-        """A process that dies after opening, writing, before a flush or right after it: the next one completes the rows."""
+        """A process that dies after opening, writing, before or after a flush: the next one completes the rows."""
         rows = [order(number) for number in range(200)]
         stage.publish(rows)
         for mode in self.modes():
@@ -222,7 +221,7 @@ class SinkConformance:
             self.check_rows(folder, mode, rows)
 
     def test_kill_at_random_moments_loses_nothing(self, stage: Stage, tmp_path: Path) -> None:
-        """Processes killed with SIGKILL while they flush: the target ends with the rows that an undisturbed run gives."""
+        """Processes killed with SIGKILL while they flush: the target ends with the rows of an undisturbed run."""
         rows = [order(number) for number in range(3_000)]
         for mode in self.modes():
             folder = tmp_path / mode.value
@@ -377,7 +376,7 @@ class SinkConformance:
     def start_and_kill(self, stage: Stage, config: EgressConfig) -> None:
         """Run the egress in a process and kill it some time after its first commit."""
         factory = self.connector
-        name = f"{factory.__module__}:{factory.__qualname__}"  # type: ignore[attr-defined]
+        name = f"{factory.__module__}:{factory.__qualname__}"
         text = sink_child.arguments(stage.log_path, name, config, stage.contract)
         before = self.committed(stage, config)
         child = subprocess.Popen([sys.executable, "-m", "headrace.testing.sink_child", text])

@@ -157,7 +157,7 @@ class Stage:
         def run() -> None:
             try:
                 runner.run(stop)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
                 raised.append(error)
 
         thread = threading.Thread(target=run, name=f"egress-{runner.config.name}")

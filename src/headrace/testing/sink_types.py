@@ -113,7 +113,7 @@ _ROWS: Sequence[Mapping[str, Any]] = (
 def every_type_contract(topic: str) -> Contract:
     """A key `id` and one nullable column of each type."""
     defined: set[str] = set()
-    fields = [{"name": "id", "type": "long"}]
+    fields: list[dict[str, Any]] = [{"name": "id", "type": "long"}]
     for name, avro_type in _TYPES.items():
         branches = avro_type if isinstance(avro_type, list) else ["null", avro_type]
         fields.append({"name": name, "type": branches, "default": None})

@@ -2,8 +2,8 @@
 
 Owns the listening socket and the thread that answers. Reads `Health`; changes nothing.
 
-- `/live` answers as long as the process does. It says nothing of the work: a broker that is away, or a long restore, is no
-  reason to kill a worker.
+- `/live` answers as long as the process does. It says nothing of the work: a broker that is away, or a long restore, is
+  no reason to kill a worker.
 - `/ready` answers 200 or 503, with the reasons in its body.
 - The thread is not the worker's: a long batch delays no answer, and no answer delays a batch.
 - A process that cannot listen where it was told does not start.

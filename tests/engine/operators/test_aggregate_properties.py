@@ -186,7 +186,7 @@ def _run(driver: Driver, scenario: Scenario, cuts: dict[int, str]) -> tuple[list
 
 
 def _publish(table: dict[Any, Any], flushed: pl.DataFrame) -> None:
-    """Apply flushed rows to a table keyed like the output, minding that each key comes at most once, deletions first."""
+    """Apply flushed rows to a table keyed like the output, minding that each key comes once, deletions first."""
     bounds = [name for name in ("window_start", "window_end") if name in flushed.columns]
     keys = [name for name in ("carrier", "gate") if name in flushed.columns]
     plain = flushed.with_columns(pl.col(pl.Datetime).dt.timestamp("ms"))

@@ -62,7 +62,7 @@ class Taken:
         """Some of the rows."""
         return self._with(self.frame.filter(pl.Series(kept)), kept)
 
-    def slice(self, first: int, count: int) -> Taken:
+    def run(self, first: int, count: int) -> Taken:
         """A run of rows."""
         return self._with(self.frame.slice(first, count), slice(first, first + count))
 

@@ -50,7 +50,7 @@ class WindowAggregate(SlotAggregate):
         taken = self._from_epoch_on(frame, taken, context)
         rows_max = max(1, PAIRS_MAX // (1 + self._size_ms // self._advance_ms))
         for first in range(0, len(taken.row), rows_max):
-            piece = taken if len(taken.row) <= rows_max else taken.slice(first, rows_max)
+            piece = taken if len(taken.row) <= rows_max else taken.run(first, rows_max)
             self._process(frame, piece, context)
         return self._empty
 

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,7 +32,7 @@ class GroupKeys:
         nulls = [frame[name].is_null() for name in self._schema if frame[name].null_count()]
         if not nulls or len(nulls) < len(self._schema):
             return np.zeros(frame.height, np.bool_)
-        return np.logical_and.reduce([each.to_numpy() for each in nulls])
+        return functools.reduce(operator.and_, nulls).to_numpy()
 
     def intern(self, frame: pl.DataFrame) -> Ints:
         """The id of each row's group, new ones added."""

@@ -135,9 +135,9 @@ class KafkaConsumer:
 
     def position(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         held = self._rows.places()
+        places = self._incoming | self._next
         return {
-            each: self._next[each] if each in held else max(self._next[each], self._reached.get(each, 0))
-            for each in partitions
+            each: places[each] if each in held else max(places[each], self._reached.get(each, 0)) for each in partitions
         }
 
     def committed(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
@@ -302,6 +302,7 @@ class KafkaConsumer:
             places = wanted
         self._client.incremental_assign([_kafka_place(*place) for place in places.items()])
         self._assigned |= places.keys()
+        self._next |= places
         # Rows of a partition that is new to this call are all good; of one given up in it, nobody knows.
         self._moved |= {each: offset for each, offset in places.items() if each in self._moved}
         self._pause_again(places)
