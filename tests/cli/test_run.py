@@ -12,12 +12,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import process, spawn
+from .conftest import Call, process, spawn
 
 HEADRACE = f"{sys.executable} -m headrace.cli"
 
@@ -29,13 +30,24 @@ def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def rows(folder: Path, topic: str = "rooms.temperature") -> list[dict[str, Any]]:
-    answer = process("read", topic, "--json", cwd=folder)
-    return [json.loads(line)["value"] for line in answer.lines]
+@dataclass(frozen=True)
+class Sensors:
+    """The workspace that `init` makes, looked at from this process while others work on it."""
 
+    folder: Path
+    call: Call
 
-def components(folder: Path) -> dict[str, dict[str, Any]]:
-    return {each["name"]: each for each in process("status", "--json", cwd=folder).json["components"]}
+    def rows(self, topic: str = "rooms.temperature") -> list[dict[str, Any]]:
+        lines = self.call("read", topic, "--json", "--workspace", str(self.folder)).lines
+        return [json.loads(line)["value"] for line in lines]
+
+    def component(self, name: str = "room_temperatures") -> dict[str, Any]:
+        answer = self.call("status", "--json", "--workspace", str(self.folder))
+        found: dict[str, dict[str, Any]] = {each["name"]: each for each in answer.json["components"]}
+        return found[name]
+
+    def is_running(self) -> bool:
+        return bool(self.component()["state"] == "running")
 
 
 def batch_answer(folder: Path) -> list[tuple[str, str, int, float]]:
@@ -47,8 +59,9 @@ def batch_answer(folder: Path) -> list[tuple[str, str, int, float]]:
     return sorted((room, minute, len(seen), max(seen)) for (room, minute), seen in windows.items())
 
 
-def stream_answer(folder: Path) -> list[tuple[str, str, int, float]]:
-    return sorted((row["room"], row["window_start"][:16], row["readings"], row["max_celsius"]) for row in rows(folder))
+def stream_answer(sensors: Sensors) -> list[tuple[str, str, int, float]]:
+    rows = sensors.rows()
+    return sorted((row["room"], row["window_start"][:16], row["readings"], row["max_celsius"]) for row in rows)
 
 
 @contextmanager
@@ -70,12 +83,13 @@ def drained(started: subprocess.Popen[str], how: signal.Signals = signal.SIGTERM
 
 
 @pytest.fixture
-def sensors(tmp_path: Path) -> Path:
-    assert process("init", "sensors", cwd=tmp_path).code == 0
-    return tmp_path / "sensors"
+def sensors(tmp_path: Path, call: Call) -> Sensors:
+    folder = tmp_path / "sensors"
+    assert call("init", str(folder)).code == 0
+    return Sensors(folder, call)
 
 
-def test_the_printed_commands_work_as_printed(tmp_path: Path) -> None:
+def test_the_printed_commands_work_as_printed(tmp_path: Path, call: Call) -> None:
     """What `init` prints runs in a shell as it stands, and the derived topic then equals the batch answer."""
     printed = process("init", "sensors", cwd=tmp_path).out
     (chain,) = re.findall(r"^  (cd sensors && .*)$", printed, re.MULTILINE)
@@ -83,81 +97,83 @@ def test_the_printed_commands_work_as_printed(tmp_path: Path) -> None:
     shell = subprocess.Popen(
         ["bash", "-c", command], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    folder = tmp_path / "sensors"
+    sensors = Sensors(tmp_path / "sensors", call)
     try:
-        until(lambda: len(rows(folder)) == 30)
-        until(lambda: components(folder)["room_temperatures"]["state"] == "running")
+        until(lambda: len(sensors.rows()) == 30)
+        until(sensors.is_running)
     finally:
         shell.send_signal(signal.SIGINT)
         _, err = shell.communicate(timeout=60)
     assert shell.returncode == 0
-    assert stream_answer(folder) == batch_answer(folder)
+    assert stream_answer(sensors) == batch_answer(sensors.folder)
     assert "pipeline room_temperatures" in err
-    state = components(folder)["room_temperatures"]
+    state = sensors.component()
     assert (state["state"], state["lag_records"], state["records_in"] >= 240) == ("stopped", 0, True)
 
 
-def test_killed_worker_is_replaced_and_nothing_is_doubled(sensors: Path) -> None:
+def test_killed_worker_is_replaced_and_nothing_is_doubled(sensors: Sensors) -> None:
     """With two workers one is killed by SIGKILL while records come in; the answer is still the batch answer."""
-    with running(sensors, "run", "--workers", "2") as started:
-        until(lambda: components(sensors)["room_temperatures"]["instances"] == 2)
-        victim = components(sensors)["room_temperatures"]["workers"][0]
-        os.kill(victim["pid"], signal.SIGKILL)
-        until(lambda: len(rows(sensors)) == 30)
-        until(
-            lambda: any(
-                each["instance"] == victim["instance"] and each["pid"] != victim["pid"] and each["state"] == "running"
-                for each in components(sensors)["room_temperatures"]["workers"]
-            )
+
+    def is_back(victim: dict[str, Any]) -> bool:
+        return any(
+            each["instance"] == victim["instance"] and each["pid"] != victim["pid"] and each["state"] == "running"
+            for each in sensors.component()["workers"]
         )
+
+    with running(sensors.folder, "run", "--workers", "2") as started:
+        until(lambda: sensors.component()["instances"] == 2)
+        victim = sensors.component()["workers"][0]
+        os.kill(victim["pid"], signal.SIGKILL)
+        until(lambda: len(sensors.rows()) == 30)
+        until(lambda: is_back(victim))
         assert drained(started) == 0
-    assert stream_answer(sensors) == batch_answer(sensors)
+    assert stream_answer(sensors) == batch_answer(sensors.folder)
 
 
-def test_ten_lines_by_hand_run(sensors: Path) -> None:
+HOT = (
+    "import headrace as hr\n"
+    "from headrace import col\n\n\n"
+    '@hr.pipeline(owner="me")\n'
+    "def hot():\n"
+    '    return hr.stream("readings").filter(col("celsius") > 22).to("readings.hot")\n'
+)
+
+
+def test_ten_lines_by_hand_run(sensors: Sensors, call: Call) -> None:
     """A pipeline written by hand in ten lines runs after `plan` and `apply`, by its name alone."""
-    (sensors / "pipelines" / "hot.py").write_text(
-        "import headrace as hr\n"
-        "from headrace import col\n\n\n"
-        '@hr.pipeline(owner="me")\n'
-        "def hot():\n"
-        '    return hr.stream("readings").filter(col("celsius") > 22).to("readings.hot")\n'
-    )
-    assert process("plan", cwd=sensors).code == 2
-    assert process("apply", cwd=sensors).code == 0
-    sample = [json.loads(line) for line in (sensors / "data" / "readings.jsonl").read_text().splitlines()]
+    (sensors.folder / "pipelines" / "hot.py").write_text(HOT)
+    here = ("--workspace", str(sensors.folder))
+    assert call("plan", *here).code == 2
+    assert call("apply", *here).code == 0
+    sample = [json.loads(line) for line in (sensors.folder / "data" / "readings.jsonl").read_text().splitlines()]
     hot = [row for row in sample if row["celsius"] > 22]
     assert hot
-    with running(sensors, "run", "hot") as started:
-        until(lambda: len(rows(sensors, "readings.hot")) == len(hot))
-        assert components(sensors)["room_temperatures"]["state"] == "not started"
+    with running(sensors.folder, "run", "hot") as started:
+        until(lambda: len(sensors.rows("readings.hot")) == len(hot))
+        assert sensors.component()["state"] == "not started"
         assert drained(started) == 0
-    assert sorted(map(str, rows(sensors, "readings.hot"))) == sorted(map(str, hot))
+    assert sorted(map(str, sensors.rows("readings.hot"))) == sorted(map(str, hot))
 
 
-def test_supervisor_killed_workers_leave(sensors: Path) -> None:
+def test_supervisor_killed_workers_leave(sensors: Sensors) -> None:
     """When `headrace run` itself is killed its workers drain by themselves, and no slot stays taken."""
-    with running(sensors, "run") as started:
-        until(lambda: components(sensors)["room_temperatures"]["state"] == "running")
+    with running(sensors.folder, "run") as started:
+        until(sensors.is_running)
         started.kill()
-        until(lambda: components(sensors)["room_temperatures"]["state"] == "stopped")
+        until(lambda: sensors.component()["state"] == "stopped")
 
 
-def test_dev_reloads_on_change(sensors: Path) -> None:
-    """`dev` applies a new pipeline by itself, tells a broken file, and goes on when it is mended."""
-    pipeline = (
-        "import headrace as hr\nfrom headrace import col\n\n\n"
-        '@hr.pipeline(owner="me")\ndef hot():\n'
-        '    return hr.stream("readings").filter(col("celsius") > 22).to("readings.hot")\n'
-    )
-    with running(sensors, "dev") as started:
-        until(lambda: len(rows(sensors)) == 30)
-        (sensors / "pipelines" / "hot.py").write_text(pipeline.replace("celsius", "celcius"))
+def test_dev_reloads_on_change(sensors: Sensors, call: Call) -> None:
+    """`dev` applies a new pipeline by itself, tells a broken file, goes on when it is mended, and Ctrl-C ends it."""
+    file = sensors.folder / "pipelines" / "hot.py"
+    with running(sensors.folder, "dev") as started:
+        until(lambda: len(sensors.rows()) == 30)
+        file.write_text(HOT.replace("celsius", "celcius"))
         assert started.stderr is not None
         for line in started.stderr:
             if "celcius" in line:
                 break
-        (sensors / "pipelines" / "hot.py").write_text(pipeline)
-        until(lambda: "readings.hot" in process("topics", cwd=sensors).out)
-        until(lambda: len(rows(sensors, "readings.hot")) > 0)
+        file.write_text(HOT)
+        until(lambda: "readings.hot" in call("topics", "--workspace", str(sensors.folder)).out)
+        until(lambda: len(sensors.rows("readings.hot")) > 0)
         assert drained(started, signal.SIGINT) == 0

@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from headrace.cli.schema import app
 
+from .conftest import Call
+
 OLD = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "int"}]}
 WIDER = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "long"}]}
 ADDED = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "int"}, {"name": "b", "type": "int"}]}
@@ -28,7 +30,7 @@ def run(folder: Path, new: Any, *old: Any, mode: str | None = None, options: tup
         (folder / f"{name}.avsc").write_text(schema if isinstance(schema, str) else json.dumps(schema))
     for index in range(len(old)):
         arguments += ["--against", str(folder / f"old{index}.avsc")]
-    return CliRunner().invoke(app, [*arguments, *(["--mode", mode] if mode else []), *options])
+    return CliRunner().invoke(app, [*arguments, *([] if mode is None else ["--mode", mode]), *options])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def run(folder: Path, new: Any, *old: Any, mode: str | None = None, options: tup
         (ADDED, OLD, None, 1),
         (ADDED, OLD, "BACKWARD", 1),
         ('"long"', '"int"', "backward", 0),
-        ("int", '"string"', "backward", 1),
+        ('"int"', '"string"', "backward", 1),
         ('["null","string"]', '"string"', "backward", 0),
     ],
 )
@@ -102,6 +104,11 @@ def test_a_warning_does_not_change_the_verdict(tmp_path: Path) -> None:
         ("{", OLD, "backward", "not JSON"),
         (OLD, '{"type": "nonsense"}', "backward", "nonsense"),
         ("", OLD, "backward", "not JSON"),
+        ("int", '"int"', "backward", "without quotes"),
+        ("null", '"int"', "backward", "without quotes"),
+        ("[" * 100_000, OLD, "backward", "nested deeper"),
+        ({"type": "record", "name": "R"}, OLD, "backward", "fields"),
+        (OLD, OLD, "", "unknown mode"),
         (OLD, OLD, "sideways", "unknown mode"),
         (OLD, OLD, "bakward", "did you mean backward?"),
     ],
@@ -127,3 +134,34 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_wrong_usage() -> None:
     """Without `--against` there is no question."""
     assert CliRunner().invoke(app, ["check", "new.avsc"]).exit_code == 2
+
+
+CHAIN = (ADDED, WITH_DEFAULT, OLD)
+"""The newest first: each follows the one before it; the first does not follow the last."""
+
+
+@pytest.mark.parametrize(
+    ("schemas", "codes"),
+    [
+        (CHAIN, {"none": 0, "backward": 0, "backward_transitive": 1, "forward": 0, "forward_transitive": 0}),
+        (CHAIN, {"full": 0, "full_transitive": 1}),
+        (CHAIN[::-1], {"backward": 0, "backward_transitive": 0, "forward": 0, "forward_transitive": 1}),
+        (CHAIN[::-1], {"full": 0, "full_transitive": 1}),
+        ((OLD, WIDER), {"none": 0, "backward": 1, "forward": 0, "full": 1}),
+    ],
+)
+def test_all_modes_through_the_whole_command_line(
+    call: Call, tmp_path: Path, schemas: tuple[Any, ...], codes: dict[str, int]
+) -> None:
+    """Exit codes of `headrace schema check` itself; where it refuses, standard output tells why."""
+    files = [tmp_path / f"{index}.avsc" for index in range(len(schemas))]
+    for file, schema in zip(files, schemas, strict=True):
+        file.write_text(json.dumps(schema))
+    older = [word for file in files[1:] for word in ("--against", str(file))]
+    for mode, code in codes.items():
+        answer = call("schema", "check", str(files[0]), *older, "--mode", mode)
+        assert (mode, answer.code, answer.err) == (mode, code, "")
+        assert ("field " in answer.out) == bool(code)
+    wrong = call("schema", "check", str(files[0]), "--against", str(tmp_path / "none.avsc"))
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "none.avsc" in wrong.err

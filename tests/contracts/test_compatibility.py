@@ -207,6 +207,13 @@ def test_an_alias_beside_its_own_field_is_warned_of() -> None:
     assert [each.code for each in warnings(new, old)] == ["ambiguous_alias"]
 
 
+def test_an_alias_that_another_field_is_called_is_a_warning() -> None:
+    """Two fields of the new schema claim one old field; who has its name gets it, and a person should know."""
+    old = record(field("a", "int"))
+    new = record(field("b", "int", aliases=["a"], default=0), field("a", "int"))
+    assert [(each.code, each.path) for each in warnings(new, old)] == [("ambiguous_alias", "b")]
+
+
 # --- Agreement with the `avro` package, which ports Java's checker -----------------------------------------------
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from headrace.contracts import compatibility_warnings
+from headrace.contracts.avro import PRIMITIVES
+from headrace.contracts.avro_logical import UNDERLYING
 from headrace.contracts.field_forms import KEYS as FIELD_KEYS
 from headrace.contracts.field_forms import TYPE_KEYS, TYPE_NAMES
 from headrace.contracts.load import KEYS, load_contract
@@ -51,3 +54,26 @@ def test_codes_and_numbers_are_those_of_the_code() -> None:
     for code in codes:
         assert f"`{code}`" in PAGE
     assert f"up to {ATTEMPTS_MAX} times" in PAGE
+
+
+def test_every_code_of_a_failed_row_is_documented() -> None:
+    """Those in the tables are those that the code can give."""
+    sources = Path(compatibility_warnings.__file__ or "").parents[1].rglob("*.py")
+    text = "".join(each.read_text(encoding="utf-8") for each in sources)
+    codes = set(re.findall(r'"((?:decode|encode)\.\w+)"', text))
+    codes |= {f"{kind}.{code}" for code in re.findall(r'BadValue\(\s*"(\w+)"', text) for kind in ("decode", "encode")}
+    codes |= {f"encode.{code}" for code in re.findall(r'problems\.add\([^"]+"(\w+)"', text)}
+    told = set(re.findall(r"^\|`((?:decode|encode)\.\w+)`\|", PAGE, re.MULTILINE))
+    # What is wrong with one text or number is told by a wider code when it is written.
+    inner = {"encode.invalid", "encode.schema_resolution", "decode.out_of_range"}
+    assert told == codes - inner
+
+
+def test_every_type_has_its_columns() -> None:
+    """The mapping's table names each Avro type, and the Arrow and Polars types of the code."""
+    table = PAGE.split("## Types as columns")[1].split("## ")[0]
+    for name in [*PRIMITIVES, *UNDERLYING, "fixed", "enum", "record", "array", "map"]:
+        short = re.sub(r"^(local-)?timestamp-(?=micros|nanos)", "-", name)
+        assert f"`{name}`" in table or f"`{short}`" in table
+    for dtype in (pl.Decimal, pl.Enum, pl.Datetime, pl.Time, pl.Date, pl.List, pl.Struct, pl.Binary, pl.String):
+        assert f"`{dtype.__name__}`" in table

@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
 from headrace.flow.plan import AggregateColumn, Window, WindowKind
 
 LONG_MAX = 2**63 - 1
+DECIMAL_SCALE = 2
+"""Digits behind the point of all decimals in these tests."""
+RAISES = "raise"
+"""The value at which the custom aggregate of these tests raises."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,10 @@ class Reference:
 
     def close_idle(self, partition: int) -> list[Result]:
         """Close everything, as if stream time had passed it."""
+        if self.window is None:
+            return []
         ends = [self._open_until(held) for held in self.held if held.partition == partition]
-        if not ends or self.window is None:
+        if not ends:
             return []
         return self.close(partition, max(ends) + (1 if self.window.kind is WindowKind.SESSION else 0))
 
@@ -110,7 +116,7 @@ class Reference:
         return Held(row.partition, key, start, end)
 
     def _put(self, targets: list[Held], row: Row) -> None:
-        if any(self._overflows([*held.rows, row]) for held in targets):
+        if any(self._refuses([*held.rows, row]) for held in targets):
             self.refused.append(row)
             return
         for held in targets:
@@ -153,7 +159,7 @@ class Reference:
             self._drop("late")
             return
         rows = [*(each for held in met for each in held.rows), row]
-        if self._overflows(rows):
+        if self._refuses(rows):
             self.refused.append(row)
             return
         for held in met:
@@ -177,22 +183,31 @@ class Reference:
             return self._open_until(held) < closing_ms
         return self._open_until(held) <= closing_ms
 
-    def _overflows(self, rows: Sequence[Row]) -> bool:
+    def _refuses(self, rows: Sequence[Row]) -> bool:
+        """Whether the last of these rows takes an aggregate out of its range, or makes a user's function raise."""
         for each in self.aggregates:
-            if each.function != "sum":
-                continue
-            values = [row.values[each.column] for row in rows if row.values[each.column] is not None]
-            if values and isinstance(values[0], int) and abs(sum(values)) > LONG_MAX:
+            values = [row.values[each.column] for row in rows] if each.column is not None else []
+            if each.function == "custom" and values[-1] == RAISES:
                 return True
-            if values and isinstance(values[0], Decimal) and abs(sum(map(Fraction, values))) * 100 > 10**38 - 1:
+            if each.function == "sum" and _overflows([value for value in values if value is not None]):
                 return True
         return False
+
+
+def _overflows(values: Sequence[Any]) -> bool:
+    if values and isinstance(values[0], int):
+        return abs(sum(values)) > LONG_MAX
+    if values and isinstance(values[0], Decimal):
+        return abs(sum(map(Fraction, values))) * 10**DECIMAL_SCALE > 10**38 - 1
+    return False
 
 
 def canonical(value: Any) -> Any:
     """A value that equals itself: NaN and minus zero have one spelling."""
     if isinstance(value, tuple | list):
         return tuple(canonical(each) for each in value)
+    if isinstance(value, dict):
+        return tuple((name, canonical(each)) for name, each in value.items())
     if isinstance(value, float):
         return "nan" if math.isnan(value) else value + 0.0
     return value
@@ -208,6 +223,8 @@ def compute(aggregate: AggregateColumn, rows: Iterable[Row]) -> Any:
     rows = list(rows)
     if aggregate.function == "count" and aggregate.column is None:
         return len(rows)
+    if aggregate.function == "custom":
+        return "".join(f"{row.values[aggregate.column]};" for row in rows)
     pairs = [(row.time_ms, row.values[aggregate.column]) for row in rows if row.values[aggregate.column] is not None]
     return FUNCTIONS[aggregate.function](pairs, aggregate.options)
 
@@ -232,12 +249,12 @@ def _sum(pairs: Pairs, options: Mapping[str, Any]) -> Any:
 
 
 def exact_sum(values: Sequence[Any]) -> Any:
-    """Integers and decimals (two digits behind the point)."""
+    """Integers and decimals."""
     if isinstance(values[0], int):
         return sum(values)
-    total = sum((Fraction(value) * 100 for value in values), Fraction(0))
+    total = sum((Fraction(value) * 10**DECIMAL_SCALE for value in values), Fraction(0))
     sign, digits = (1 if total < 0 else 0), tuple(int(digit) for digit in str(abs(int(total))))
-    return Decimal((sign, digits, -2))
+    return Decimal((sign, digits, -DECIMAL_SCALE))
 
 
 def float_sum(values: Sequence[float]) -> float:
@@ -271,7 +288,7 @@ def _mean(pairs: Pairs, options: Mapping[str, Any]) -> Any:
     return float(Fraction(exact_sum(values)) / len(values))
 
 
-def _var(pairs: Pairs, options: Mapping[str, Any]) -> Any:
+def _variance(pairs: Pairs) -> Fraction | float | None:
     values = [float(value) for value in _values(pairs)]
     if len(values) < 2:
         return None
@@ -279,12 +296,21 @@ def _var(pairs: Pairs, options: Mapping[str, Any]) -> Any:
         return math.nan
     exact = [Fraction(value) for value in values]
     mean = sum(exact, Fraction(0)) / len(exact)
-    return _to_float(sum(((each - mean) ** 2 for each in exact), Fraction(0)) / (len(exact) - 1))
+    return sum(((each - mean) ** 2 for each in exact), Fraction(0)) / (len(exact) - 1)
+
+
+def _var(pairs: Pairs, options: Mapping[str, Any]) -> Any:
+    variance = _variance(pairs)
+    return _to_float(variance) if isinstance(variance, Fraction) else variance
 
 
 def _std(pairs: Pairs, options: Mapping[str, Any]) -> Any:
-    variance = _var(pairs, options)
-    return None if variance is None else math.sqrt(variance)
+    variance = _variance(pairs)
+    if not isinstance(variance, Fraction):
+        return variance
+    # The variance itself may be too small for a double where its root is not.
+    wide = Context(prec=60)
+    return float(wide.sqrt(wide.divide(Decimal(variance.numerator), Decimal(variance.denominator))))
 
 
 def _quantile(pairs: Pairs, options: Mapping[str, Any]) -> Any:
@@ -296,7 +322,7 @@ def _quantile(pairs: Pairs, options: Mapping[str, Any]) -> Any:
     position = (len(values) - 1) * options["q"]
     low, high = values[math.floor(position)], values[math.ceil(position)]
     part = position - math.floor(position)
-    return low if part == 0 or low == high else low * (1.0 - part) + high * part
+    return low if part == 0 or low in (high, -math.inf) else low + (high - low) * part
 
 
 def _edge(choose: Callable[..., Any]) -> Callable[[Pairs, Mapping[str, Any]], Any]:

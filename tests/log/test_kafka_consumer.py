@@ -62,6 +62,9 @@ class ScriptedClient:
         for each in partitions:
             del self.assigned[TopicPartition(each.topic, each.partition)]
 
+    def pause(self, partitions: list[KafkaPartition]) -> None:
+        """Nothing: the script says what comes."""
+
     def seek(self, place: KafkaPartition) -> None:
         self.seeks.append((TopicPartition(place.topic, place.partition), place.offset))
 
@@ -225,3 +228,57 @@ def test_callbacks_see_each_partition_once(consumer: KafkaConsumer, diary: Diary
     client.call("on_lost", A)
     assert diary.calls == [("assigned", (A, B)), ("revoked", (B,)), ("lost", (A,))]
     assert client.assigned == {}
+
+
+def failing(consumer: KafkaConsumer, *messages: Message) -> Step:
+    """A step beside whose messages something goes wrong, so that the poll raises and keeps them."""
+
+    def step() -> list[Message]:
+        consumer._failures.append(LogError("a commit failed"))
+        return list(messages)
+
+    return step
+
+
+def test_rows_kept_by_a_failed_poll_are_not_handed_out_while_paused(consumer: KafkaConsumer) -> None:
+    """They are fetched again after the pause, from behind the last row that was handed out; other rows come."""
+    client = client_of(consumer)
+    client.script = [[message(A, 0)], failing(consumer, message(A, 1), message(B, 0))]
+    with pytest.raises(LogError, match="a commit failed"):
+        consumer.poll(10, 0.0)
+    consumer.pause([A])
+    assert client.seeks == [(A, 0)]
+    assert places(consumer) == [(1, 0)]
+    assert consumer.position([A, B]) == {A: 0, B: 1}
+
+
+def test_position_counts_no_end_that_rows_still_held_lie_before(consumer: KafkaConsumer) -> None:
+    """Word of the end that came with rows counts when they are handed out, and no more after a seek back."""
+    client = client_of(consumer)
+    end = Message(*A, offset=9, error=KafkaError(KafkaError._PARTITION_EOF, "end"))
+    client.script = [[message(A, 0)], failing(consumer, message(A, 1), end)]
+    with pytest.raises(LogError, match="a commit failed"):
+        consumer.poll(10, 0.0)
+    assert consumer.position([A]) == {A: 0}
+    assert places(consumer, 1) == [(0, 0)]
+    assert consumer.position([A]) == {A: 1}
+    assert places(consumer, 1) == [(0, 1)]
+    assert consumer.position([A]) == {A: 9}
+    consumer.seek({A: 1})
+    assert consumer.position([A]) == {A: 1}
+
+
+def test_a_seek_that_finds_no_broker_changes_nothing(consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same call can be made again: the position and what was fetched are as before."""
+    client = client_of(consumer)
+    client.script = [[message(A, 0)]]
+    assert places(consumer) == [(0, 0)]
+
+    def fail(_: object) -> dict[TopicPartition, int]:
+        raise LogError("no broker")
+
+    monkeypatch.setattr(consumer._cluster, "beginning_offsets", fail)
+    with pytest.raises(LogError, match="no broker"):
+        consumer.seek({A: -2})
+    assert consumer.position([A]) == {A: 1}
+    assert client.seeks == []

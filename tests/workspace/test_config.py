@@ -52,6 +52,9 @@ def test_variables_are_replaced_only_where_used(tmp_path: Path, monkeypatch: pyt
     file.environment("dev")
     with pytest.raises(VariableUnset, match=r"headrace\.toml:9: .*bootstrap_servers.* KAFKA_BOOTSTRAP"):
         file.environment("prod")
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "")
+    with pytest.raises(VariableUnset, match=r"headrace\.toml:9: .*KAFKA_BOOTSTRAP, which is empty"):
+        file.environment("prod")
     monkeypatch.setenv("KAFKA_BOOTSTRAP", "broker:9092")
     prod = file.environment("prod")
     assert prod.bootstrap_servers == "broker:9092"

@@ -116,6 +116,21 @@ def test_incompatible_schema_is_refused_whole(write_workspace: WriteWorkspace) -
         assert len(connected.registry.versions("orders-value")) == 1
 
 
+def test_silent_change_of_meaning_is_a_warning(write_workspace: WriteWorkspace) -> None:
+    """A unit that changes under the old bytes is compatible for Avro: the plan warns, once, and can be applied."""
+    root = write_workspace()
+    applied(root)
+    write_workspace(**{"contracts/orders.yaml": ORDERS.replace("timestamp-millis", "timestamp-micros")})
+    plan = planned(root)
+    assert plan.exit_code == 2
+    (warned,) = (verdict for verdict in plan.verdicts if verdict.warnings)
+    assert (warned.subject, warned.verdict) == ("orders-value", "compatible")
+    assert warned.warnings[0].startswith("field placed_at: was timestamp-millis, is now timestamp-micros")
+    assert warned.as_json()["warnings"] == list(warned.warnings)
+    applied(root)
+    assert not any(verdict.warnings for verdict in planned(root).verdicts)
+
+
 def test_mode_none_lets_it_through(write_workspace: WriteWorkspace) -> None:
     """The mode of the contract is set before its schema is registered, so the verdict is by the new mode."""
     root = write_workspace()

@@ -20,17 +20,18 @@ class TestDuckDb(SinkConformance):
 
     def read(self, folder: Path) -> pa.Table:
         with duckdb.connect(str(folder / "target.duckdb"), read_only=True) as connection:
-            return connection.execute("SELECT * FROM target").to_arrow_table()
+            return connection.sql("SELECT * FROM target").to_arrow_table()
 
 
 class TestDuckDbKeptOpen(SinkConformance):
     """The same with the file held open between flushes."""
 
     connector = DuckDbConnector
+    kills = 1
 
     def options(self, folder: Path) -> dict[str, Any]:
         return {"path": folder / "target.duckdb", "table": "target", "keep_open": True}
 
     def read(self, folder: Path) -> pa.Table:
         with duckdb.connect(str(folder / "target.duckdb"), read_only=True) as connection:
-            return connection.execute("SELECT * FROM target").to_arrow_table()
+            return connection.sql("SELECT * FROM target").to_arrow_table()

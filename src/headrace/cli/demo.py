@@ -27,9 +27,11 @@ from headrace.demo import database, oracle
 from headrace.demo.replay import ReplayStuck, records_in, replay, wait_for
 from headrace.demo.source_files import read_flights
 from headrace.errors import HeadraceError
+from headrace.log.port import Log
 from headrace.workspace.apply import apply_plan
 from headrace.workspace.environment import Environment, connect
 from headrace.workspace.load import load
+from headrace.workspace.overview import group_lag
 from headrace.workspace.plan import make_plan
 
 KAFKA_VARIABLE = "HEADRACE_KAFKA"
@@ -66,6 +68,8 @@ class Report:
 def run_demo(*, kafka: bool, rows: int | None, keep: Path | None, json_output: bool) -> int:
     """Run the demo; 0 when every row is equal, 1 otherwise."""
     tell = (lambda text: None) if json_output else say
+    # As on Ctrl-C: broker and workers are stopped, the folder goes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with contextlib.ExitStack() as stack:
         if kafka:
             from headrace.testing.broker import running_broker
@@ -109,7 +113,9 @@ def _run(
             with _progress(flights.height, quiet=quiet) as advance:
                 replay(environment, root / "fleet.db", flights, alive=alive, progress=advance)
             tell("all flights published; waiting for the last windows to close")
-            _wait_for_rows(environment, root / "delays.duckdb", expected.height, alive)
+            [egress] = workspace.egress
+            target = root / "delays.duckdb"
+            _wait_for_rows(environment.log, egress.group(workspace.name), target, expected.height, alive)
             seconds = time.monotonic() - started
             _settle(environment, alive)
         found = oracle.read_target(root / "delays.duckdb")
@@ -165,17 +171,21 @@ def _workers(root: Path, environment_name: str) -> Iterator[Callable[[], None]]:
 
 def _rows_in(target: Path) -> int:
     try:
-        return oracle.read_target(target).height if target.exists() else 0
+        return oracle.count_target(target) if target.exists() else 0
     except duckdb.Error:
         # The connector holds the file, or has not made the table yet.
         return -1
 
 
-def _wait_for_rows(environment: Environment, target: Path, expected: int, alive: Callable[[], None]) -> None:
+def _wait_for_rows(log: Log, group: str, target: Path, expected: int, alive: Callable[[], None]) -> None:
     """Until the target holds as many rows as the batch answer, or nothing moves any more."""
 
     def there() -> bool:
-        return records_in(environment.log, OUTPUT_TOPIC) >= expected and _rows_in(target) >= expected
+        # The file is opened last: a reader keeps the connector out.
+        if records_in(log, OUTPUT_TOPIC) < expected:
+            return False
+        lag = group_lag(log, group, [OUTPUT_TOPIC])
+        return lag is not None and not lag.records and _rows_in(target) >= expected
 
     with contextlib.suppress(ReplayStuck):
         # Too few rows is a result, shown by the comparison.

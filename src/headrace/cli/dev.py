@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from headrace.cli.options import EnvironmentOption, NamesArgument, WorkspaceOption
 from headrace.cli.output import note, print_error
 from headrace.cli.run_progress import telling_progress
+from headrace.cli.stopping import stop_on_signals
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ class NotEmbedded(HeadraceError):
 def dev(names: NamesArgument = None, workspace: WorkspaceOption = None, env: EnvironmentOption = None) -> None:
     """Apply and run everything in one process on the embedded log; reload when a file changes."""
     from headrace.cli.logging import set_up_logging
-    from headrace.cli.run import stop_on_signals
     from headrace.workspace.config import read_config
 
     set_up_logging()

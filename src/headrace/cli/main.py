@@ -74,6 +74,9 @@ def _options(
     ] = False,
 ) -> None:
     """Options before the command."""
+    from headrace.cli.logging import set_up_logging
+
+    set_up_logging()
 
 
 def main() -> None:

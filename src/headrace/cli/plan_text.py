@@ -24,6 +24,7 @@ def show_plan(plan: WorkspacePlan, *, explain: bool = False) -> None:
     out.print(f"workspace {plan.workspace}, environment {plan.environment} ({plan.log} log)", markup=False)
     for title, changes in (("topics", plan.topics), ("schemas", plan.schemas), ("ingress", plan.ingress)):
         _show_changes(title, changes)
+    _show_warnings(plan)
     if plan.pipelines:
         _show_pipelines(plan, explain=explain)
     if plan.egress:
@@ -61,6 +62,16 @@ def _show_changes(title: str, changes: Sequence[Change]) -> None:
         sign = SIGNS[change.action]
         line = f"  {sign} {change.target.ljust(width)}  {change.summary}"
         out.print(line, style=STYLES[sign], markup=False)
+
+
+def _show_warnings(plan: WorkspacePlan) -> None:
+    warned = [(verdict.subject, text) for verdict in plan.verdicts for text in verdict.warnings]
+    if not warned:
+        return
+    out = console()
+    out.print("\nwarnings")
+    for subject, text in warned:
+        out.print(f"  ~ {subject}: {text}", style=STYLES["~"], markup=False)
 
 
 def _show_pipelines(plan: WorkspacePlan, *, explain: bool) -> None:

@@ -1,19 +1,19 @@
 """`headrace run`: worker processes for a workspace, and the hidden command that one worker is.
 
-Owns both commands and their signals.
+Owns both commands.
 
 - SIGTERM and SIGINT drain: work in hand is committed, then the process ends with 0.
 - `run` refuses to start on an environment that `headrace plan` would change: pipelines would fail one by one.
+- A log or registry that does not answer is waited for, at the start as well as later.
 - A worker ends with 0 after draining, with 1 when something in it needs a person, and with 70 after a mistake of ours,
   which makes the supervisor start it again.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import threading
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,9 +23,12 @@ import typer
 from headrace.cli.options import EnvironmentOption, NamesArgument, WorkspaceOption
 from headrace.cli.output import EXIT_ERROR, note, print_error, print_unexpected, wants_traceback
 from headrace.cli.run_progress import telling_progress
-from headrace.errors import HeadraceError
+from headrace.cli.stopping import leave_with_supervisor, stop_on_signals
+from headrace.errors import Fault, HeadraceError
 
 if TYPE_CHECKING:
+    import threading
+
     from headrace.workspace.environment import Environment
     from headrace.workspace.load import Workspace
 
@@ -40,7 +43,8 @@ HttpPortOption = Annotated[
     ),
 ]
 WORKERS_MAX = 256
-STDIN = 0
+UNREACHABLE_WAIT_S = 5.0
+"""Between two looks at a log that does not answer; each look has its own patience of a minute."""
 EXIT_CRASHED = 70
 """`EX_SOFTWARE` of sysexits."""
 
@@ -63,6 +67,8 @@ def run(
     from headrace.workspace.supervisor import Supervisor
 
     set_up_logging(process="supervisor")
+    # Until there is something to drain SIGTERM interrupts as SIGINT does, for process 1 of a container too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     root, environment = _checked(names or [], workspace, env)
     command = [sys.executable, "-m", "headrace.cli", "worker", *(names or [])]
     command += ["--workspace", str(root), "--env", environment]
@@ -122,34 +128,6 @@ def _work(
     return EXIT_ERROR if errors else 0
 
 
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-    reader, writer = os.pipe()
-
-    def wait() -> None:
-        os.read(reader, 1)
-        stop.set()
-
-    # A handler runs on the main thread, which may hold the event's lock at that moment, so the handler only writes.
-    threading.Thread(target=wait, name="signals", daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(writer, b"."))
-    return stop
-
-
-def leave_with_supervisor(stop: threading.Event) -> None:
-    """Set `stop` when standard input ends: the supervisor holds its other side for as long as it lives."""
-
-    def wait() -> None:
-        # Below Python's buffers: a thread that waits inside them would break the interpreter's shutdown.
-        while os.read(STDIN, 1024):
-            pass
-        stop.set()
-
-    threading.Thread(target=wait, name="supervisor-watch", daemon=True).start()
-
-
 def _checked(names: list[str], workspace: Path | None, env: str | None) -> tuple[Path, str]:
     """Root and environment of a workspace that can run. Raises what is wrong with it."""
     from headrace.workspace.environment import connect
@@ -157,9 +135,17 @@ def _checked(names: list[str], workspace: Path | None, env: str | None) -> tuple
 
     loaded = load(workspace)
     loaded.check_names(names)
-    with connect(loaded.file, loaded.contracts, env) as environment:
-        check_applied(loaded, environment)
-        return loaded.root, environment.name
+    while True:
+        try:
+            with connect(loaded.file, loaded.contracts, env) as environment:
+                check_applied(loaded, environment)
+                return loaded.root, environment.name
+        except HeadraceError as error:
+            if error.fault is not Fault.RETRY:
+                raise
+            print_error(error)
+            note(f"trying again in {UNREACHABLE_WAIT_S:g} s; Ctrl-C gives up")
+            time.sleep(UNREACHABLE_WAIT_S)
 
 
 def check_applied(workspace: Workspace, environment: Environment) -> None:

@@ -16,7 +16,7 @@ import typer
 
 from headrace.cli.options import JsonOption
 from headrace.cli.output import emit_json, print_error, say
-from headrace.contracts.avro import AvroSchema
+from headrace.contracts.avro import PRIMITIVES, AvroSchema
 from headrace.contracts.compatibility import DIRECTIONS, TRANSITIVE, Incompatibility, check
 from headrace.contracts.compatibility_warnings import warnings
 from headrace.contracts.registry import CompatibilityMode
@@ -93,6 +93,9 @@ def read_schema(path: Path) -> AvroSchema:
         raise SchemaUnreadable(f"cannot be read: {error.strerror}", where=where) from None
     except UnicodeDecodeError:
         raise SchemaUnreadable("is not UTF-8 text", where=where) from None
+    if text.strip() in PRIMITIVES:
+        # `AvroSchema` takes a bare name, as people write it in code; a file holds JSON.
+        raise SchemaUnreadable(f"not JSON: {text.strip()} stands without quotes", where=where, cure="add the quotes")
     return AvroSchema.parse(text, where=where)
 
 

@@ -9,7 +9,6 @@ Owns the mapping between an Avro record and the columns of a table. `polars_type
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pyarrow as pa
@@ -39,7 +38,6 @@ AVRO_SCHEMA_METADATA = b"avro.schema"
 DURATION_TYPE = pa.struct([pa.field(name, pa.uint32(), nullable=False) for name in ("months", "days", "milliseconds")])
 ENUM_TYPE = pa.dictionary(pa.int32(), pa.string())
 
-_AVRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SIMPLE = {
     Kind.NULL: pa.null(),
     Kind.BOOLEAN: pa.bool_(),

@@ -69,6 +69,7 @@ class _Comparison:
 
     def _fields(self, new: dict[str, Any], old: dict[str, Any], path: str) -> Iterator[Warned]:
         old_fields = {each["name"]: each for each in old["fields"]}
+        new_names = {each["name"] for each in new["fields"]}
         for new_field in new["fields"]:
             here = f"{path}.{new_field['name']}" if path else new_field["name"]
             sources = [name for name in (new_field["name"], *new_field.get("aliases", ())) if name in old_fields]
@@ -80,6 +81,14 @@ class _Comparison:
                     f"others take {sources[0]}; drop the alias",
                 )
             old_field = matching_field(new_field, old_fields)
+            if old_field is not None and old_field["name"] in new_names - {new_field["name"]}:
+                yield Warned(
+                    "ambiguous_alias",
+                    here,
+                    f"its alias {old_field['name']!r} is the name of another field, which takes the old value here "
+                    "and loses it in Java's readers; drop the alias",
+                )
+                continue
             if old_field is not None:
                 yield from self.pair(new_field["type"], old_field["type"], here)
 

@@ -105,20 +105,20 @@ class StringKeyCodec:
         name = self._child.name
         if name not in table.column_names:
             return self._all_failed(table, "encode.missing_column", f"{name}: there is no such column")
-        column = table.column(name).combine_chunks()
+        given = column = plain(table.column(name).combine_chunks())
         kind = self._child.shape.kind
         try:
             if kind in (Kind.INT, Kind.LONG):
                 column = fit(column, self._child.shape, arrow_type(self._child.shape))
-            elif not is_text(plain(column).type):
+            elif not is_text(column.type) and not pa.types.is_null(column.type):
                 raise TypeMismatch(str(column.type))
         except TypeMismatch as error:
             return self._all_failed(table, "encode.type", f"{name}: a column of {error}; cast it")
-        texts = self._checked(plain(column).cast(pa.large_string()))
-        missing = np.flatnonzero(np.asarray(texts.is_null()))
-        message = f"{name}: null, or no {kind.name.lower()}; a key takes neither"
-        failed = [FailedRow(int(row), "encode.null", message) for row in missing]
-        return Encoded(texts.cast(pa.large_binary()), failed)
+        texts = self._checked(column.cast(pa.large_string()))
+        missing, bad = np.asarray(given.is_null()), np.asarray(texts.is_null())
+        failed = [FailedRow(row, "encode.null", f"{name}: null; a key takes none") for row in _rows(missing)]
+        failed += [FailedRow(row, "encode.out_of_range", f"{name}: no {_shown(kind)}") for row in _rows(bad & ~missing)]
+        return Encoded(texts.cast(pa.large_binary()), sorted(failed))
 
     def _checked(self, texts: pa.Array) -> pa.Array:
         """The texts, null where the field's type does not have them."""
@@ -127,6 +127,8 @@ class StringKeyCodec:
             good = pc.is_in(texts, value_set=pa.array(shape.symbols, pa.large_string()), skip_nulls=True)
         elif shape.kind is Kind.UUID:
             good = pc.match_substring_regex(texts, f"^{UUID_PATTERN.pattern}$")
+            if shape.size:  # Sixteen bytes have one text; of a text the letters' case is part of the value.
+                texts = pc.utf8_lower(texts)
         else:
             return texts
         return pc.if_else(good, texts, pa.scalar(None, pa.large_string()))
@@ -147,7 +149,7 @@ class StringKeyCodec:
     def _reason(self, is_text: bool) -> tuple[str, str]:
         if not is_text:
             return "decode.invalid_utf8", "a string key that is not UTF-8"
-        return "decode.invalid", f"a string key that is no {self._child.shape.kind.name.lower()}"
+        return "decode.invalid", f"a string key that is no {_shown(self._child.shape.kind)}"
 
     def _parsed(self, texts: pa.Array) -> pa.Array:
         """The texts as the field's type, null where they are none of it."""
@@ -166,12 +168,21 @@ class StringKeyCodec:
         return Encoded(pa.nulls(table.num_rows, pa.large_binary()), failed)
 
 
+def _rows(marked: npt.NDArray[np.bool_]) -> list[int]:
+    return [int(row) for row in np.flatnonzero(marked)]
+
+
+def _shown(kind: Kind) -> str:
+    return {Kind.UUID: "UUID", Kind.ENUM: "symbol of its enum"}.get(kind, kind.name.lower())
+
+
 def _distinct_rows(table: pa.Table) -> tuple[npt.NDArray[np.int64] | None, pa.Table]:
     """The distinct rows, and for each row which of them it is; None where that would cost more than it saves."""
     if table.num_columns != 1:
         return None, table
     try:
-        column = table.column(0).combine_chunks().dictionary_encode(null_encoding="encode")
+        # A dictionary that is there already may hold a text twice, and its nulls have no code.
+        column = plain(table.column(0).combine_chunks()).dictionary_encode(null_encoding="encode")
     except pa.ArrowNotImplementedError:
         return None, table
     codes = np.asarray(column.indices).astype(np.int64)

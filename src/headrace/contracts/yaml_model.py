@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from headrace.contracts.yaml_source import YamlList, YamlMap, closest, read_yaml
+from headrace.contracts.yaml_source import YamlInvalid, YamlList, YamlMap, closest, read_yaml
 from headrace.errors import HeadraceError, Where
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -56,6 +56,16 @@ def checked_model(
         if problem["type"] == "missing":
             raise error(f"{dotted!r} is missing", where=place, cure=f"add `{keys[-1]}: ...`") from invalid
         raise error(f"{dotted!r}: {problem['msg']}", where=place, cure=f"see {help_page}") from invalid
+
+
+def place_of(where: Where | None, *keys: str) -> Where | None:
+    """Where a key stands in the file that `where` names, for a mistake that is found after the file was read."""
+    if where is None:
+        return None
+    try:
+        return _place(read_yaml(Path(where.file)), keys)
+    except YamlInvalid:
+        return where  # Gone or broken since it was read.
 
 
 def _place(source: Any, keys: tuple[Any, ...]) -> Where | None:

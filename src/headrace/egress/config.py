@@ -14,13 +14,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from headrace.contracts.yaml_model import checked_model, load_model
+from headrace.contracts.yaml_model import checked_model, load_model, place_of
 from headrace.contracts.yaml_source import read_yaml
 from headrace.egress.errors import EgressInvalid
 from headrace.egress.sdk import Connector, ConnectorConfig, DriftPolicy, Mode
 from headrace.errors import Where
 
-HELP_PAGE = "docs/egress.md"
+HELP_PAGE = "docs/connectors.md"
 EgressName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
 
@@ -77,6 +77,10 @@ class EgressConfig(_Model):
             return {name: name for name in value}
         return value
 
+    def place(self, key: str) -> Where | None:
+        """Where a key of the file stands."""
+        return place_of(self.where, key)
+
     @property
     def dead_letter_topic(self) -> str:
         return f"{self.name}.dlq"
@@ -98,7 +102,7 @@ def connector_config(config: EgressConfig, connector: Connector) -> ConnectorCon
         known = ", ".join(sorted(mode.value for mode in capabilities.modes))
         raise EgressInvalid(
             f"connector {config.connector!r} has no mode {config.mode.value!r}",
-            where=config.where,
+            where=config.place("mode"),
             cure=f"choose one of: {known}",
         )
     source = read_yaml(Path(config.where.file)).get("options") if config.where else None
@@ -109,6 +113,6 @@ def connector_config(config: EgressConfig, connector: Connector) -> ConnectorCon
         error=EgressInvalid,
         help_page=HELP_PAGE,
         prefix="options.",
-        where=config.where,
+        where=config.place("options"),
     )
     return ConnectorConfig(config.name, config.topic, config.mode, options, config.drift)

@@ -26,7 +26,7 @@ import structlog
 
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
-from headrace.egress.config import EgressConfig, connector_config
+from headrace.egress.config import EgressConfig, RetryLimits, connector_config
 from headrace.egress.decoder import Decoder
 from headrace.egress.errors import GaveUp, TargetAhead
 from headrace.egress.sdk import Connector
@@ -80,8 +80,8 @@ class EgressRunner:
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._positions: dict[int, int] = {}
         self._failures = 0
-        self._state: State = "created"
-        self._error: HeadraceError | None = None
+        self._standing: tuple[State, HeadraceError | None] = ("created", None)
+        """State and the error behind it, replaced together."""
         self._lag: int | None = None
         self._lag_at_s = 0.0
 
@@ -96,9 +96,9 @@ class EgressRunner:
                     self._failed(error)
                     self._wait(stop)
             self._finish()
-            self._state = "stopped"
+            self._standing = ("stopped", None)
         except HeadraceError as error:
-            self._state, self._error = "failed", error
+            self._standing = ("failed", error)
             raise
         finally:
             self._close()
@@ -112,16 +112,17 @@ class EgressRunner:
 
     def status(self) -> EgressStatus:
         """How it stands."""
+        state, error = self._standing
         return EgressStatus(
             name=self.config.name,
             topic=self.config.topic,
             connector=self.config.connector,
-            state=self._state,
+            state=state,
             delivery=self.target.capabilities.delivery,
             positions=dict(self._positions),
             lag_records=self._lag,
             counters=self.counters,
-            error=self._error,
+            error=error,
         )
 
     def _deliver(self, stop: threading.Event) -> None:
@@ -131,9 +132,9 @@ class EgressRunner:
             if self._paused.is_set():
                 self._stay_paused(consumer, stop)
                 continue
-            batches = consumer.poll(self._records_max(), self._poll_s())
+            batches = consumer.poll(self._records_max(), self._poll_s(consumer))
             if not self.target.is_open:
-                # What came with an assignment was read from the group's offsets; the target knows better.
+                # Whatever came was not read from where the target stands.
                 self._open(consumer)
                 continue
             for batch in batches:
@@ -146,7 +147,9 @@ class EgressRunner:
             if self._is_due():
                 self._flush(consumer)
             self._measure_lag(consumer)
-            self._state = "running"
+            if not self._failures or not self._staged.positions:
+                # What failed before may fail again until it is flushed.
+                self._standing = ("running", None)
 
     def _open(self, consumer: Consumer) -> None:
         """Open the target for the assigned partitions and read on from where it, or the group, stands."""
@@ -164,7 +167,6 @@ class EgressRunner:
         consumer.seek(starts)
         consumer.resume(sorted(self._assigned))
         self._positions = {each.partition: offset for each, offset in starts.items() if offset >= 0}
-        self._error = None
 
     def _check_ahead(self, consumer: Consumer, starts: Mapping[TopicPartition, int]) -> None:
         ends = consumer.end_offsets(sorted(starts))
@@ -221,7 +223,7 @@ class EgressRunner:
         counters.bytes_written += staged.bytes
         counters.flushes += 1
         counters.flush_s += flush_s
-        self._failures, self._error = 0, None
+        self._failures = 0
 
     def _failed(self, error: HeadraceError) -> None:
         """Forget what is staged; raises what no retry mends."""
@@ -239,15 +241,12 @@ class EgressRunner:
         if attempts is not None and self._failures >= attempts:
             message = f"egress {self.config.name!r}: {self._failures} attempts failed, the last: {error.message}"
             raise GaveUp(message, where=self.config.where, cure=error.cure) from error
-        self._state, self._error = "retrying", error
+        self._standing = ("retrying", error)
         _LOG.warning("egress waits", egress=self.config.name, code=error.code, error=str(error), failed=self._failures)
 
     def _wait(self, stop: threading.Event) -> None:
         """Sit out the pause before the next attempt, serving the group meanwhile."""
-        retry = self.config.retry
-        # Past 32 doublings the pause is at its most anyway.
-        pause_ms = min(retry.max_ms, retry.first_ms * 2 ** min(self._failures - 1, 32)) * random.uniform(0.5, 1.0)
-        deadline_s = time.monotonic() + pause_ms / 1_000
+        deadline_s = time.monotonic() + pause_s(self.config.retry, self._failures)
         while not stop.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
             if self._consumer is None:
                 stop.wait(left_s)
@@ -261,7 +260,7 @@ class EgressRunner:
 
     def _stay_paused(self, consumer: Consumer, stop: threading.Event) -> None:
         self._flush(consumer)
-        self._state = "paused"
+        self._standing = ("paused", None)
         while self._paused.is_set() and not stop.is_set():
             consumer.pause(sorted(consumer.assignment()))
             consumer.poll(1, POLL_MAX_S)
@@ -276,8 +275,10 @@ class EgressRunner:
         return self._consumer
 
     def _gained(self, partitions: Sequence[TopicPartition]) -> None:
-        """New partitions: the target is opened again for all of them, after the poll."""
+        """New partitions: the target is opened again for all of them, after the poll; nothing is read before."""
         if partitions:
+            assert self._consumer is not None
+            self._consumer.pause(partitions)
             self._finish()
             self._close_target()
 
@@ -313,7 +314,10 @@ class EgressRunner:
         left_s = self._staged.age_left_s(time.monotonic())
         return left_s is not None and (left_s <= 0 or self._staged.room() == 0)
 
-    def _poll_s(self) -> float:
+    def _poll_s(self, consumer: Consumer) -> float:
+        if not self.target.is_open and consumer.assignment():
+            # Only the membership is served: the partitions are paused until the target says where they go on.
+            return 0.0
         left_s = self._staged.age_left_s(time.monotonic())
         return POLL_MAX_S if left_s is None else max(0.0, min(left_s, POLL_MAX_S))
 
@@ -369,3 +373,10 @@ class EgressRunner:
             return  # Another process was first.
         finally:
             admin.close()
+
+
+def pause_s(retry: RetryLimits, failures: int) -> float:
+    """How long to wait after so many failures in a row."""
+    # Past 32 doublings the pause is at its most anyway.
+    longest_ms = min(retry.max_ms, retry.first_ms << min(failures - 1, 32))
+    return longest_ms * random.uniform(0.5, 1.0) / 1_000

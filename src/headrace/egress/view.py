@@ -82,16 +82,20 @@ class View:
         columns = dict(self._config.columns) if self._config.columns is not None else {name: name for name in known}
         unknown = next((source for source in columns.values() if source not in known), None)
         if unknown is not None:
-            raise self._invalid(f"topic {self._config.topic!r} has no column {unknown!r}", f"known: {', '.join(known)}")
+            raise self._invalid(
+                "columns", f"topic {self._config.topic!r} has no column {unknown!r}", f"known: {', '.join(known)}"
+            )
         missing = [name for name in self._source.key if name not in columns.values()]
         if self._config.mode is not Mode.APPEND and missing:
-            raise self._invalid(f"key column {missing[0]!r} is not among `columns`", "add it: rows are known by it")
+            raise self._invalid(
+                "columns", f"key column {missing[0]!r} is not among `columns`", "add it: rows are known by it"
+            )
         return columns
 
     def _target_contract(self) -> Contract:
         if self._config.mode is not Mode.APPEND and not self._source.key:
             message = f"topic {self._config.topic!r} has no key, and mode {self._config.mode.value} needs one"
-            raise self._invalid(message, "use mode append, or give the contract a key")
+            raise self._invalid("mode", message, "use mode append, or give the contract a key")
         targets = {source: target for target, source in self._columns.items()}
         contract = self._source
         return replace(
@@ -111,15 +115,19 @@ class View:
             empty = to_frame(to_arrow(self._source.schema).empty_table(), self._source.schema)
             dtype = empty.select(expression).to_series().dtype
         except (pl.exceptions.PolarsError, ValueError) as error:
-            raise self._invalid(f"filter: {error}", "write a SQL condition over the contract's columns") from error
+            raise self._invalid(
+                "filter", f"filter: {error}", "write a SQL condition over the contract's columns"
+            ) from error
         if dtype != pl.Boolean:
-            raise self._invalid(f"filter gives {dtype}, not true or false", "write a condition such as `amount > 0`")
+            raise self._invalid(
+                "filter", f"filter gives {dtype}, not true or false", "write a condition such as `amount > 0`"
+            )
         if _nodes(json.loads(expression.meta.serialize(format="json"))) & _NEEDS_OTHER_ROWS:
-            raise self._invalid("filter looks at other rows", "compute such a value in a pipeline")
+            raise self._invalid("filter", "filter looks at other rows", "compute such a value in a pipeline")
         return expression
 
-    def _invalid(self, message: str, cure: str) -> EgressInvalid:
-        return EgressInvalid(f"egress {self._config.name!r}: {message}", where=self._config.where, cure=cure)
+    def _invalid(self, key: str, message: str, cure: str) -> EgressInvalid:
+        return EgressInvalid(f"egress {self._config.name!r}: {message}", where=self._config.place(key), cure=cure)
 
 
 def source_contract(config: EgressConfig, contract: Contract) -> Contract:

@@ -2,35 +2,55 @@
 
 Owns the format of changelog topics and the rule when a partition writes its state whole.
 
-- A message is one `StateChange` of one partition; its key tells delta (`d`) or snapshot (`s`), its value is an Arrow
-  IPC stream with the small numbers of the partition in the schema metadata.
-- A snapshot is a run of `s` messages inside one transaction, the first marked `first`; what lies before it is not
-  needed any more and is dropped from the log.
-- Applying the messages of a partition in order rebuilds its state exactly.
+- A change is one `StateChange` of one partition: an Arrow IPC stream (LZ4) with the small numbers of the partition in
+  the schema metadata.
+- A change is cut into as many messages as it needs, each `HEADER` and a piece of the stream. So a list that grew for
+  days fits into a topic whose records are of the broker's default size.
+- A message's key tells delta (`d`) or snapshot (`s`). A snapshot is a run of changes inside one transaction, all
+  messages of the first marked `first`; what lies before it is not needed any more and is dropped from the log.
+- Every message carries a checksum of what it holds. Damage is found (`ChangelogUnreadable`), never restored.
+- Applying the changes of a partition in order rebuilds its state exactly.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import polars as pl
 import pyarrow as pa
 
 from headrace.engine.operator import StateChange
+from headrace.errors import HeadraceError
 
 META = b"headrace.meta"
 SNAPSHOT_FIRST = b"s0"
 SNAPSHOT_MORE = b"s1"
 DELTA = b"d"
-SNAPSHOT_ROWS_PER_MESSAGE_MAX = 32_768
+SNAPSHOT_ROWS_PER_CHANGE_MAX = 32_768
+MESSAGE_BYTES_MAX = 900_000
+"""Below the default `max.message.bytes` of a broker, key and record overhead included."""
 DELTA_ROWS_PER_SNAPSHOT_MIN = 100_000
 """No snapshot before this many delta rows: small states would be written again and again."""
 DELTA_ROWS_PER_STATE_ROW = 3
 """A snapshot is due when the deltas since the last one hold this many rows per live row: the log stays within
 a constant factor of the state, and snapshots cost a third of a write per row changed."""
+
+MAGIC = b"HRC1"
+HEADER = struct.Struct(">4sIII")
+"""Magic, CRC-32 of all that follows it, number of the piece, pieces of the change. 16 bytes keep Arrow aligned."""
+_CHECKED = struct.Struct(">II")
+_CHECKED_FROM = HEADER.size - _CHECKED.size
+
+
+class ChangelogUnreadable(HeadraceError):
+    """A changelog message is damaged, incomplete or of another format."""
+
+    code = "engine.changelog_unreadable"
 
 
 def snapshot_is_due(*, delta_rows: int, state_rows: int) -> bool:
@@ -38,31 +58,96 @@ def snapshot_is_due(*, delta_rows: int, state_rows: int) -> bool:
     return delta_rows >= max(DELTA_ROWS_PER_SNAPSHOT_MIN, DELTA_ROWS_PER_STATE_ROW * state_rows)
 
 
-def encode(change: StateChange, clock: Mapping[str, int]) -> bytes:
-    """One message. `clock` holds numbers of the runner that belong to the same moment."""
+def encode(change: StateChange, clock: Mapping[str, int], *, bytes_max: int = MESSAGE_BYTES_MAX) -> list[bytes]:
+    """The messages of a change, at least one. `clock` holds numbers of the runner that belong to the same moment."""
+    stream = memoryview(_to_stream(change, clock))
+    room = bytes_max - HEADER.size
+    pieces = [stream[at : at + room] for at in range(0, len(stream), room)]
+    return [_framed(piece, number, len(pieces)) for number, piece in enumerate(pieces)]
+
+
+def _to_stream(change: StateChange, clock: Mapping[str, int]) -> pa.Buffer:
     table = change.frame.to_arrow(compat_level=pl.CompatLevel.oldest())
     meta = json.dumps({"state": dict(change.meta), "clock": dict(clock)})
     table = table.replace_schema_metadata({META: meta.encode()})
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     return sink.getvalue()
 
 
+def _framed(piece: memoryview, number: int, pieces: int) -> bytes:
+    place = _CHECKED.pack(number, pieces)
+    checksum = zlib.crc32(piece, zlib.crc32(place))
+    return b"".join((MAGIC, checksum.to_bytes(4, "big"), place, piece))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A message whose checksum is right."""
+
+    number: int
+    pieces: int
+    body: memoryview
+
+    @classmethod
+    def of(cls, value: bytes | pa.Buffer) -> Self:
+        """Raises `ChangelogUnreadable`."""
+        view = memoryview(value)
+        if len(view) < HEADER.size:
+            raise ChangelogUnreadable(f"{len(view)} bytes are no changelog message")
+        magic, checksum, number, pieces = HEADER.unpack_from(view)
+        if magic != MAGIC:
+            raise ChangelogUnreadable(f"a changelog message begins with {magic!r}, not with {MAGIC!r}")
+        if zlib.crc32(view[_CHECKED_FROM:]) != checksum:
+            raise ChangelogUnreadable("the checksum of a changelog message is wrong")
+        return cls(number, pieces, view[HEADER.size :])
+
+
 @dataclass(frozen=True, slots=True)
 class ChangelogMessage:
-    """A decoded message."""
+    """A decoded change."""
 
     change: StateChange
     clock: Mapping[str, int]
 
 
-def decode(partition: int, value: bytes | pa.Buffer) -> ChangelogMessage:
-    """Read one message of `partition`."""
-    with pa.ipc.open_stream(value) as reader:
-        table = reader.read_all()
-    meta = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+class ChangelogReader:
+    """Puts the messages of one changelog partition together again, in their order.
+
+    A change that was begun and not finished (a writer that died outside of a transaction) is left out, when another
+    one begins.
+    """
+
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+        self._pieces: list[memoryview] = []
+
+    def read(self, value: bytes | pa.Buffer) -> ChangelogMessage | None:
+        """The change that this message completes, if it does. Raises `ChangelogUnreadable`."""
+        piece = Piece.of(value)
+        if piece.number == 0:
+            self._pieces = []
+        if piece.number != len(self._pieces):
+            raise ChangelogUnreadable(
+                f"piece {piece.number} of {piece.pieces} of a change follows on {len(self._pieces)} pieces"
+            )
+        self._pieces.append(piece.body)
+        if len(self._pieces) < piece.pieces:
+            return None
+        stream = pa.py_buffer(self._pieces[0] if piece.pieces == 1 else b"".join(self._pieces))
+        self._pieces = []
+        return _from_stream(self._partition, stream)
+
+
+def _from_stream(partition: int, stream: pa.Buffer) -> ChangelogMessage:
+    try:
+        with pa.ipc.open_stream(stream) as reader:
+            table = reader.read_all()
+        meta = json.loads((table.schema.metadata or {})[META])
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        raise ChangelogUnreadable(f"a changelog message holds no state change ({error})") from error
     frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return ChangelogMessage(StateChange(partition, frame, meta.get("state", {})), meta.get("clock", {}))
+    assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
+    return ChangelogMessage(StateChange(partition, frame, meta["state"]), meta["clock"])

@@ -6,8 +6,8 @@ own: a log that answers slowly never holds up the work.
 - Lag in records is the distance from the next record to process to the end that a committed read can reach. Marks of
   transactions and records that compaction removed count, as in Kafka's own tools.
 - Lag in seconds bounds the age of the oldest record not processed from above, by the smaller of two: the age of the
-  last record read (the rest was written after it), and the time since the partition was last seen at its end (the rest was
-  not there then). So old timestamps count while a backlog is worked off, and a quiet topic's first record does not
+  last record read (the rest was written after it), and the time since the partition was last seen at its end (the rest
+  was not there then). So old timestamps count while a backlog is worked off, and a quiet topic's first record does not
   look old. 0 without lag.
 - What cannot be known is not told: after a failed question the lag is empty.
 """

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from headrace.engine import changelog
-from headrace.engine.changelog import ChangelogMessage
+from headrace.engine.changelog import ChangelogMessage, ChangelogReader, ChangelogUnreadable
 from headrace.errors import HeadraceError
 from headrace.log.columns import take_batch
 from headrace.log.port import Log, RecordBatch, TopicPartition
@@ -75,14 +75,27 @@ def _before(batch: RecordBatch, targets: Mapping[TopicPartition, int]) -> Record
 def read_changelog(
     log: Log, topic: str, partitions: Sequence[int], on_progress: Callable[[int], None]
 ) -> Iterator[tuple[bytes, ChangelogMessage]]:
-    """All messages of these changelog partitions with their kind, in order per partition."""
+    """All changes in these changelog partitions with their kind, in order per partition."""
     here = [TopicPartition(topic, partition) for partition in partitions]
     consumer = log.consumer(client_id="headrace-restore")
     try:
         targets = consumer.end_offsets(here, committed=False)
     finally:
         consumer.close()
+    readers = {partition: ChangelogReader(partition) for partition in partitions}
     for batch in read_until(log, targets, on_progress):
         for row in range(len(batch)):
-            kind = batch.key[row].as_py() or changelog.DELTA
-            yield kind, changelog.decode(int(batch.partition[row]), batch.value[row].as_buffer())
+            message = _read(readers[int(batch.partition[row])], batch, row)
+            if message is not None:
+                yield batch.key[row].as_py() or changelog.DELTA, message
+
+
+def _read(reader: ChangelogReader, batch: RecordBatch, row: int) -> ChangelogMessage | None:
+    try:
+        return reader.read(batch.value[row].as_buffer() or b"")
+    except ChangelogUnreadable as error:
+        raise ChangelogUnreadable(
+            f"{batch.topic}[{batch.partition[row]}] at offset {batch.offset[row]}: {error.message}",
+            cure="delete the changelog topics and the consumer group of the pipeline: it then computes its state anew"
+            " from its sources",
+        ) from error

@@ -13,7 +13,7 @@ from headrace.errors import Where
 from headrace.ingress.cdc.config import SqliteCdcConfig
 from headrace.ingress.violations import IngressInvalid
 
-HELP_PAGE = "docs/ingress-sqlite.md"
+HELP_PAGE = "docs/ingress.md"
 KINDS = {"sqlite-cdc": SqliteCdcConfig}
 
 

@@ -196,8 +196,12 @@ class Consumer(Protocol):
     def resume(self, partitions: Sequence[TopicPartition]) -> None: ...
 
     def position(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The next offset `poll` would look at. Once the end of a partition was reached it lies behind trailing
-        transaction markers too, so that `position == end_offset` means "nothing committed is left to read"."""
+        """The next offset `poll` would look at: where reading starts, then behind the last row handed out.
+
+        Once the end of a partition was reached it lies behind trailing transaction markers and aborted rows too,
+        so that `position == end_offset` means "nothing committed is left to read".
+        Asked of partitions that are assigned, inside `assigned` and `revoked` too.
+        """
 
     def committed(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
         """The group's committed offsets; partitions without one are absent."""

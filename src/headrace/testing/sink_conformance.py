@@ -50,8 +50,9 @@ from headrace.testing import sink_child
 from headrace.testing.sink_harness import ORDER, TOPIC, Stage, header, order, order_contract, wait_until
 from headrace.testing.sink_types import comparable, every_type_contract, every_type_rows
 
-KILLS = 4
-"""Processes killed in the crash test: enough to hit a flush, few enough for a test."""
+KILL_ROWS = 900
+KILL_AFTER_MAX = 200
+"""Records that a process has committed when it is killed; all processes of a mode together leave some to the last."""
 _NEEDS = "_needs"
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -105,6 +106,8 @@ class SinkConformance:
 
     connector: ClassVar[type[Connector]]
     """The connector's class, as its entry point names it."""
+    kills: ClassVar[int] = 2
+    """Processes killed in each mode of the crash test. They flush all the time, so nearly every kill hits a flush."""
 
     def options(self, folder: Path) -> dict[str, Any]:
         """Options for a target that is this test's own; called again, the same target."""
@@ -222,14 +225,14 @@ class SinkConformance:
 
     def test_kill_at_random_moments_loses_nothing(self, stage: Stage, tmp_path: Path) -> None:
         """Processes killed with SIGKILL while they flush: the target ends with the rows of an undisturbed run."""
-        rows = [order(number) for number in range(3_000)]
+        rows = [order(number) for number in range(KILL_ROWS)]
         for mode in self.modes():
             folder = tmp_path / mode.value
             more = {"batch": {"rows_max": 7, "age_max_ms": 5}, "name": f"out-{mode.value}"}
             config = self.config(folder, mode, **more)
             if mode is self.modes()[0]:
                 stage.publish(rows)
-            for _ in range(KILLS):
+            for _ in range(self.kills):
                 self.start_and_kill(stage, config)
             stage.deliver(self.connector(), self.config(folder, mode, name=f"out-{mode.value}"))
             self.check_rows(folder, mode, rows)
@@ -381,7 +384,7 @@ class SinkConformance:
         before = self.committed(stage, config)
         child = subprocess.Popen([sys.executable, "-m", "headrace.testing.sink_child", text])
         try:
-            moved = random.Random(before).randint(1, 400)
+            moved = random.Random(before).randint(1, KILL_AFTER_MAX)
             done = sum(stage.ends().values())
             wait_until(
                 lambda: self.committed(stage, config) >= min(done, before + moved) or child.poll() is not None,

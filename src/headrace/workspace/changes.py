@@ -115,7 +115,7 @@ class RegisterSchema:
     def summary(self) -> str:
         if self.version == 1:
             return f"first version ({self.mode.value})"
-        return f"version {self.version}, {self.mode.value} compatible with the last one"
+        return f"version {self.version} ({self.mode.value})"
 
     def as_json(self) -> Json:
         return {"version": self.version, "mode": self.mode.value, "schema": self.schema.definition}
@@ -155,6 +155,8 @@ class SchemaVerdict:
     verdict: str
     """new, unchanged, compatible or incompatible"""
     reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What the mode allows and a person should see: bytes of the last version would be understood otherwise."""
 
     def as_json(self) -> Json:
         return {
@@ -162,6 +164,7 @@ class SchemaVerdict:
             "mode": self.mode.value,
             "verdict": self.verdict,
             "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
         }
 
 

@@ -115,7 +115,12 @@ def _environment(workspace: Workspace, chosen: str | None) -> Iterator[Check]:
         return
     with environment:
         yield Check("environment", "ok", environment.name)
-        yield _asked("log", lambda: _log_text(environment.log))
+        log = _asked("log", lambda: _log_text(environment.log))
+        yield log
+        if log.outcome == "error" and environment.config.uses_builtin_registry:
+            # It is a topic of that log: to ask would only wait once more.
+            yield Check("registry", "error", "builtin, and its log does not answer")
+            return
         yield _asked(
             "registry", lambda: f"{environment.config.registry}, {len(environment.registry.subjects())} subjects"
         )

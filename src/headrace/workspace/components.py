@@ -150,7 +150,7 @@ class EgressComponent:
     def run(self, stop: threading.Event, report: Report) -> None:
         runner = EgressRunner(
             self.config,
-            load_connector(self.config.connector, where=self.config.where),
+            load_connector(self.config.connector, where=self.config.place("connector")),
             self.workspace.topics[self.config.topic],
             self.environment.log,
             self.environment.registry,

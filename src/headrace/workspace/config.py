@@ -214,9 +214,10 @@ class WorkspaceFile:
 
     def _variable(self, name: str, keys: tuple[str, ...]) -> str:
         value = os.environ.get(name)
-        if value is None:
+        if not value:
+            state = "not set" if value is None else "empty"
             raise VariableUnset(
-                f"{'.'.join(keys)!r} needs the environment variable {name}, which is not set",
+                f"{'.'.join(keys)!r} needs the environment variable {name}, which is {state}",
                 where=self.where(*keys),
                 cure=f"export {name}=... and try again",
             )

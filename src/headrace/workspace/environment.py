@@ -94,6 +94,6 @@ def _open_log(root: Path, config: EnvironmentConfig) -> Log:
 
 def _open_registry(log: Log, config: EnvironmentConfig) -> Registry:
     if config.uses_builtin_registry:
-        return StoredRegistry(SchemaTopic(log))
+        return StoredRegistry(SchemaTopic(log, replication_factor=config.replication_factor))
     auth = (config.registry_user, config.registry_password or "") if config.registry_user else None
     return ConfluentRegistry(config.registry, auth=auth)

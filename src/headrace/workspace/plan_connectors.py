@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.errors import EgressInvalid
 from headrace.egress.sdk import load_connector
+from headrace.egress.view import View
 from headrace.errors import HeadraceError
 from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.workspace.changes import Change, Json, Problem, SetUpIngress
@@ -82,9 +83,10 @@ def plan_egress(workspace: Workspace) -> EgressStage:
 def _checked_egress(config: EgressConfig, workspace: Workspace) -> Json:
     if config.topic not in workspace.topics:
         cure = did_you_mean(config.topic, workspace.topics)
-        raise EgressInvalid(f"topic {config.topic!r} has no contract", where=config.where, cure=cure)
-    connector = load_connector(config.connector, where=config.where)
+        raise EgressInvalid(f"topic {config.topic!r} has no contract", where=config.place("topic"), cure=cure)
+    connector = load_connector(config.connector, where=config.place("connector"))
     connector_config(config, connector)
+    View(config, workspace.topics[config.topic])
     return {
         "name": config.name,
         "topic": config.topic,

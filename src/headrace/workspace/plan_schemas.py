@@ -5,6 +5,7 @@ Owns the comparison of the workspace's schemas with the registry's subjects.
 - Each topic has the subject `<topic>-value`, and `<topic>-key` when its key is Avro.
 - A subject's mode becomes the contract's before its schema is registered, so the verdict is by that mode.
 - An incompatible schema is a problem with every reason in words; it is never registered.
+- A compatible schema that understands the last version's bytes otherwise carries a warning; it is registered.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.compatibility import Incompatibility, check
+from headrace.contracts.compatibility_warnings import warnings
 from headrace.contracts.contract import Contract, KeyEncoding
 from headrace.contracts.registry import RegisteredSchema, Registry
 from headrace.workspace.changes import Change, Problem, RegisterSchema, SchemaVerdict, SetCompatibility
@@ -62,7 +64,8 @@ def _subject(
         stage.verdicts.append(SchemaVerdict(subject, mode, "incompatible", reasons))
         stage.problems.append(_incompatible(contract, subject, reasons))
         return
-    stage.verdicts.append(SchemaVerdict(subject, mode, "compatible" if versions else "new"))
+    warned = tuple(each.sentence() for each in warnings(schema, versions[-1].schema)) if versions else ()
+    stage.verdicts.append(SchemaVerdict(subject, mode, "compatible" if versions else "new", warnings=warned))
     stage.changes.append(RegisterSchema(subject, schema, len(versions) + 1, mode))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+from polars.testing import assert_frame_equal
 
 from headrace.contracts.polars_types import dtype_to_avro
 from headrace.engine import changelog
@@ -21,6 +22,7 @@ from headrace.engine.operator import (
     SYSTEM_COLUMNS,
     TIME,
     RowError,
+    StateChange,
     StatefulOperator,
 )
 from headrace.engine.operators.aggregate import make_aggregate
@@ -151,24 +153,42 @@ class Driver:
     def commit(self) -> pl.DataFrame:
         """Flush, write the changelog, commit; what was flushed."""
         flushed = self.operator.flush(self.context)
-        first = [changelog.encode(change, {}) for change in self.operator.changes()]
-        changes = self.operator.changes()
-        assert first == [changelog.encode(change, {}) for change in changes], "changes() is idempotent"
-        self.log.extend((change.partition, changelog.encode(change, {})) for change in changes)
+        first, changes = self.operator.changes(), self.operator.changes()
+        assert [each.meta for each in first] == [each.meta for each in changes], "changes() is idempotent"
+        for before, after in zip(first, changes, strict=True):
+            assert_frame_equal(before.frame, after.frame)
+        self._write(changes)
         self.operator.commit()
         return flushed
+
+    def _write(self, changes: Sequence[StateChange]) -> None:
+        for change in changes:
+            self.log.extend((change.partition, message) for message in changelog.encode(change, {}, bytes_max=2_000))
 
     def restore(self) -> None:
         """Go on with a new operator, rebuilt from the log."""
         self.operator = self._fresh()
+        self._apply({partition for partition, _ in self.log})
+
+    def move(self, partition: int) -> None:
+        """A partition goes away and comes back, rebuilt from the log; the others stay."""
+        self.operator.forget(partition)
+        assert not self.operator.keys_count().get(partition, 0), "nothing is left of it"
+        self._apply({partition})
+
+    def _apply(self, partitions: Iterable[int]) -> None:
+        readers = {partition: changelog.ChangelogReader(partition) for partition in partitions}
         for partition, message in self.log:
-            self.operator.apply(changelog.decode(partition, message).change)
+            found = readers[partition].read(message) if partition in readers else None
+            if found is not None:
+                self.operator.apply(found.change)
         self.operator.commit()
 
     def restore_from_snapshots(self, partitions: Sequence[int], rows_max: int = 2) -> None:
         """Go on with a new operator, rebuilt from whole states."""
         pieces = [piece for p in partitions for piece in self.operator.snapshot(p, rows_max)]
-        self.log = [(piece.partition, changelog.encode(piece, {})) for piece in pieces]
+        self.log = []
+        self._write(pieces)
         self.restore()
 
     def state(self, partitions: Sequence[int]) -> list[tuple[Any, ...]]:
@@ -181,6 +201,8 @@ def comparable(value: Any) -> Any:
     """A value whose equality is equality of bits, zeros and NaNs aside."""
     if isinstance(value, tuple | list):
         return tuple(comparable(each) for each in value)
+    if isinstance(value, dict):
+        return tuple((name, comparable(each)) for name, each in value.items())
     if isinstance(value, float):
         return "nan" if math.isnan(value) else (value + 0.0).hex()
     return value

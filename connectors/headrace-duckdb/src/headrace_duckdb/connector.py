@@ -6,11 +6,13 @@ Owns one table and its rows in `_headrace_positions`; shares the database file w
 - A flush finds the positions where this process left them, or another process delivers the same partition and it stops.
 - DuckDB lets one process write and then nobody else read. So the file is open only while it is used: to open costs some
   milliseconds for each flush, and between flushes others may look in. `keep_open` trades that for speed.
-- A file that another process holds is tried again.
+- A file that another process holds is waited for, up to `FILE_WAIT_S`, then the egress tries again later: so several
+  processes may write one file in turn, each for the time of one flush.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,9 @@ from headrace.egress.sdk import (
 from headrace_duckdb.types import ColumnType, column_types, quoted, storable, storable_schema, widens
 
 POSITIONS_TABLE = "_headrace_positions"
+FILE_WAIT_S = 5.0
+"""Longer than a flush of another process takes, short enough to stay in the consumer group."""
+FILE_POLL_S = 0.02
 _DELETE = "__delete"
 """Column of the staged rows; contracts may not use names that begin so."""
 
@@ -255,8 +260,19 @@ class _Database:
     def _opened(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = duckdb.connect(str(self._path))
+            self._connection = self._waited_for()
         return self._connection
+
+    def _waited_for(self) -> duckdb.DuckDBPyConnection:
+        """Open the file, once no other process holds it."""
+        deadline_s = time.monotonic() + FILE_WAIT_S
+        while True:
+            try:
+                return duckdb.connect(str(self._path))
+            except duckdb.IOException as error:
+                if not _is_locked(error) or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(FILE_POLL_S)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -268,7 +284,7 @@ class _Database:
             if "not a valid DuckDB database" in str(error):
                 cure = "name another file, or move this one away"
                 raise TargetInvalid(f"{self._path}: {error}", cure=cure) from error
-            cure = "close the program that holds it; headrace tries again" if "lock" in str(error).lower() else ""
+            cure = "close the program that holds it; headrace tries again" if _is_locked(error) else ""
             raise self._unavailable(error, cure) from error
         except (duckdb.CatalogException, duckdb.BinderException) as error:
             raise TargetInvalid(f"{self._path}: {error}", cure="make the table fit the contract") from error
@@ -277,6 +293,10 @@ class _Database:
 
     def _unavailable(self, error: Exception, cure: str) -> TargetUnavailable:
         return TargetUnavailable(f"{self._path}: {error}", cure=cure)
+
+
+def _is_locked(error: duckdb.Error) -> bool:
+    return "could not set lock" in str(error).lower()
 
 
 def _is_constrained(connection: duckdb.DuckDBPyConnection, schema: str, table: str) -> bool:

@@ -35,7 +35,7 @@ def storable(rows: pa.Table) -> pa.Table:
 def column_types(connection: duckdb.DuckDBPyConnection, query: str) -> Mapping[str, ColumnType]:
     """The columns that a query gives."""
     texts = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {query}").fetchall()}
-    schema = connection.execute(f"{query} LIMIT 0").to_arrow_table().schema
+    schema = connection.sql(f"{query} LIMIT 0").to_arrow_table().schema
     return {each.name: ColumnType(texts[each.name], each.type) for each in schema}
 
 

@@ -79,7 +79,7 @@ class ParquetConnector:
         assert isinstance(config.options, ParquetOptions)
         self._options = config.options
         self._folder = config.options.path / config.topic
-        self._schema = arrow_schema(contract)
+        self._schema = storable_schema(arrow_schema(contract))
         self._staged, self._pending, self._next = [], {}, {}
         with _translated(self._folder):
             for partition in partitions:
@@ -121,7 +121,7 @@ class ParquetConnector:
         self._check_free(folder, Covered(first, last))
         name = f"{first:0{OFFSET_DIGITS}d}-{last:0{OFFSET_DIGITS}d}.parquet"
         temporary = folder / f"{name}.{os.getpid()}{_TEMPORARY}"
-        table = pa.Table.from_arrays(batch.rows.columns, schema=self._schema)
+        table = batch.rows.cast(self._schema)
         try:
             _write_synced(table, temporary, self._options)
             # A link fails where a rename would replace what another process wrote.
@@ -139,6 +139,23 @@ class ParquetConnector:
 
     def _partition_folder(self, partition: int) -> Path:
         return self._folder / str(partition)
+
+
+def storable_schema(schema: pa.Schema) -> pa.Schema:
+    """The same columns, optional at every depth: pyarrow's Parquet writer refuses a null record whose fields are
+    required, though Arrow allows it. The contract's own schema stays in the metadata."""
+    return pa.schema([_optional(each) for each in schema], metadata=schema.metadata)
+
+
+def _optional(field: pa.Field) -> pa.Field:
+    arrow = field.type
+    if pa.types.is_struct(arrow):
+        arrow = pa.struct([_optional(arrow.field(index)) for index in range(arrow.num_fields)])
+    elif pa.types.is_list(arrow):
+        arrow = pa.list_(_optional(arrow.value_field))
+    elif pa.types.is_map(arrow):
+        arrow = pa.map_(arrow.key_field, _optional(arrow.item_field))
+    return field.with_type(arrow).with_nullable(True)
 
 
 def _write_synced(table: pa.Table, path: Path, options: ParquetOptions) -> None:

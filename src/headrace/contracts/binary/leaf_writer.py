@@ -28,7 +28,8 @@ from headrace.contracts.shape import DECIMAL128_PRECISION_MAX, Kind, Shape
 
 Names = Mapping[str, dict[str, Any]]
 
-_VARINT_BYTES_MAX = 10
+SCALE_BOUND = 2**31
+"""A big decimal's scale is an int."""
 
 
 class Leaves(NamedTuple):
@@ -200,12 +201,16 @@ def _uuid(array: pa.Array, shape: Shape) -> Leaves:
 def _texts(array: pa.Array, encode: Callable[[str], bytes], reason: str) -> Leaves:
     bodies: list[bytes] = []
     bad = np.zeros(len(array), dtype=np.bool_)
+    messages: set[str] = set()
     for row, text in enumerate(array.to_pylist()):
         try:
             bodies.append(encode(text))
         except BadValue as error:
             bodies.append(b"")
-            bad[row], reason = True, f"{reason.partition(':')[0]}: {error.message}"
+            bad[row] = True
+            messages.add(error.message)
+    if len(messages) == 1:  # A column gives one reason for all its values.
+        reason = f"{reason}: {messages.pop()}"
     lengths = np.array([len(body) for body in bodies], dtype=np.int64)
     rows = Ragged(np.frombuffer(b"".join(bodies), dtype=np.uint8), offsets_of(lengths))
     return Leaves([rows], bad if bad.any() else None, reason)
@@ -225,6 +230,8 @@ def _big_decimal_of_text(text: str) -> bytes:
     value = _parsed(text)
     sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int), "only finite decimals are parsed"
+    if not -SCALE_BOUND < exponent <= SCALE_BOUND:
+        raise BadValue("out_of_range", "a scale beyond 32 bits")
     unscaled = int("".join(map(str, digits))) * (-1 if sign else 1)
     scale = varints(np.array([-exponent], dtype=np.int64)).data.tobytes()
     return _sized(_sized(_twos_complement(unscaled)) + scale)

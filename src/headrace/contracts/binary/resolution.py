@@ -244,12 +244,12 @@ class _Resolver:
         readers = {each["name"]: each for each in reader["fields"]}
         names = tuple(readers) if columns is None else tuple(columns)
         wanted = {name: index for index, name in enumerate(names)}
-        aliases = {alias: each["name"] for each in reader["fields"] for alias in each.get("aliases", ())}
+        matched = _matched_fields(writer, reader)
         fields: list[tuple[int, Step]] = []
         seen: set[str] = set()
         for each in writer["fields"]:
-            name = each["name"] if each["name"] in readers else aliases.get(each["name"], "")
-            if name not in wanted or name in seen:
+            name = matched.get(each["name"], "")
+            if name not in wanted:
                 fields.append((-1, Skipped(each["type"], self._writer_names)))
                 continue
             seen.add(name)
@@ -334,6 +334,22 @@ def _names_match(writer: dict[str, Any], reader: dict[str, Any]) -> bool:
     name: str = writer["name"]
     aliases = reader.get("aliases", ())
     return _short(name) == _short(reader["name"]) or name in aliases or _short(name) in aliases
+
+
+def _matched_fields(writer: dict[str, Any], reader: dict[str, Any]) -> dict[str, str]:
+    """The reader's field for each field of the writer that it wants: of the same name, else by the first alias.
+
+    A field that the reader knows by its name is never another field's alias, in whatever order they stand.
+    """
+    written = {each["name"] for each in writer["fields"]}
+    taken = {each["name"]: each["name"] for each in reader["fields"] if each["name"] in written}
+    for each in reader["fields"]:
+        if each["name"] in written:
+            continue
+        source = next((alias for alias in each.get("aliases", ()) if alias in written and alias not in taken), None)
+        if source is not None:
+            taken[source] = each["name"]
+    return taken
 
 
 def _check_names(writer: dict[str, Any], reader: dict[str, Any], path: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from headrace.engine.aggregates.accumulator import Accumulator, Rows, with_nulls
-from headrace.engine.state.arrays import Ints
+from headrace.engine.state.arrays import Array, Ints
 from headrace.engine.state.slab import Slab
 from headrace.engine.state.value_codes import ValueCodes, canonical_floats
 
@@ -41,14 +41,18 @@ class NumberExtreme(Accumulator):
     def _add(self, rows: Rows) -> None:
         assert rows.values is not None
         values = canonical_floats(rows.values) if self._is_float else self._codes.encode(rows.values)
-        self._offer.at(self._slab[self._value], rows.slots, values)
-        self._slab[self._seen][rows.slots] = True
+        self._take(rows.slots, values)
 
     def merge(self, into: Ints, other: Ints) -> None:
         seen = self._slab[self._seen][other]
         into, other = into[seen], other[seen]
-        self._offer.at(self._slab[self._value], into, self._slab[self._value][other])
-        self._slab[self._seen][into] = True
+        self._take(into, self._slab[self._value][other])
+
+    def _take(self, slots: Ints, values: Array) -> None:
+        # A NaN is an ordinary value here.
+        with np.errstate(invalid="ignore"):
+            self._offer.at(self._slab[self._value], slots, values)
+        self._slab[self._seen][slots] = True
 
     def result(self, slots: Ints) -> pl.Series:
         missing = ~self._slab[self._seen][slots]

@@ -1,6 +1,7 @@
 """quantile(): exact, or a sketch of known relative accuracy.
 
-- Exact: all values are kept; linear interpolation between neighbours at q * (n - 1), as SQL's percentile_cont.
+- Exact: all values are kept; linear interpolation between neighbours at q * (n - 1), as SQL's percentile_cont, with the
+  roundings of Polars' `quantile(q, "linear")`.
 - With `accuracy`: DDSketch, counts by logarithmic bucket; a result is within `accuracy` of an exact neighbour value,
   relatively. State is bounded by the spread of the values, not by their number.
 - Both are functions of the set of values: order, batches and merges do not matter.
@@ -63,9 +64,9 @@ class ExactQuantile(ValueLists):
 
 def _between(low: Floats, high: Floats, part: Floats) -> Floats:
     """Linear interpolation; exact where nothing lies between."""
-    with np.errstate(invalid="ignore"):
-        mixed = low * (1.0 - part) + high * part
-    return np.where((part == 0) | (low == high), low, mixed)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mixed = low + (high - low) * part
+    return np.where((part == 0) | (low == high) | np.isneginf(low), low, mixed)
 
 
 class SketchQuantile(Accumulator):

@@ -312,7 +312,7 @@ class AggregateState:
     def _apply_drops(self, partition: int, frame: pl.DataFrame) -> None:
         if not frame.height:
             return
-        slots = self._find(partition, self._groups.intern(self._groups.cast(frame)), frame)
+        slots = self._find(partition, self._groups.intern_restored(frame), frame)
         slots = slots[slots >= 0]
         self._count(slots, -1)
         self._unlink(slots)
@@ -321,7 +321,7 @@ class AggregateState:
     def _apply_puts(self, partition: int, frame: pl.DataFrame) -> None:
         if not frame.height:
             return
-        group = self._groups.intern(self._groups.cast(frame))
+        group = self._groups.intern_restored(frame)
         slots = self._put(partition, group, frame)
         self._slab["time_ms"][slots] = frame[TIME].to_numpy()
         self._slab["stream_time_ms"][slots] = frame[STREAM_TIME].to_numpy()

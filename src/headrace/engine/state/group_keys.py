@@ -24,8 +24,7 @@ class GroupKeys:
     def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
         self._schema = dict(schema)
         self._dictionary = Dictionary(schema) if schema else None
-        # Minus zero plus zero is zero: one spelling for output, whichever came first.
-        self._columns = [pl.col(n) + 0.0 if dtype.is_float() else pl.col(n) for n, dtype in self._schema.items()]
+        self._columns = [_one_zero(n) if dtype.is_float() else pl.col(n) for n, dtype in self._schema.items()]
 
     def without_key(self, frame: pl.DataFrame) -> Mask:
         """Rows that belong to no group."""
@@ -44,9 +43,9 @@ class GroupKeys:
         """The group columns of these groups. Without group columns a frame without columns."""
         return pl.DataFrame() if self._dictionary is None else self._dictionary.take(ids)
 
-    def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The group columns of a frame that came through the log, in their own types."""
-        return frame.select(pl.col(name).cast(dtype) for name, dtype in self._schema.items())
+    def intern_restored(self, frame: pl.DataFrame) -> Ints:
+        """The same for a frame that came through the log, where types may have lost a detail."""
+        return self.intern(frame.with_columns(pl.col(name).cast(dtype) for name, dtype in self._schema.items()))
 
     @property
     def wants_retain(self) -> bool:
@@ -61,3 +60,8 @@ class GroupKeys:
     @property
     def bytes(self) -> int:
         return self._dictionary.bytes if self._dictionary else 0
+
+
+def _one_zero(name: str) -> pl.Expr:
+    """Both zeros are one group: one spelling for output, whichever came first. (Polars takes `+ 0.0` away.)"""
+    return pl.when(pl.col(name) == 0).then(0.0).otherwise(pl.col(name)).alias(name)

@@ -94,8 +94,10 @@ class HashIndex:
         step = _first(hashes, mask)
         rows: Ints = np.arange(len(slots), dtype=np.int64)
         while len(rows):
-            at = offset[rows] + ((step[rows]) & mask[rows])
-            met = self._table[at] == slots[rows]
+            at = offset[rows] + (step[rows] & mask[rows])
+            entry = self._table[at]
+            assert (entry != _EMPTY).all(), "a slot is removed that is not in the index"
+            met = entry == slots[rows]
             self._table[at[met]] = _REMOVED
             rows = rows[~met]
             step[rows] += 1

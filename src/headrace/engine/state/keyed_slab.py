@@ -48,8 +48,11 @@ class KeyedSlab(Slab):
 
     def drop(self, slots: Ints, *, logged: bool = True) -> None:
         """Free slots and their keys."""
+        if not logged:
+            self.forget(slots)
+            return
         self._index.remove(slots)
-        self.free(slots, logged=logged)
+        self.free(slots)
 
     def forget(self, slots: Ints) -> None:
         self._index.remove(slots[self.is_live(slots)])

@@ -25,6 +25,7 @@ import structlog
 
 from headrace.contracts.contract import Contract, TopicKind
 from headrace.contracts.registry import Registry
+from headrace.contracts.yaml_model import place_of
 from headrace.errors import Fault, HeadraceError
 from headrace.ingress.batch_publisher import backoff_s
 from headrace.ingress.cdc.capture import Capture, Captured
@@ -96,6 +97,7 @@ class SqliteCdc:
             table: EnvelopeEncoder(contract, registry, ingress=config.name, database=config.database.stem)
             for table, contract in self._contracts.items()
         }
+        self._where = place_of(config.where, "database")
         self._reader: SourceReader | None = None
         self._producer: Producer | None = None
         self._position: Position | None = None
@@ -115,7 +117,7 @@ class SqliteCdc:
 
     def missing(self) -> list[str]:
         """Tables whose triggers `setup` would make; only looks. Raises `SourceInvalid`, `SourceUnavailable`."""
-        connection = connect(self.config.database, where=self.config.where)
+        connection = connect(self.config.database, where=self._where)
         try:
             return self._capture(connection).missing(connection)
         except sqlite3.OperationalError as error:
@@ -126,7 +128,7 @@ class SqliteCdc:
     def setup(self) -> list[str]:
         """Make the triggers and the internal topics where they are missing; returns the tables that (again) get a
         snapshot. Raises `SourceInvalid`, `SourceUnavailable`. May be called again at any time."""
-        connection = connect(self.config.database, where=self.config.where)
+        connection = connect(self.config.database, where=self._where)
         try:
             renewed = self._capture(connection).install(connection)
         except sqlite3.OperationalError as error:
@@ -139,7 +141,7 @@ class SqliteCdc:
 
     def teardown(self) -> None:
         """Remove everything from the source database. Unread changes are lost."""
-        connection = connect(self.config.database, where=self.config.where)
+        connection = connect(self.config.database, where=self._where)
         try:
             self._capture(connection).uninstall(connection)
         finally:
@@ -214,12 +216,12 @@ class SqliteCdc:
 
     def _opened(self) -> SourceReader:
         if self._reader is None:
-            connection = connect(self.config.database, where=self.config.where)
+            connection = connect(self.config.database, where=self._where)
             try:
                 capture = self._capture(connection)
             finally:
                 connection.close()
-            self._reader = SourceReader(self.config.database, capture, where=self.config.where)
+            self._reader = SourceReader(self.config.database, capture, where=self._where)
             self._is_drained = False
         if self._producer is None:
             self._claim()
@@ -318,15 +320,16 @@ def _checked_contracts(config: SqliteCdcConfig, contracts: Mapping[str, Contract
     chosen: dict[str, Contract] = {}
     for name, table in config.tables.items():
         contract = contracts.get(table.topic)
+        where = place_of(config.where, "tables", name)
         if contract is None:
             cure = f"add contracts/{table.topic}.yaml; `headrace plan` shows one made from the table"
-            raise SourceInvalid(f"topic {table.topic!r} has no contract", where=config.where, cure=cure)
+            raise SourceInvalid(f"topic {table.topic!r} has no contract", where=where, cure=cure)
         if contract.kind is not TopicKind.CHANGE:
             message = f"topic {table.topic!r} is of kind {contract.kind.value}, and an ingress writes changes"
-            raise SourceInvalid(message, where=contract.where or config.where, cure="set `kind: change`")
+            raise SourceInvalid(message, where=contract.where or where, cure="set `kind: change`")
         if any(other.topic == table.topic for other in chosen.values()):
             message = f"two tables write to topic {table.topic!r}"
-            raise SourceInvalid(message, where=config.where, cure="give each table its topic")
+            raise SourceInvalid(message, where=where, cure="give each table its topic")
         chosen[name] = contract
     return chosen
 

@@ -119,6 +119,9 @@ class EmbeddedConsumer:
         self._paused.difference_update(partitions)
 
     def position(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        for each in partitions:
+            if each not in self._fetcher.positions:
+                raise InvalidUse(f"position of {each.topic}[{each.partition}], which is not assigned")
         known = {each: self._fetcher.positions[each] for each in partitions}
         at_beginning = [each for each, offset in known.items() if offset == BEGINNING]
         return {**known, **(self.beginning_offsets(at_beginning) if at_beginning else {})}

@@ -118,9 +118,10 @@ class KafkaConsumer:
     def seek(self, positions: Mapping[TopicPartition, int]) -> None:
         now = {partition: offset for partition, offset in positions.items() if partition not in self._incoming}
         assert now.keys() <= self._assigned, f"seek() in partitions not assigned: {now.keys() - self._assigned}"
+        places = self._resolved(now)  # First, so that a broker that does not answer leaves everything as it was.
         self._incoming |= {each: offset for each, offset in positions.items() if each in self._incoming}
         self._forget(now)
-        for partition, offset in self._resolved(now).items():
+        for partition, offset in places.items():
             self._moved[partition] = offset
             self._next[partition] = offset
             self._seek(partition, offset)
@@ -128,17 +129,26 @@ class KafkaConsumer:
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         self._paused.update(partitions)
         self._client.pause([KafkaPartition(*each) for each in partitions if each in self._assigned])
+        held = self._rows.places().intersection(partitions)
+        if held:  # Kept by a poll that raised: they come again after `resume`.
+            self.seek({each: self._next[each] for each in held})
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
         self._paused.difference_update(partitions)
         self._client.resume([KafkaPartition(*each) for each in partitions if each in self._assigned])
 
     def position(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        held = self._rows.places()
-        places = self._incoming | self._next
-        return {
-            each: places[each] if each in held else max(places[each], self._reached.get(each, 0)) for each in partitions
-        }
+        held = self._rows.places() if self._rows else frozenset()
+        places = {each: self._position(each, held) for each in partitions}
+        at_beginning = [each for each, offset in places.items() if offset == OFFSET_BEGINNING]
+        return {**places, **self._cluster.beginning_offsets(at_beginning)} if at_beginning else places
+
+    def _position(self, partition: TopicPartition, held: frozenset[TopicPartition]) -> int:
+        if partition in self._incoming:
+            return self._incoming[partition]
+        assert partition in self._next, f"position() of {partition}, which is not assigned"
+        behind_rows = self._next[partition]
+        return behind_rows if partition in held else max(behind_rows, self._reached.get(partition, behind_rows))
 
     def committed(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
         assert self._group is not None, "committed() needs a group"

@@ -111,4 +111,4 @@ class KafkaLog:
             every = self._config | self._producer_config | self._consumer_config
             reason = without_secrets(kafka_error(raised).str(), every)
             # The original carries the value that was refused.
-            raise SettingsInvalid(f"Kafka's client refuses its settings: {reason}", cure="see docs/kafka.md") from None
+            raise SettingsInvalid(f"Kafka's client refuses its settings: {reason}", cure="see docs/log.md") from None

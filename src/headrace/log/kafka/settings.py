@@ -116,7 +116,7 @@ def check_settings(settings: Mapping[str, str]) -> None:
         if name in PROMISED:
             raise SettingsInvalid(
                 f"the Kafka setting {name!r} is headrace's own",
-                cure="remove it; docs/kafka.md tells what it is set to and why",
+                cure="remove it; docs/log.md tells what it is set to and why",
             )
 
 

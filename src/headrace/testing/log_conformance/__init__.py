@@ -15,6 +15,7 @@ A log's test module subclasses `LogConformance` and gives it a `log` fixture:
 from headrace.testing.log_conformance.administration import AdministrationConformance
 from headrace.testing.log_conformance.groups import GroupsConformance
 from headrace.testing.log_conformance.positions import PositionsConformance
+from headrace.testing.log_conformance.progress import ProgressConformance
 from headrace.testing.log_conformance.records import RecordsConformance
 from headrace.testing.log_conformance.transactions import TransactionsConformance
 
@@ -23,6 +24,7 @@ class LogConformance(
     RecordsConformance,
     TransactionsConformance,
     PositionsConformance,
+    ProgressConformance,
     GroupsConformance,
     AdministrationConformance,
 ):
