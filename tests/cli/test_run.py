@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from headrace.testing.broker import free_ports
 
 from .conftest import Call, process, spawn
 
@@ -62,6 +66,15 @@ def batch_answer(folder: Path) -> list[tuple[str, str, int, float]]:
 def stream_answer(sensors: Sensors) -> list[tuple[str, str, int, float]]:
     rows = sensors.rows()
     return sorted((row["room"], row["window_start"][:16], row["readings"], row["max_celsius"]) for row in rows)
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and body of a worker's answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 @contextmanager
@@ -140,7 +153,7 @@ HOT = (
 
 
 def test_ten_lines_by_hand_run(sensors: Sensors, call: Call) -> None:
-    """A pipeline written by hand in ten lines runs after `plan` and `apply`, by its name alone."""
+    """A pipeline written by hand in ten lines runs after `plan` and `apply`, by its name alone, and says how it is."""
     (sensors.folder / "pipelines" / "hot.py").write_text(HOT)
     here = ("--workspace", str(sensors.folder))
     assert call("plan", *here).code == 2
@@ -148,9 +161,13 @@ def test_ten_lines_by_hand_run(sensors: Sensors, call: Call) -> None:
     sample = [json.loads(line) for line in (sensors.folder / "data" / "readings.jsonl").read_text().splitlines()]
     hot = [row for row in sample if row["celsius"] > 22]
     assert hot
-    with running(sensors.folder, "run", "hot") as started:
+    (port,) = free_ports(1)
+    with running(sensors.folder, "run", "hot", "--http-port", str(port)) as started:
         until(lambda: len(sensors.rows("readings.hot")) == len(hot))
         assert sensors.component()["state"] == "not started"
+        until(lambda: get(port, "/ready")[0] == 200)
+        assert json.loads(get(port, "/ready")[1])["components"][0]["name"] == "hot"
+        until(lambda: f'headrace_records_in_total{{pipeline="hot"}} {len(sample)}.0' in get(port, "/metrics")[1])
         assert drained(started) == 0
     assert sorted(map(str, sensors.rows("readings.hot"))) == sorted(map(str, hot))
 

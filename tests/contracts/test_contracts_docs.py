@@ -62,7 +62,7 @@ def test_every_code_of_a_failed_row_is_documented() -> None:
     text = "".join(each.read_text(encoding="utf-8") for each in sources)
     codes = set(re.findall(r'"((?:decode|encode)\.\w+)"', text))
     codes |= {f"{kind}.{code}" for code in re.findall(r'BadValue\(\s*"(\w+)"', text) for kind in ("decode", "encode")}
-    codes |= {f"encode.{code}" for code in re.findall(r'problems\.add\([^"]+"(\w+)"', text)}
+    codes |= {f"encode.{code}" for code in re.findall(r'problems\.add\(\w+(?:\[[^\]]*\])?, "(\w+)"', text)}
     told = set(re.findall(r"^\|`((?:decode|encode)\.\w+)`\|", PAGE, re.MULTILINE))
     # What is wrong with one text or number is told by a wider code when it is written.
     inner = {"encode.invalid", "encode.schema_resolution", "decode.out_of_range"}

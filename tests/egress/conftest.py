@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from headrace.egress.config import EgressConfig
+from headrace.egress.runner import EgressRunner
 from headrace.egress.sdk import Mode
-from headrace.testing.sink_harness import TOPIC, Stage, order_contract
+from headrace.errors import HeadraceError
+from headrace.testing.sink_harness import TOPIC, Stage, order_contract, wait_until
 
 MakeConfig = Callable[..., EgressConfig]
 
@@ -40,3 +42,10 @@ def make_config() -> MakeConfig:
         return EgressConfig.model_validate(values)
 
     return make
+
+
+def ended_with(stage: Stage, runner: EgressRunner, kind: type[HeadraceError]) -> HeadraceError:
+    """Run an egress that ends by itself; returns why."""
+    with pytest.raises(kind) as raised, stage.running(runner) as thread:
+        wait_until(lambda: not thread.is_alive(), "the egress ended")
+    return raised.value

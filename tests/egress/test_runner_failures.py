@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
-
-import pytest
 
 from headrace.egress.config import RetryLimits
 from headrace.egress.errors import ConnectorFailed, GaveUp
 from headrace.egress.runner import pause_s
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace.testing.sink_harness import Stage, order, wait_until
-from tests.egress.conftest import MakeConfig
+from tests.egress.conftest import MakeConfig, ended_with
 from tests.egress.memory_target import MemoryConnector, Target, failing
 
 ALWAYS = 1_000_000
@@ -48,12 +47,9 @@ def test_gives_up_after_the_configured_attempts(stage: Stage, make_config: MakeC
     target.fault = failing("flush", unavailable, times=ALWAYS)
     stage.publish([order(1)])
     runner = stage.runner(MemoryConnector(target), make_config(retry={"first_ms": 1, "max_ms": 2, "attempts_max": 3}))
-    with (
-        pytest.raises(GaveUp, match="'out': 3 attempts failed, the last: the target sleeps") as raised,
-        stage.running(runner) as thread,
-    ):
-        wait_until(lambda: not thread.is_alive(), "given up")
-    assert raised.value.cure == "wake it"
+    error = ended_with(stage, runner, GaveUp)
+    assert re.search("'out': 3 attempts failed, the last: the target sleeps", error.message)
+    assert error.cure == "wake it"
     assert len(target.times("flush")) == 3
     assert target.rows == []
 
@@ -82,8 +78,8 @@ def test_an_error_that_a_person_must_mend_stops_at_once(stage: Stage, make_confi
     target.fault = failing("write", lambda: TargetInvalid("no such column", cure="add it"), times=ALWAYS)
     stage.publish([order(1)])
     runner = stage.runner(MemoryConnector(target), make_config())
-    with pytest.raises(TargetInvalid, match="no such column"), stage.running(runner) as thread:
-        wait_until(lambda: not thread.is_alive(), "stopped")
+    error = ended_with(stage, runner, TargetInvalid)
+    assert re.search("no such column", error.message)
     status = runner.status()
     assert (status.state, status.counters.retries) == ("failed", 0)
     assert isinstance(status.error, TargetInvalid)
@@ -96,12 +92,9 @@ def test_a_connector_that_raises_anything_is_named(stage: Stage, make_config: Ma
     target.fault = failing("write", lambda: KeyError("oops"), times=ALWAYS)
     stage.publish([order(1)])
     runner = stage.runner(MemoryConnector(target), make_config(retry={"first_ms": 1, "max_ms": 2, "attempts_max": 2}))
-    with (
-        pytest.raises(GaveUp, match="connector 'memory' raised KeyError in write: 'oops'") as raised,
-        stage.running(runner) as thread,
-    ):
-        wait_until(lambda: not thread.is_alive(), "given up")
-    assert isinstance(raised.value.__cause__, ConnectorFailed)
+    error = ended_with(stage, runner, GaveUp)
+    assert re.search("connector 'memory' raised KeyError in write: 'oops'", error.message)
+    assert isinstance(error.__cause__, ConnectorFailed)
 
 
 def test_status_tells_of_a_target_that_is_away(stage: Stage, make_config: MakeConfig) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
+from headrace.engine.metrics import EngineMetrics
 from headrace.engine.settings import WorkerSettings
 from headrace.engine.sink_writer import SinkWriter
 from headrace.engine.topic_reader import TopicReader
@@ -73,6 +74,7 @@ class Harness:
         specs.extend(TopicSpec(topic.name, topic.partitions, config=topic.config) for topic in internal)
         self._admin.create_topics(specs)
         self.partitions = partitions
+        self.metrics = EngineMetrics()
 
     # Publishing
 
@@ -101,6 +103,7 @@ class Harness:
             registry=self.registry,
             log=self.log,
             settings=WorkerSettings(workspace="test", instance=instance, **settings),
+            metrics=self.metrics,
         )
         stop = threading.Event()
         errors: list[BaseException] = []

@@ -65,8 +65,12 @@ class Reference:
         self.closed_until: dict[int, int] = {}
         self.dropped: dict[str, int] = {}
         self.refused: list[Row] = []
-        self.table: dict[tuple[Any, ...], Result] = {}
+        self._published: dict[tuple[Any, ...], Held] = {}
+
+    @property
+    def table(self) -> list[Result]:
         """What the updates amount to, closed windows included."""
+        return [self.result(held) for held in self._published.values()]
 
     def add(self, row: Row) -> None:
         """Take one record."""
@@ -126,10 +130,10 @@ class Reference:
             self._publish(held)
 
     def _publish(self, held: Held) -> None:
-        self.table[(held.partition, canonical(held.key), held.start_ms, held.end_ms)] = self.result(held)
+        self._published[(held.partition, canonical(held.key), held.start_ms, held.end_ms)] = held
 
     def _withdraw(self, held: Held) -> None:
-        self.table.pop((held.partition, canonical(held.key), held.start_ms, held.end_ms), None)
+        self._published.pop((held.partition, canonical(held.key), held.start_ms, held.end_ms), None)
 
     def _put_in_windows(self, row: Row, key: tuple[Any, ...], window: Window) -> None:
         reached = max(row.stream_time_ms, self.closed_until.get(row.partition, row.stream_time_ms))

@@ -14,7 +14,7 @@ import pytest
 
 from headrace.log.columns import outgoing
 from headrace.log.kafka import KafkaLog
-from headrace.testing.broker import find_broker, running_broker, start_broker, stop_broker
+from headrace.testing.broker import QUICK_OPTIONS, find_broker, main, running_broker, start_broker, stop_broker
 from headrace.testing.kafka_jars import BrokerError, missing_programs
 from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
 from headrace.testing.log_conformance.probe import make_topic, read, unique, values_of
@@ -26,8 +26,8 @@ OUTAGE_TIMEOUT_MS = 120_000
 
 OWNER = """
 import sys
-from headrace.testing.broker import running_broker
-with running_broker() as broker:
+from headrace.testing.broker import QUICK_OPTIONS, running_broker
+with running_broker(heap=QUICK_OPTIONS) as broker:
     print(broker.pid, broker.directory, flush=True)
     sys.stdin.readline()
 """
@@ -40,13 +40,19 @@ def _programs() -> None:
         pytest.skip(reason)
 
 
-def test_a_transaction_survives_a_restart_of_the_broker(tmp_path: Path) -> None:
+def test_a_transaction_survives_a_restart_of_the_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command starts and stops; data and address stay; a commit over the outage stores each record once."""
+
+    def here(action: str) -> str:
+        """The command without a process of its own."""
+        main([action, "--directory", str(home)])
+        return capsys.readouterr().out.strip()
+
     home = tmp_path / "kafka"
     address = _command("start", home)
     try:
-        assert _command("start", home) == address
-        assert address in _command("status", home)
+        assert here("start") == address
+        assert address in here("status")
         with (
             closing(KafkaLog(address, transaction_timeout_ms=OUTAGE_TIMEOUT_MS)) as log,
             closing(log.producer(transactional_id=unique("id"))) as producer,
@@ -59,7 +65,8 @@ def test_a_transaction_survives_a_restart_of_the_broker(tmp_path: Path) -> None:
             producer.produce(outgoing(topic, [b"over"]))
             producer.flush()
             assert _command("stop", home) == "stopped"
-            assert _command("stop", home) == "not running"
+            assert here("stop") == "not running"
+            assert here("status") == "not running"
             assert _command("start", home) == address
             producer.commit()
             assert values_of(read(log, topic, 2)) == [b"before", b"over"]
@@ -90,7 +97,7 @@ def test_a_broker_dies_with_its_owner() -> None:
 
 def test_the_context_leaves_nothing() -> None:
     """After `running_broker` there is no process and no directory."""
-    with pytest.raises(KeyboardInterrupt), running_broker() as broker:
+    with pytest.raises(KeyboardInterrupt), running_broker(heap=QUICK_OPTIONS) as broker:
         raise KeyboardInterrupt
     with pytest.raises(ProcessLookupError):
         os.killpg(broker.pid, signal.SIGTERM)

@@ -87,6 +87,9 @@ def test_choice_of_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ('name = "a"\n[environments.dev]\nlog = "embedded"\nbootstrap_servers = "x:1"\n', 4, r"embedded log"),
         ('name = "a"\n[environments.dev]\nlog = "embedded"\nregistry = "ftp"\n', 4, r"neither 'builtin' nor a URL"),
         ('name = "a"\n[environments.dev]\nlog = "embedded"\npartitions = 0\n', 4, r"greater than or equal to 1"),
+        ('name = "a"\n[environments.dev]\nlog = "embedded"\nreplication_factor = 0\n', 4, r"at least one replica"),
+        ('name = "a"\n[http]\nport = 70000\n', 3, r"'http\.port'"),
+        ('name = "a"\n[http]\nprot = 1\n', 3, r"did you mean 'port'\?"),
         ('name = "a"\nenvironment = dev\n', 2, r"not valid TOML"),
         ('name = "a"\n[environments.dev]\nlog = "embedded"\nregistry_password = "hunter2"\n', 4, r"is a secret"),
         (

@@ -65,7 +65,9 @@ class Report:
     workspace: str | None
 
 
-def run_demo(*, kafka: bool, rows: int | None, keep: Path | None, json_output: bool) -> int:
+def run_demo(
+    *, kafka: bool, rows: int | None, batch_records_max: int | None, keep: Path | None, json_output: bool
+) -> int:
     """Run the demo; 0 when every row is equal, 1 otherwise."""
     tell = (lambda text: None) if json_output else say
     # As on Ctrl-C: broker and workers are stopped, the folder goes.
@@ -77,6 +79,9 @@ def run_demo(*, kafka: bool, rows: int | None, keep: Path | None, json_output: b
             tell("starting a Kafka broker")
             os.environ[KAFKA_VARIABLE] = stack.enter_context(running_broker()).bootstrap
         root = _make_workspace(keep, stack)
+        if batch_records_max is not None:
+            with (root / "headrace.toml").open("a") as config:
+                config.write(f"\n[engine]\nbatch_records_max = {batch_records_max}\n")
         tell(f"workspace in {root}")
         report, differences = _run(root, "kafka" if kafka else "dev", rows, tell, quiet=json_output, kept=keep)
     if json_output:

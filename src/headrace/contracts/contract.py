@@ -81,4 +81,4 @@ class Contract:
     @property
     def value_schema(self) -> AvroSchema:
         """The schema of the values on the wire: the row, or for `kind: change` its Debezium envelope."""
-        return envelope_schema(self.schema, topic=self.topic) if self.kind is TopicKind.CHANGE else self.schema
+        return envelope_schema(self.schema) if self.kind is TopicKind.CHANGE else self.schema

@@ -57,9 +57,11 @@ TRANSACTION_SCHEMA = AvroSchema.parse(
 )
 
 
-def envelope_schema(row: AvroSchema, *, topic: str) -> AvroSchema:
-    """The envelope around `row`, in the row's namespace; in one made from the topic where the row has none."""
-    namespace = row.namespace or _namespace_of(topic)
+def envelope_schema(row: AvroSchema) -> AvroSchema:
+    """The envelope around `row`, in the row's namespace; in none where the row has none.
+
+    From inside a namespace a name without one cannot be referred to: Java falls back to it, other parsers do not.
+    """
     nullable_row = ["null", row.definition]
     fields = [
         AvroField("before", nullable_row, has_default=True),
@@ -69,11 +71,4 @@ def envelope_schema(row: AvroSchema, *, topic: str) -> AvroSchema:
         AvroField("op", "string", doc="c, u, d, r (snapshot) or t (truncate)."),
         *(AvroField(name, ["null", "long"], has_default=True) for name in ("ts_ms", "ts_us", "ts_ns")),
     ]
-    return AvroSchema.record(f"{namespace}.{ENVELOPE_NAME}", fields)
-
-
-def _namespace_of(topic: str) -> str:
-    parts = (
-        "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in part) for part in topic.split(".")
-    )
-    return ".".join(f"_{part}" if not part or part[0].isdigit() else part for part in parts)
+    return AvroSchema.record(f"{row.namespace}.{ENVELOPE_NAME}" if row.namespace else ENVELOPE_NAME, fields)

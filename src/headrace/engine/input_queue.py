@@ -16,9 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE, TIME
+from headrace.engine.row_picks import pick
 from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
 from headrace.log.port import TopicPartition
 
@@ -57,10 +59,10 @@ class InputQueue:
         """Rows just read, with `OFFSET` and `INDEX`, in offset order per partition."""
         if not frame.height:
             return
-        timed = frame.with_columns(self._merge_times(topic, frame))
+        timed = frame.hstack([self._merge_times(topic, frame)])
         waiting = self._waiting.get(topic)
         self._waiting[topic] = timed if waiting is None else pl.concat([waiting, timed])
-        for partition in frame[PARTITION].unique().to_list():
+        for partition in _partitions(frame):
             self._quiet_since_ms[partition] = now_ms
 
     def _merge_times(self, topic: str, frame: pl.DataFrame) -> pl.Series:
@@ -68,7 +70,7 @@ class InputQueue:
             return pl.Series(MERGE_TIME, np.full(frame.height, BEFORE_ALL_MS, np.int64))
         partitions, times = frame[PARTITION].to_numpy(), frame[TIME].to_numpy()
         merged = np.empty(frame.height, np.int64)
-        for partition in np.unique(partitions).tolist():
+        for partition in _partitions(frame):
             rows = np.flatnonzero(partitions == partition)
             here = TopicPartition(topic, partition)
             merged[rows] = running_maximum(times[rows], self._reached_ms.get(here, BEFORE_ALL_MS))
@@ -89,7 +91,7 @@ class InputQueue:
         """Partitions whose end must be known before the waiting rows may go on."""
         if len(self.inputs) == 1:
             return []
-        partitions = {p for frame in self._waiting.values() for p in frame[PARTITION].unique().to_list()}
+        partitions = {p for frame in self._waiting.values() for p in _partitions(frame)}
         return [TopicPartition(topic, partition) for topic in self.inputs for partition in sorted(partitions)]
 
     def take(self, complete: Iterable[TopicPartition], now_ms: int) -> dict[str, pl.DataFrame]:
@@ -103,46 +105,47 @@ class InputQueue:
             ((topic, frame),) = self._waiting.items()
             self._waiting.clear()
             sequence = pl.Series(SEQUENCE, np.arange(frame.height, dtype=np.int64))
-            return {topic: frame.drop(MERGE_TIME).with_columns(sequence)}
+            return {topic: _with_sequence(frame, sequence)}
         horizons = self._horizons(set(complete), now_ms)
         ready = {topic: self._split(topic, horizons) for topic in list(self._waiting)}
         return _in_order({topic: frame for topic, frame in ready.items() if frame.height}, self._priority)
 
-    def _horizons(self, complete: set[TopicPartition], now_ms: int) -> pl.DataFrame:
-        """Per partition and kind of input the merge time below which rows may go on."""
-        partitions = sorted({p for frame in self._waiting.values() for p in frame[PARTITION].unique().to_list()})
-        horizons = []
+    def _horizons(self, complete: set[TopicPartition], now_ms: int) -> npt.NDArray[np.int64]:
+        """Indexed by partition: the merge time below which rows may go on."""
+        partitions = sorted({p for frame in self._waiting.values() for p in _partitions(frame)})
+        horizons = np.full(partitions[-1] + 1, BEFORE_ALL_MS, np.int64)
         for partition in partitions:
             waited = now_ms - self._quiet_since_ms.get(partition, now_ms) >= self._max_wait_ms
             open_inputs = [here for topic in self.inputs if (here := TopicPartition(topic, partition)) not in complete]
             reached = [self._reached_ms.get(here, BEFORE_ALL_MS) for here in open_inputs]
-            horizons.append(AFTER_ALL_MS if waited or not reached else min(reached))
-        return pl.DataFrame(
-            {PARTITION: partitions, "horizon": horizons}, schema={PARTITION: pl.Int32, "horizon": pl.Int64}
-        )
+            horizons[partition] = AFTER_ALL_MS if waited or not reached else min(reached)
+        return horizons
 
-    def _split(self, topic: str, horizons: pl.DataFrame) -> pl.DataFrame:
+    def _split(self, topic: str, horizons: npt.NDArray[np.int64]) -> pl.DataFrame:
         """Take the ready rows of a topic out of the waiting ones."""
         frame = self._waiting.pop(topic)
-        horizon = frame.select(PARTITION).join(horizons, on=PARTITION, how="left", maintain_order="left")["horizon"]
-        merge_time = frame[MERGE_TIME]
+        partitions = frame[PARTITION].to_numpy()
+        horizon, merge_time = horizons[partitions], frame[MERGE_TIME].to_numpy()
         # A table's rows at the horizon go on; a stream's row waits for table rows of the same time.
         ready = merge_time <= horizon if self.inputs[topic].is_table else merge_time < horizon
         if not ready.all():
-            self._waiting[topic] = frame.filter(~ready)
-        taken = frame.filter(ready)
+            self._waiting[topic] = pick(frame, ~ready)
         if not self.inputs[topic].is_eager:
-            for partition, done_ms in taken.group_by(PARTITION).agg(pl.col(MERGE_TIME).max()).iter_rows():
-                self._done_ms[TopicPartition(topic, partition)] = done_ms
-        return taken
+            # Merge times rise within a partition, so the last row has the largest.
+            last = np.full(len(horizons), -1, np.int64)
+            last[partitions[ready]] = np.flatnonzero(ready)
+            for partition in np.flatnonzero(last >= 0).tolist():
+                self._done_ms[TopicPartition(topic, partition)] = int(merge_time[last[partition]])
+        return pick(frame, ready)
 
     def next_row(self, here: TopicPartition, behind: int) -> tuple[int, int]:
         """Record and row to go on with after the processed ones; `behind` is the consumer's, where nothing waits."""
         frame = self._waiting.get(here.topic)
         if frame is not None:
-            rows = frame.filter(pl.col(PARTITION) == here.partition)
-            if rows.height:
-                return int(rows[OFFSET][0]), int(rows[INDEX][0])
+            waits = frame[PARTITION].to_numpy() == here.partition
+            first = int(waits.argmax())
+            if waits[first]:
+                return int(frame[OFFSET][first]), int(frame[INDEX][first])
         return behind, 0
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
@@ -151,8 +154,10 @@ class InputQueue:
             self._reached_ms.pop(here, None)
             self._done_ms.pop(here, None)
             frame = self._waiting.pop(here.topic, None)
-            if frame is not None and (rest := frame.filter(pl.col(PARTITION) != here.partition)).height:
-                self._waiting[here.topic] = rest
+            if frame is not None:
+                rest = pick(frame, frame[PARTITION].to_numpy() != here.partition)
+                if rest.height:
+                    self._waiting[here.topic] = rest
 
     def done_ms(self, here: TopicPartition) -> int:
         """Merge time of the last processed row, to be kept with the position."""
@@ -163,23 +168,31 @@ class InputQueue:
         self._reached_ms[here] = self._done_ms[here] = done_ms
 
 
+def _partitions(frame: pl.DataFrame) -> list[int]:
+    found: list[int] = np.unique(frame[PARTITION].to_numpy()).tolist()
+    return found
+
+
+def _with_sequence(frame: pl.DataFrame, sequence: pl.Series) -> pl.DataFrame:
+    return pl.DataFrame([each for each in frame.get_columns() if each.name != MERGE_TIME] + [sequence])
+
+
 def _in_order(frames: Mapping[str, pl.DataFrame], priority: Mapping[str, int]) -> dict[str, pl.DataFrame]:
     """Number the rows of all topics by merge time, tables first, then arrival; drop the merge time."""
     if not frames:
         return {}
-    index = pl.concat(
-        frame.select(
-            MERGE_TIME,
-            pl.lit(priority[topic], pl.Int8).alias("priority"),
-            pl.lit(number, pl.Int32).alias("topic"),
-            pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
-        )
-        for number, (topic, frame) in enumerate(frames.items())
-    )
-    ordered = index.sort(MERGE_TIME, "priority", maintain_order=True).with_row_index(SEQUENCE)
-    sequences = ordered.sort("topic", "row").select("topic", pl.col(SEQUENCE).cast(pl.Int64))
+    times = np.concatenate([frame[MERGE_TIME].to_numpy() for frame in frames.values()])
+    heights = [frame.height for frame in frames.values()]
+    priorities = np.repeat([priority[topic] for topic in frames], heights)
+    order = np.lexsort((priorities, times))
+    sequences = np.empty(len(order), np.int64)
+    sequences[order] = np.arange(len(order))
     numbered: dict[str, pl.DataFrame] = {}
-    for number, (topic, frame) in enumerate(frames.items()):
-        sequence = sequences.filter(pl.col("topic") == number)[SEQUENCE]
-        numbered[topic] = frame.drop(MERGE_TIME).with_columns(sequence).sort(SEQUENCE)
+    start = 0
+    for (topic, frame), height in zip(frames.items(), heights, strict=True):
+        sequence = sequences[start : start + height]
+        rows = np.argsort(sequence)
+        ordered = frame if (rows[:-1] < rows[1:]).all() else frame[rows]
+        numbered[topic] = _with_sequence(ordered, pl.Series(SEQUENCE, sequence[rows]))
+        start += height
     return numbered

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 BATCH_RECORDS_MAX = 10_000
 """Records asked of one poll: enough for columnar speed, little enough for 100 ms commits."""
+BATCH_RECORDS_LIMIT = 1_000_000
+"""No more may be asked for: a poll's records are in memory at once."""
 IDLE_AFTER_MS = 500
 """A partition without input for this long, with nothing left in the log, stops holding back the closing time of
 tasks downstream. Its later rows are judged by their own stream time and by what is already closed."""

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from headrace.engine.checkpoint import Checkpoint, Progress
 from headrace.engine.input_queue import INDEX, OFFSET, Input, InputQueue
 from headrace.engine.operator import PARTITION, SEQUENCE
 from headrace.engine.repartition import Marks
+from headrace.engine.row_picks import pick
 from headrace.engine.state_restore import StateRestorer
 from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks
 from headrace.engine.subtopology import SubtopologyRunner
@@ -164,15 +166,13 @@ class TaskSet:
 
     def _unprocessed(self, task: Task, topic: str, frame: pl.DataFrame) -> pl.DataFrame:
         """Leave out rows of partitions that do not run here and rows that are processed already."""
-        keep = frame[PARTITION].is_in(list(task.partitions))
-        for partition in frame[PARTITION].unique().to_list():
+        partitions, offsets, indexes = (frame[name].to_numpy() for name in (PARTITION, OFFSET, INDEX))
+        keep = np.isin(partitions, list(task.partitions))
+        for partition in np.unique(partitions).tolist():
             offset, index = task.resume_at.get(TopicPartition(topic, partition), (0, 0))
             # Only the first records after a restart can lie before the progress.
-            done = (frame[PARTITION] == partition) & (
-                (frame[OFFSET] < offset) | ((frame[OFFSET] == offset) & (frame[INDEX] < index))
-            )
-            keep &= ~done
-        return frame if keep.all() else frame.filter(keep)
+            keep &= (partitions != partition) | (offsets > offset) | ((offsets == offset) & (indexes >= index))
+        return pick(frame, keep)
 
     def add_marks(self, here: TopicPartition, offset: int, marks: Marks) -> None:
         """Marks of a repartition message; they count once its rows are processed."""
@@ -276,6 +276,11 @@ def _pieces(rows: Mapping[str, pl.DataFrame], rows_max: int) -> Iterator[dict[st
             yield dict(rows)
         return
     for start in range(0, total, rows_max):
-        inside = pl.col(SEQUENCE).is_between(start, start + rows_max, closed="left")
-        piece = {topic: frame.filter(inside) for topic, frame in rows.items()}
+        piece = {topic: _between(frame, start, start + rows_max) for topic, frame in rows.items()}
         yield {topic: frame for topic, frame in piece.items() if frame.height}
+
+
+def _between(frame: pl.DataFrame, first: int, behind: int) -> pl.DataFrame:
+    sequence = frame[SEQUENCE].to_numpy()
+    low, high = np.searchsorted(sequence, [first, behind])
+    return frame.slice(low, high - low)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import Fault, HeadraceError
-from headrace.testing.broker import COMMON_SETTINGS, free_ports, start_broker, wait_until_ready
+from headrace.testing.broker import COMMON_SETTINGS, QUICK_OPTIONS, free_ports, start_broker, wait_until_ready
 from headrace.testing.kafka_jars import kafka_version, missing_programs
 
 ADDRESS_VARIABLE = "HEADRACE_TEST_KAFKA"
@@ -57,7 +57,8 @@ def kafka_service(session_directory: Path, *, owner_pid: int) -> AbstractContext
             f"no Kafka broker: {ADDRESS_VARIABLE} is not set, no Docker daemon answers, and {reason}",
             cure=f"do one of the three; {ADDRESS_VARIABLE}=host:port names a running broker",
         )
-    return nullcontext(start_broker(session_directory, temporary=True, owner_pid=owner_pid).bootstrap)
+    broker = start_broker(session_directory, temporary=True, owner_pid=owner_pid, heap=QUICK_OPTIONS)
+    return nullcontext(broker.bootstrap)
 
 
 def _docker_answers() -> bool:

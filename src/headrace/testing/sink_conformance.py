@@ -193,7 +193,7 @@ class SinkConformance:
 
     @needs(lambda can: Mode.REPLICATE in can.modes)
     def test_replicate_follows_changes_of_a_database(self, tmp_path: Path) -> None:
-        """Envelopes of a `change` topic: snapshot, create, update, a changed key, a deletion whose `before` is empty."""
+        """Envelopes of a `change` topic: snapshot, create, update, a changed key, a deletion with empty `before`."""
         stage = Stage(tmp_path, order_contract(TopicKind.CHANGE))
         stage.publish_changes(
             [

@@ -70,11 +70,18 @@ class PipelineComponent:
             contracts=self.workspace.topics,
             registry=self.environment.registry,
             log=self.environment.log,
-            settings=WorkerSettings(workspace=self.workspace.name, instance=self.instance),
+            settings=self._settings(),
             on_status=lambda status: report(pipeline_status(status, self.environment.name)),
             metrics=self.metrics,
         )
         worker.run(stop)
+
+    def _settings(self) -> WorkerSettings:
+        return WorkerSettings(
+            workspace=self.workspace.name,
+            instance=self.instance,
+            batch_records_max=self.workspace.file.config.engine.batch_records_max,
+        )
 
 
 class TakenOver(HeadraceError):
@@ -111,20 +118,22 @@ class IngressComponent:
                 ) from error
 
     def _status(self, cdc: SqliteCdc, previous: ComponentStatus | None) -> ComponentStatus:
-        counters, now_ms = cdc.counters, time.time_ns() // 1_000_000
+        status, now_ms = cdc.status(), time.time_ns() // 1_000_000
+        counters = status.counters
         records = counters.changes + counters.snapshot_rows
         return ComponentStatus(
             kind=self.kind,
             name=self.name,
             instance=self.instance,
             environment=self.environment.name,
-            state=ComponentState.RUNNING,
+            state=_WORK_STATES[status.state],
             started_at_ms=previous.started_at_ms if previous else now_ms,
             written_at_ms=now_ms,
             records_in=records,
             records_out=records,
             records_per_second=_rate(previous, records, now_ms),
             dead_letters=counters.dead_letters,
+            error=str(status.error) if status.error else None,
         )
 
 
@@ -166,7 +175,7 @@ class EgressComponent:
             name=self.name,
             instance=self.instance,
             environment=self.environment.name,
-            state=_EGRESS_STATES[status.state],
+            state=_WORK_STATES[status.state],
             started_at_ms=previous.started_at_ms if previous else now_ms,
             written_at_ms=now_ms,
             records_in=counters.records,
@@ -180,7 +189,7 @@ class EgressComponent:
         )
 
 
-_EGRESS_STATES = {
+_WORK_STATES = {
     "created": ComponentState.STARTING,
     "running": ComponentState.RUNNING,
     "paused": ComponentState.PAUSED,

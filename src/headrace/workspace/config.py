@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from headrace.engine.settings import BATCH_RECORDS_LIMIT, BATCH_RECORDS_MAX
 from headrace.errors import Where
 from headrace.workspace.errors import (
     ConfigInvalid,
@@ -70,6 +71,13 @@ class EnvironmentConfig(_Section):
         return self.registry == _BUILTIN
 
 
+class EngineConfig(_Section):
+    """`[engine]`: how workers run pipelines. No value changes a result."""
+
+    batch_records_max: int = Field(default=BATCH_RECORDS_MAX, ge=1, le=BATCH_RECORDS_LIMIT)
+    """Records asked of one poll."""
+
+
 class HttpConfig(_Section):
     """`[http]`: what each worker process serves (`headrace.workspace.http_server`)."""
 
@@ -87,13 +95,18 @@ class WorkspaceConfig(_Section):
     name: Name
     environment: str = "dev"
     """The environment used when neither `--env` nor HEADRACE_ENV names one."""
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     http: HttpConfig = Field(default_factory=HttpConfig)
     environments: Mapping[Name, EnvironmentConfig] = Field(
         default_factory=lambda: {"dev": EnvironmentConfig(log="embedded")}
     )
 
 
-_SECTIONS: Mapping[str, type[_Section]] = {"http": HttpConfig, "environments": EnvironmentConfig}
+_SECTIONS: Mapping[str, type[_Section]] = {
+    "engine": EngineConfig,
+    "http": HttpConfig,
+    "environments": EnvironmentConfig,
+}
 
 
 class WorkspaceFile:
@@ -185,6 +198,12 @@ class WorkspaceFile:
                 f"{key!r} means nothing to the embedded log",
                 where=self.where("environments", name, key),
                 cure='remove it, or set `log = "kafka"`',
+            )
+        if section.replication_factor == 0:
+            raise ConfigInvalid(
+                "a topic has at least one replica",
+                where=self.where("environments", name, "replication_factor"),
+                cure="write 1 or more, or leave it out: the broker's default",
             )
         if not section.uses_builtin_registry and not section.registry.startswith(("http://", "https://", "${")):
             raise ConfigInvalid(

@@ -143,25 +143,26 @@ class Scenario:
         return Driver(self.step(window, emit), COLUMNS, functions)
 
 
-def _values() -> st.SearchStrategy[dict[str, Any]]:
-    delays = st.one_of(
+_MANY = 10**35
+_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "carrier": st.sampled_from([None, "AA", "a much longer carrier name"]),
+    "gate": st.sampled_from([None, 0.0, -0.0, math.nan]),
+    "seats": st.one_of(st.none(), st.integers(-50, 50)),
+    "miles": st.sampled_from([None, 1, -1, 2**61, -(2**61), 2**62, 2**63 - 1, -(2**63)]),
+    "delay": st.one_of(
         st.none(),
         st.floats(-1e6, 1e6, allow_subnormal=False),
         st.sampled_from([0.1, 0.2, -0.0, 1e15, -1e15, math.nan, math.inf, -math.inf]),
-    )
-    many = 10**35
-    return st.fixed_dictionaries(
-        {
-            "carrier": st.sampled_from([None, "AA", "a much longer carrier name"]),
-            "gate": st.sampled_from([None, 0.0, -0.0, math.nan]),
-            "seats": st.one_of(st.none(), st.integers(-50, 50)),
-            "miles": st.sampled_from([None, 1, -1, 2**61, -(2**61), 2**62, 2**63 - 1, -(2**63)]),
-            "delay": delays,
-            "plane": st.sampled_from([None, "N1", "N2", "a long tail number, not inlined", RAISES]),
-            "fare": st.one_of(st.none(), st.decimals(-10_000, 10_000, places=2)),
-            "weight": st.one_of(st.none(), st.decimals(-9 * many, 9 * many, places=2)),
-        }
-    )
+    ),
+    "plane": st.sampled_from([None, "N1", "N2", "a long tail number, not inlined", RAISES]),
+    "fare": st.one_of(st.none(), st.decimals(-10_000, 10_000, places=2)),
+    "weight": st.one_of(st.none(), st.decimals(-9 * _MANY, 9 * _MANY, places=2)),
+}
+
+
+def _rows_of(columns: set[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Values of these columns; the others are null."""
+    return st.fixed_dictionaries({name: _VALUES[name] if name in columns else st.none() for name in COLUMNS})
 
 
 def _name(aggregate: AggregateColumn) -> str:
@@ -172,6 +173,9 @@ def _name(aggregate: AggregateColumn) -> str:
 def scenarios(draw: st.DrawFn) -> Scenario:
     """Rows of two partitions, each fed by two origins with clocks of their own."""
     count = draw(st.integers(1, 30))
+    aggregates = draw(st.lists(st.sampled_from(AGGREGATES), min_size=1, max_size=AGGREGATES_MAX, unique_by=_name))
+    group = draw(st.sampled_from(GROUPS))
+    values = _rows_of({*group, *(each.column for each in aggregates if each.column is not None)})
     clocks = {(partition, origin): 0 for partition in PARTITIONS for origin in (0, 1)}
     rows, closing = [], []
     now = 0
@@ -180,11 +184,10 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         now += draw(st.integers(0, 6))
         time_ms = max(0, now - draw(st.sampled_from([0, 0, 0, 1, 3, 8, 20])))
         clocks[partition, origin] = max(clocks[partition, origin], time_ms)
-        rows.append(Row(partition, time_ms, clocks[partition, origin], draw(_values())))
+        rows.append(Row(partition, time_ms, clocks[partition, origin], draw(values)))
         closing.append({p: min(clocks[p, 0], clocks[p, 1]) for p in PARTITIONS})
     events = draw(st.dictionaries(st.integers(1, count), st.sampled_from(EVENTS), max_size=8))
-    aggregates = draw(st.lists(st.sampled_from(AGGREGATES), min_size=1, max_size=AGGREGATES_MAX, unique_by=_name))
-    return Scenario(rows, closing, events, aggregates, draw(st.sampled_from(GROUPS)))
+    return Scenario(rows, closing, events, aggregates, group)
 
 
 @dataclass

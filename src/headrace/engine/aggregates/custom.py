@@ -1,7 +1,8 @@
 """A user's `Aggregator`, called row by row.
 
 - Every call gets a copy of the state, so a method that raises half-way, or changes what it was given, changes nothing.
-- A call that raises, or a state that JSON cannot hold, refuses the row with `process.function_raised`.
+- A call that raises, a state that JSON cannot hold, or a result of another type than the aggregator says, refuses the
+  row with `process.function_raised`.
 - States live in a list that only grows within an epoch; the slab holds each slot's place in it, so undo is free.
 """
 
@@ -42,8 +43,11 @@ class Custom(Accumulator):
         self._settle_at = STATES_KEPT_MIN
 
     def result(self, slots: Ints) -> pl.Series:
-        values = [self._methods.result(self.read(slot)) for slot in slots.tolist()]
-        return pl.Series(self.name, values, dtype=self._dtype)
+        return self.column([self._methods.result(self.read(slot)) for slot in slots.tolist()])
+
+    def column(self, results: list[Any]) -> pl.Series:
+        """Results as the output column. Raises when one is not of the type."""
+        return pl.Series(self.name, results, dtype=self._dtype)
 
     def state(self, slots: Ints, *, whole: bool) -> list[pl.Series]:
         texts = [self._texts[place] if place >= 0 else None for place in self._slab[self._place][slots].tolist()]
@@ -109,8 +113,8 @@ class _CustomTrial:
 
         def add_and_look() -> Any:
             after = self._methods.add(json.loads(state), value)
-            # A state without a result would stop the commit later; here it costs one row.
-            self._methods.result(json.loads(json.dumps(after)))
+            # A state without a result of the type would stop the commit later; here it costs one row.
+            self._accumulator.column([self._methods.result(json.loads(json.dumps(after)))])
             return after
 
         return self._checked(add_and_look)

@@ -65,7 +65,9 @@ class ExactQuantile(ValueLists):
 def _between(low: Floats, high: Floats, part: Floats) -> Floats:
     """Linear interpolation; exact where nothing lies between."""
     with np.errstate(invalid="ignore", over="ignore"):
-        mixed = low + (high - low) * part
+        spread = high - low
+        # Ends of opposite sign may be further apart than a double is large.
+        mixed = np.where(np.isinf(spread) & np.isfinite(high), low * (1.0 - part) + high * part, low + spread * part)
     return np.where((part == 0) | (low == high) | np.isneginf(low), low, mixed)
 
 

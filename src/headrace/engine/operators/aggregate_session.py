@@ -69,7 +69,7 @@ class SessionAggregate(AggregateState):
         (frame,) = inputs
         if not frame.height:
             return self._empty
-        taken = self._take_in(frame, context)
+        taken = self._from_epoch_on(frame, self._take_in(frame, context), context)
         if len(taken.row):
             self._process(frame, taken, context)
         return self._empty

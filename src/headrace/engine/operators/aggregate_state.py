@@ -125,7 +125,7 @@ class AggregateState:
         early = taken.time_ms < 0
         if not early.any():
             return taken
-        self._drop(frame, taken.row[early], BEFORE_EPOCH, "event time before 1970: no window starts there", context)
+        self._drop(frame, taken.row[early], BEFORE_EPOCH, "event time before 1970: no window begins there", context)
         return taken.select(~early)
 
     def _drop(self, frame: pl.DataFrame, rows: Ints, reason: str, message: str, context: OperatorContext) -> None:

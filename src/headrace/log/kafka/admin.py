@@ -135,18 +135,18 @@ class KafkaAdmin:
 
     def group_offsets(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
         action = f"asking for the offsets of group {group!r}"
+        timeout_s = self._timeout_s()
+        with self._cluster.outsider(group) as client:
 
-        def ask(keys: list[str]) -> Mapping[str, Future[Any]]:
-            return self._cluster.client().list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(key) for key in keys], request_timeout=self._timeout_s()
-            )
+            def ask() -> Mapping[TopicPartition, OffsetAndMetadata]:
+                topics = client.list_topics(timeout=timeout_s).topics
+                every = [KafkaPartition(name, number) for name, topic in topics.items() for number in topic.partitions]
+                return offsets_of(client.committed(every, timeout=timeout_s), action)
 
-        answer = self._cluster.resolve(action, [group], ask)[group]
-        if isinstance(answer, KafkaError):
-            if answer.code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
-            raise group_error(answer, action=action, group=group)
-        return offsets_of(answer.topic_partitions, action)
+            try:
+                return self._cluster.connection.repeat(action, ask)
+            except KafkaException as raised:
+                raise group_error(kafka_error(raised), action=action, group=group) from raised
 
     def alter_group_offsets(self, group: str, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         if not offsets:

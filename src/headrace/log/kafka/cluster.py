@@ -10,16 +10,17 @@ Owns that client, the offsets it lists and what is known about topics.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType  # type: ignore[attr-defined]
 
@@ -67,6 +68,19 @@ class Cluster:
             if self._client is None or self._client_pid != os.getpid():
                 self._client, self._client_pid = AdminClient(dict(self._settings)), os.getpid()
             return self._client
+
+    @contextlib.contextmanager
+    def outsider(self, group: str) -> Iterator[Consumer]:
+        """A client that asks for a group's offsets without joining it.
+
+        The admin client's own question dereferences a null pointer when the group's coordinator moves or is only
+        just made (librdkafka #5040): the process dies.
+        """
+        client = Consumer({**self._settings, "group.id": group, "enable.auto.commit": False})
+        try:
+            yield client
+        finally:
+            client.close()
 
     def close(self) -> None:
         """Let the client go. A later call makes a new one."""

@@ -25,8 +25,8 @@ from headrace.log.port import (
 
 DEADLINE_S = 45.0
 """How long any one condition may take: a Kafka group needs several seconds to notice a member."""
-POLL_S = 0.2
-QUIET_S = 1.0
+POLL_S = 0.1
+QUIET_S = 0.5
 """How long "nothing comes" is watched. Only a lower bound of what the log promises."""
 READ_RECORDS_MAX = 10_000
 
