@@ -111,7 +111,7 @@ def test_the_own_hash_does_not_depend_on_integer_width_or_enum() -> None:
 def test_changelog_messages_survive_their_bytes() -> None:
     """State columns, the partition's numbers and the runner's clock come back."""
     change = StateChange(2, pl.DataFrame({"k": ["a"], "n": [1]}), {"closed_until_ms": 5})
-    (message,) = changelog.encode(change, {"output": 9})
+    (message,) = changelog.encode(change, {"output": 9}, "f")
     back = changelog.ChangelogReader(2).read(message)
     assert back is not None
     assert back.change.frame.equals(change.frame)

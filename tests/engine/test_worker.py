@@ -150,6 +150,61 @@ def test_windows_do_not_depend_on_batch_size(log: EmbeddedLog, batch_records_max
     assert canonical(run.rows("hourly")) == expected
 
 
+def test_rows_that_wait_for_a_table_keep_windows_open(log: EmbeddedLog) -> None:
+    """Rows read but held back by a table with a long way to go: nobody downstream takes the silence for the end."""
+    versions = Contract(
+        topic="versions",
+        schema=AvroSchema.parse(
+            {
+                "type": "record",
+                "name": "Version",
+                "fields": [
+                    {"name": "customer", "type": "string"},
+                    {"name": "country", "type": "string"},
+                    {"name": "valid_from", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+                ],
+            }
+        ),
+        kind=TopicKind.TABLE,
+        key=("customer",),
+        time="valid_from",
+    )
+
+    @hr.pipeline(owner="test")
+    def hourly_by_country() -> Any:
+        return (
+            hr.stream("orders")
+            .join(hr.table("versions"), on="customer", how="left")
+            .group_by("country")
+            .window(hr.tumbling("1h", grace="20m", idle_close="100ms"))
+            .agg(orders=hr.count())
+            .to("hourly", emit="final")
+        )
+
+    run = harness(log, hourly_by_country, ORDERS, versions)
+    # Twenty orders at once, twenty half an hour later, in one window; between them the table changes 900 times.
+    times = [timedelta(seconds=n) if n < 20 else timedelta(minutes=30, seconds=n) for n in range(40)]
+    rows = [
+        {"order_id": f"o{n}", "customer": "c0", "amount": n, "placed_at": BEGIN + after}
+        for n, after in enumerate(times)
+    ]
+    changes = [
+        {"customer": "c0", "country": "x", "valid_from": BEGIN + timedelta(seconds=-1 if n == 0 else 60 + n)}
+        for n in range(900)
+    ]
+    first = {"order_id": "first", "customer": "c0", "amount": 0, "placed_at": BEGIN - timedelta(days=1)}
+    with run.running(batch_records_max=1, idle_after_ms=20) as running:
+        run.publish("versions", [{"customer": "c0", "country": "x", "valid_from": BEGIN - timedelta(days=2)}])
+        run.publish("orders", [first])
+        # Its window closes for want of input: from here on everybody is known to be idle.
+        run.wait(running, lambda: len(run.records("hourly")) == 1)
+        run.publish("versions", changes)
+        run.publish("orders", rows)
+        run.wait(running, lambda: run.caught_up() and len(run.records("hourly")) >= 2)
+        assert running.worker.status().dropped == {}
+    assert sorted(row["orders"] for row in run.rows("hourly")) == [1, 40]
+
+
 def test_a_stopped_worker_goes_on_where_it_was(log: EmbeddedLog) -> None:
     """Stops between and within windows lose and repeat nothing."""
     run = harness(log, hourly)

@@ -13,6 +13,7 @@ from headrace.contracts.key import open_key_codec
 from headrace.ingress.cdc.config import SqliteCdcConfig
 from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.log.columns import Record, binary_column
+from headrace.log.port import TopicSpec
 from headrace.testing.sink_harness import Stage
 
 PLANES_TABLE = "CREATE TABLE planes (tailnum TEXT PRIMARY KEY NOT NULL, maker TEXT, seats INTEGER NOT NULL UNIQUE)"
@@ -31,6 +32,20 @@ def planes_contract() -> Contract:
 
 def plane(tailnum: str, maker: str | None, seats: int) -> Row:
     return {"tailnum": tailnum, "maker": maker, "seats": seats}
+
+
+AIRLINES = Contract(
+    "airlines",
+    AvroSchema.parse(
+        {
+            "type": "record",
+            "name": "Airline",
+            "fields": [{"name": "code", "type": "string"}, {"name": "name", "type": "string"}],
+        }
+    ),
+    kind=TopicKind.CHANGE,
+    key=("code",),
+)
 
 
 class Fleet(Stage):
@@ -75,6 +90,16 @@ class Fleet(Stage):
         self._open.append(cdc)
         if setup:
             cdc.setup()
+        return cdc
+
+    def with_airlines(self) -> SqliteCdc:
+        """A capture of the tables `planes` and `airlines`; makes the topic of the second."""
+        admin = self.log.admin()
+        admin.create_topics([TopicSpec(AIRLINES.topic, 1)])
+        admin.close()
+        config = self.config(tables={"planes": {"topic": "planes"}, "airlines": {"topic": "airlines"}})
+        cdc = SqliteCdc(config, self.log, self.registry, {"planes": self.contract, "airlines": AIRLINES})
+        self._open.append(cdc)
         return cdc
 
     def drain(self, cdc: SqliteCdc | None = None, **more: Any) -> SqliteCdc:

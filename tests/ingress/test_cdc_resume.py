@@ -6,6 +6,7 @@ import random
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.log.embedded.producer import EmbeddedProducer
 from headrace.log.port import Fenced, LogUnavailable
 from headrace.testing.sink_harness import wait_until
-from tests.ingress.fleet import Fleet, plane
+from tests.ingress.fleet import AIRLINES, Fleet, plane
 
 
 @pytest.fixture
@@ -66,6 +67,8 @@ def test_changes_during_the_snapshot(fleet: Fleet) -> None:
     cdc.step()
     fleet.execute(
         "UPDATE planes SET maker = 'seen' WHERE tailnum = 'N005'",
+        "UPDATE planes SET maker = 'the last one seen' WHERE tailnum = 'N019'",
+        "UPDATE planes SET maker = 'the next one' WHERE tailnum = 'N020'",
         "UPDATE planes SET maker = 'unseen' WHERE tailnum = 'N035'",
         "DELETE FROM planes WHERE tailnum IN ('N006', 'N036')",
         "UPDATE planes SET tailnum = 'N999' WHERE tailnum = 'N007'",
@@ -231,8 +234,7 @@ def test_any_history_and_any_deaths(rows: int, statements: list[Statement], seed
     """Random statements between single steps, processes that die around a commit or vanish: in the end a reader of the
     topic has the table, every image before was the reader's own row, and no change came twice."""
     generator = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        fleet = Fleet(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, closing(Fleet(Path(folder))) as fleet:
         fleet.insert(*((f"N{number}", None, number) for number in range(rows)))
         cdc = fleet.cdc(batch_rows_max=2)
         for tag, statement in enumerate(statements):
@@ -249,4 +251,27 @@ def test_any_history_and_any_deaths(rows: int, statements: list[Statement], seed
         assert fleet.replica() == fleet.source()
         sequences = fleet.sequences()
         assert sequences == sorted(set(sequences))
-        fleet.close()
+
+
+def test_a_table_that_joins_later(tmp_path: Path) -> None:
+    """A second table is added to a running ingress and changed before its snapshot begins: its rows once, its changes
+    once, the first table undisturbed."""
+    with closing(Fleet(tmp_path)) as fleet:
+        fleet.insert(("N1", None, 1))
+        fleet.drain().close()
+        fleet.execute("CREATE TABLE airlines (code TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL)")
+        fleet.execute("INSERT INTO airlines VALUES ('AA', 'American'), ('UA', 'United')")
+        both = fleet.with_airlines()
+        both.setup()
+        fleet.execute("UPDATE airlines SET name = 'United Airlines' WHERE code = 'UA'")
+        fleet.insert(("N2", None, 2))
+        fleet.drain(both)
+        fleet.execute("DELETE FROM airlines WHERE code = 'AA'")
+        fleet.drain(both)
+        told = fleet.decoded("airlines", AIRLINES.value_schema)
+        assert [(row["op"], (row["after"] or row["before"])["name"]) for row in told] == [
+            ("r", "American"),
+            ("r", "United Airlines"),
+            ("d", "American"),
+        ]
+        assert [operation for operation, _, _ in fleet.told()] == ["r", "c"]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headrace.cli.output import console, emit_json, say, table
 from headrace.demo import database, oracle
-from headrace.demo.replay import ReplayStuck, records_in, replay, wait_for
+from headrace.demo.replay import records_in, replay
 from headrace.demo.source_files import read_flights
 from headrace.errors import HeadraceError
 from headrace.log.port import Log
@@ -35,8 +35,8 @@ from headrace.workspace.overview import group_lag
 from headrace.workspace.plan import make_plan
 
 KAFKA_VARIABLE = "HEADRACE_KAFKA"
-FINISH_TIMEOUT_S = 170.0
-"""The pipeline has this long after the last flight; it usually needs a few seconds."""
+STALLED_S = 40.0
+"""The job is over when nothing was committed for so long. A lost worker is back long before."""
 SETTLE_S = 6.0
 """Rows that should not be there would come within this time: twice the pipeline's `idle_close`."""
 STOP_TIMEOUT_S = 30.0
@@ -120,7 +120,9 @@ def _run(
             tell("all flights published; waiting for the last windows to close")
             [egress] = workspace.egress
             target = root / "delays.duckdb"
-            _wait_for_rows(environment.log, egress.group(workspace.name), target, expected.height, alive)
+            groups = [f"{workspace.name}.{each.plan.name}" for each in workspace.pipelines]
+            groups.append(egress.group(workspace.name))
+            _wait_for_rows(environment.log, groups, target, expected.height, alive)
             seconds = time.monotonic() - started
             _settle(environment, alive)
         found = oracle.read_target(root / "delays.duckdb")
@@ -182,19 +184,29 @@ def _rows_in(target: Path) -> int:
         return -1
 
 
-def _wait_for_rows(log: Log, group: str, target: Path, expected: int, alive: Callable[[], None]) -> None:
-    """Until the target holds as many rows as the batch answer, or nothing moves any more."""
-
-    def there() -> bool:
+def _wait_for_rows(log: Log, groups: Sequence[str], target: Path, expected: int, alive: Callable[[], None]) -> None:
+    """Until the target holds as many rows as the batch answer, or none of `groups` moves any more; the last one is the
+    connector's. Too few rows is a result, shown by the comparison."""
+    before, moved_s = -1, time.monotonic()
+    while time.monotonic() - moved_s < STALLED_S:
+        alive()
         # The file is opened last: a reader keeps the connector out.
-        if records_in(log, OUTPUT_TOPIC) < expected:
-            return False
-        lag = group_lag(log, group, [OUTPUT_TOPIC])
-        return lag is not None and not lag.records and _rows_in(target) >= expected
+        if records_in(log, OUTPUT_TOPIC) >= expected:
+            lag = group_lag(log, groups[-1], [OUTPUT_TOPIC])
+            if lag is not None and not lag.records and _rows_in(target) >= expected:
+                return
+        now = sum(_committed(log, group) for group in groups)
+        if now != before:
+            before, moved_s = now, time.monotonic()
+        time.sleep(0.2)
 
-    with contextlib.suppress(ReplayStuck):
-        # Too few rows is a result, shown by the comparison.
-        wait_for(there, "the last row", timeout_s=FINISH_TIMEOUT_S, alive=alive)
+
+def _committed(log: Log, group: str) -> int:
+    admin = log.admin()
+    try:
+        return sum(each.offset for each in admin.group_offsets(group).values())
+    finally:
+        admin.close()
 
 
 def _settle(environment: Environment, alive: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ Owns the format of changelog topics and the rule when a partition writes its sta
 - A message's key tells delta (`d`) or snapshot (`s`). A snapshot is a run of changes inside one transaction, all
   messages of the first marked `first`; what lies before it is not needed any more and is dropped from the log.
 - Every message carries a checksum of what it holds. Damage is found (`ChangelogUnreadable`), never restored.
+- Every change says what its state means (the plan's fingerprint of the step), so that no step takes another's state.
 - Applying the changes of a partition in order rebuilds its state exactly.
 """
 
@@ -58,20 +59,24 @@ def snapshot_is_due(*, delta_rows: int, state_rows: int) -> bool:
     return delta_rows >= max(DELTA_ROWS_PER_SNAPSHOT_MIN, DELTA_ROWS_PER_STATE_ROW * state_rows)
 
 
-def encode(change: StateChange, clock: Mapping[str, int], *, bytes_max: int = MESSAGE_BYTES_MAX) -> list[bytes]:
-    """The messages of a change, at least one. `clock` holds numbers of the runner that belong to the same moment."""
-    stream = memoryview(_to_stream(change, clock))
+def encode(
+    change: StateChange, clock: Mapping[str, int], fingerprint: str, *, bytes_max: int = MESSAGE_BYTES_MAX
+) -> list[bytes]:
+    """The messages of a change, at least one. `clock` holds numbers of the runner that belong to the same moment,
+    `fingerprint` says what the state means."""
+    stream = memoryview(_to_stream(change, {"clock": dict(clock), "fingerprint": fingerprint}))
     room = bytes_max - HEADER.size
     pieces = [stream[at : at + room] for at in range(0, len(stream), room)]
     return [_framed(piece, number, len(pieces)) for number, piece in enumerate(pieces)]
 
 
-def _to_stream(change: StateChange, clock: Mapping[str, int]) -> pa.Buffer:
+def _to_stream(change: StateChange, more: Mapping[str, object]) -> pa.Buffer:
     table = change.frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    meta = json.dumps({"state": dict(change.meta), "clock": dict(clock)})
+    meta = json.dumps({"state": dict(change.meta), **more})
     table = table.replace_schema_metadata({META: meta.encode()})
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    # Threads cost more than they save at this size.
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     return sink.getvalue()
@@ -111,6 +116,7 @@ class ChangelogMessage:
 
     change: StateChange
     clock: Mapping[str, int]
+    fingerprint: str
 
 
 class ChangelogReader:
@@ -146,8 +152,9 @@ def _from_stream(partition: int, stream: pa.Buffer) -> ChangelogMessage:
         with pa.ipc.open_stream(stream) as reader:
             table = reader.read_all()
         meta = json.loads((table.schema.metadata or {})[META])
+        state, clock, fingerprint = meta["state"], meta["clock"], meta["fingerprint"]
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         raise ChangelogUnreadable(f"a changelog message holds no state change ({error})") from error
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
-    return ChangelogMessage(StateChange(partition, frame, meta["state"]), meta["clock"])
+    return ChangelogMessage(StateChange(partition, frame, state), clock, fingerprint)

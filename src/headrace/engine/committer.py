@@ -170,13 +170,13 @@ class Committer:
             )
             numbers = {OUTPUT_CLOCK: clock[partition]} if partition in clock else {}
             if not due:
-                messages.append(_messages(step.changelog, changelog.DELTA, change, numbers))
+                messages.append(_messages(step, changelog.DELTA, change, numbers))
                 continue
             here = TopicPartition(step.changelog, partition)
             cuts.append(_Cut(step.changelog, partition, self._admin.end_offsets([here])[here]))
             kind = changelog.SNAPSHOT_FIRST
             for piece in operator.snapshot(partition, changelog.SNAPSHOT_ROWS_PER_CHANGE_MAX):
-                messages.append(_messages(step.changelog, kind, piece, numbers))
+                messages.append(_messages(step, kind, piece, numbers))
                 kind = changelog.SNAPSHOT_MORE
             self._delta_rows[step.name, partition] = 0
 
@@ -202,10 +202,10 @@ class Committer:
         self.drop_producer()
 
 
-def _messages(topic: str, kind: bytes, change: StateChange, clock: Mapping[str, int]) -> Outgoing:
-    values = changelog.encode(change, clock)
+def _messages(step: AggregateStep, kind: bytes, change: StateChange, clock: Mapping[str, int]) -> Outgoing:
+    values = changelog.encode(change, clock, step.fingerprint)
     return Outgoing(
-        topic,
+        step.changelog,
         pa.array(values, pa.large_binary()),
         key=pa.array([kind] * len(values), pa.large_binary()),
         partition=np.full(len(values), change.partition, np.int32),

@@ -84,6 +84,10 @@ class InputQueue:
     def has_waiting(self, topic: str) -> bool:
         return topic in self._waiting
 
+    def partitions_waiting(self) -> set[int]:
+        """Partitions with rows that were read and not yet processed."""
+        return {partition for frame in self._waiting.values() for partition in _partitions(frame)}
+
     def rows_waiting(self) -> int:
         return sum(frame.height for frame in self._waiting.values())
 
@@ -91,7 +95,7 @@ class InputQueue:
         """Partitions whose end must be known before the waiting rows may go on."""
         if len(self.inputs) == 1:
             return []
-        partitions = {p for frame in self._waiting.values() for p in _partitions(frame)}
+        partitions = self.partitions_waiting()
         return [TopicPartition(topic, partition) for topic in self.inputs for partition in sorted(partitions)]
 
     def take(self, complete: Iterable[TopicPartition], now_ms: int) -> dict[str, pl.DataFrame]:
@@ -112,7 +116,7 @@ class InputQueue:
 
     def _horizons(self, complete: set[TopicPartition], now_ms: int) -> npt.NDArray[np.int64]:
         """Indexed by partition: the merge time below which rows may go on."""
-        partitions = sorted({p for frame in self._waiting.values() for p in _partitions(frame)})
+        partitions = sorted(self.partitions_waiting())
         horizons = np.full(partitions[-1] + 1, BEFORE_ALL_MS, np.int64)
         for partition in partitions:
             waited = now_ms - self._quiet_since_ms.get(partition, now_ms) >= self._max_wait_ms

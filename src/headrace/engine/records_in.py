@@ -52,8 +52,9 @@ class RecordsIn:
         rows = patience.call(lambda: reader.read(batch))
         if rows.bad:
             self._dead_letters.add_records(batch, rows.bad, step=f"source {batch.topic}")
-        offset = pl.col(SOURCE).struct.field("offset").alias(OFFSET)
-        frame = rows.frame.with_columns(offset, pl.lit(0, pl.Int64).alias(INDEX))
+        offset = rows.frame[SOURCE].struct.unnest()["offset"].alias(OFFSET)
+        index = pl.Series(INDEX, np.zeros(len(offset), np.int64))
+        frame = rows.frame.hstack([offset, index])
         self._tasks.add(batch.topic, frame, now_ms)
 
     def _add_repartitioned(self, batch: RecordBatch, now_ms: int) -> None:
@@ -63,10 +64,12 @@ class RecordsIn:
             partition, offset = int(batch.partition[row]), int(batch.offset[row])
             if frame.height:
                 frames.append(
-                    frame.with_columns(
-                        pl.lit(partition, pl.Int32).alias(PARTITION),
-                        pl.lit(offset, pl.Int64).alias(OFFSET),
-                        pl.int_range(pl.len(), dtype=pl.Int64).alias(INDEX),
+                    frame.hstack(
+                        [
+                            pl.Series(PARTITION, np.full(frame.height, partition, np.int32)),
+                            pl.Series(OFFSET, np.full(frame.height, offset, np.int64)),
+                            pl.Series(INDEX, np.arange(frame.height, dtype=np.int64)),
+                        ]
                     )
                 )
             if marks:

@@ -67,7 +67,8 @@ def _to_ipc(frame: pl.DataFrame, marks: Marks) -> bytes:
     text = json.dumps({"closing_ms": marks.closing_ms, "idle": sorted(marks.idle)})
     table = table.replace_schema_metadata({MARKS: text.encode()})
     sink = io.BytesIO()
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    # Threads cost more than they save at this size.
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     return sink.getvalue()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 
 from headrace.engine import changelog
+from headrace.engine.changelog import ChangelogMessage
 from headrace.engine.checkpoint import Checkpoint
 from headrace.engine.operator import SEQUENCE
 from headrace.engine.operators.table_join import TableJoin
@@ -18,11 +19,18 @@ from headrace.engine.restore import read_changelog, read_until
 from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.engine.subtopology import SubtopologyRunner
 from headrace.engine.topic_reader import TopicReader
+from headrace.errors import HeadraceError
 from headrace.flow.plan import AggregateStep, RepartitionStep, SinkStep, SourceStep
 from headrace.log.port import Log, RecordBatch, TopicPartition
 
 OUTPUT_CLOCK = "output"
 """Name of an aggregate's output clock in changelog messages."""
+
+
+class StateMeansAnother(HeadraceError):
+    """The state on the log is not of the step as it is now."""
+
+    code = "engine.state_means_another"
 
 
 class StateRestorer:
@@ -84,6 +92,7 @@ class StateRestorer:
 
         for kind, message in read_changelog(self._log, step.changelog, partitions, count):
             partition = message.change.partition
+            _check_meaning(step, message)
             if kind == changelog.SNAPSHOT_FIRST:
                 operator.forget(partition)
                 self.delta_rows[step.name, partition] = 0
@@ -94,6 +103,16 @@ class StateRestorer:
             if output_ms > clock.get(partition, BEFORE_ALL_MS):
                 clock[partition] = output_ms
         operator.commit()
+
+
+def _check_meaning(step: AggregateStep, message: ChangelogMessage) -> None:
+    if message.fingerprint != step.fingerprint:
+        raise StateMeansAnother(
+            f"{step.changelog}[{message.change.partition}] holds state of another form of step {step.name!r}:"
+            " its group, window or aggregates were changed",
+            cure="give the step a new name with .named(...), so that it begins anew where the pipeline stands,"
+            " or delete its changelog topic and the pipeline's consumer group, so that everything is computed again",
+        )
 
 
 def _to_nowhere(step: SinkStep | RepartitionStep, frame: pl.DataFrame) -> None:

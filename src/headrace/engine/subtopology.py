@@ -127,13 +127,11 @@ class SubtopologyRunner:
             frame = timed.get(step.topic, rows.get(step.topic))
             if frame is not None and step.is_table:
                 frame = frame.with_columns(pl.col(TIME).alias(STREAM_TIME))
-            outputs[step.name] = (
-                self._empty(step.name) if frame is None else frame.select(list(self._schemas[step.name]))
-            )
+            outputs[step.name] = self._empty(step.name) if frame is None else frame[list(self._schemas[step.name])]
             self.closing[step.name] = self.source_clock
         for topic, frame in rows.items():
             for step_name in self._repartitions(topic):
-                outputs[step_name] = frame.select(list(self._schemas[step_name]))
+                outputs[step_name] = frame[list(self._schemas[step_name])]
         return outputs
 
     def _timed(self, streams: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
@@ -195,9 +193,9 @@ class SubtopologyRunner:
         filled = [piece for piece in pieces if piece.height]
         if not filled:
             return self._empty(step)
-        output = pl.concat([piece.select(list(self._schemas[step])) for piece in filled])
+        output = pl.concat([piece[list(self._schemas[step])] for piece in filled])
         numbered = output.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
-        return with_stream_time(numbered, self.output_clock[step]).select(list(self._schemas[step]))
+        return with_stream_time(numbered, self.output_clock[step])[list(self._schemas[step])]
 
     def _closing_of(self, step: AnyStep) -> Clocks:
         if not isinstance(step, MergeStep):

@@ -66,7 +66,7 @@ class TopicReader:
         """Rows of a batch. Raises `RegistryUnavailable`; the same call may be made again."""
         decoded = self._values.decode(batch.value, batch.headers)
         bad = [BadRecord(*failed) for failed in decoded.failed]
-        frame = to_frame(decoded.table, self.contract.value_schema).with_columns(pl.Series(ROW, decoded.rows))
+        frame = to_frame(decoded.table, self.contract.value_schema).hstack([pl.Series(ROW, decoded.rows)])
         frame = self._unwrap(frame, bad) if self._is_change else self._plain(frame)
         if self._is_table:
             frame = self._with_deletions(frame, batch, bad)
@@ -74,10 +74,11 @@ class TopicReader:
             bad.extend(BadRecord(int(r), "decode.null_value", "an event has no value") for r in _null_rows(batch.value))
         frame = self._checked_keys(frame, batch, bad)
         frame = self._with_time(frame, batch, bad)
-        return Rows(_located(frame.sort(ROW), batch), sorted(bad))
+        ordered = frame if frame[ROW].is_sorted() else frame.sort(ROW)
+        return Rows(_located(ordered, batch), sorted(bad))
 
     def _plain(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.with_columns(pl.lit(value=False).alias(DELETED)) if self._is_table else frame
+        return frame.hstack([pl.Series(DELETED, np.zeros(frame.height, np.bool_))]) if self._is_table else frame
 
     def _unwrap(self, frame: pl.DataFrame, bad: list[BadRecord]) -> pl.DataFrame:
         """Rows after the change from Debezium envelopes; deletions carry nulls."""
@@ -98,9 +99,9 @@ class TopicReader:
         if len(tombstones):
             empty = pl.DataFrame({ROW: tombstones, DELETED: np.ones(len(tombstones), bool)})
             frame = pl.concat([frame, empty], how="diagonal")
-        gone = frame.filter(DELETED)[ROW].to_numpy()
-        if not len(gone):
+        if not frame[DELETED].any():
             return frame
+        gone = frame.filter(DELETED)[ROW].to_numpy()
         assert self._keys is not None, "the contract loader refuses tables without a key"
         decoded = self._keys.decode(batch.key.take(pa.array(gone)))
         keys = self._key_frame(decoded).with_columns(pl.Series(ROW, gone[decoded.rows]))
@@ -139,13 +140,15 @@ class TopicReader:
         stamp = pl.Series(TIME, recorded, dtype=pl.Int64)
         column = self.contract.time
         if column is None or column == RECORD_TIME:
-            return frame.with_columns(stamp)
-        time_ms = frame.select(epoch_ms(frame, column).alias(TIME)).to_series()
-        if self._is_table:
+            return frame.hstack([stamp])
+        time_ms = _epoch_ms(frame[column]).alias(TIME)
+        if self._is_table and frame[DELETED].any():
             # A deletion carries no columns: its time is the record's.
             time_ms = frame.select(pl.when(DELETED).then(stamp).otherwise(time_ms).alias(TIME)).to_series()
-        timed = frame.with_columns(time_ms)
+        timed = frame.hstack([time_ms])
         ahead = stamp + self.contract.time_ahead_max_ms
+        if not time_ms.null_count() and not ((time_ms < 0) | (time_ms > ahead)).any():
+            return timed
         reason = (
             pl.when(pl.col(TIME).is_null())
             .then(pl.lit("null_event_time"))
@@ -170,6 +173,13 @@ def epoch_ms(frame: pl.DataFrame, column: str) -> pl.Expr:
     return pl.col(column).cast(pl.Int64)
 
 
+def _epoch_ms(values: pl.Series) -> pl.Series:
+    if values.dtype == pl.Datetime("ms", "UTC"):
+        return values.cast(pl.Int64)
+    frame = values.to_frame()
+    return frame.select(epoch_ms(frame, values.name)).to_series()
+
+
 def _null_rows(column: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
     if not column.null_count:
         return np.empty(0, np.int64)
@@ -179,6 +189,8 @@ def _null_rows(column: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:
 def _equal_rows(left: pl.DataFrame, right: pl.DataFrame) -> npt.NDArray[np.bool_]:
     if not left.height:
         return np.empty(0, bool)
+    if left.equals(right):
+        return np.ones(left.height, bool)
     equal = [left[name].eq_missing(right[name].cast(left.schema[name])) for name in left.columns]
     return pl.select(pl.all_horizontal(equal)).to_series().to_numpy()
 
@@ -186,7 +198,9 @@ def _equal_rows(left: pl.DataFrame, right: pl.DataFrame) -> npt.NDArray[np.bool_
 def _located(frame: pl.DataFrame, batch: RecordBatch) -> pl.DataFrame:
     """Replace the row index by partition and source position."""
     rows = frame[ROW].to_numpy()
-    partition = pl.Series(PARTITION, batch.partition[rows], dtype=pl.Int32)
-    offset = pl.Series("offset", batch.offset[rows], dtype=pl.Int64)
-    source = pl.struct(pl.lit(batch.topic).alias("topic"), partition.alias("partition"), offset).alias(SOURCE)
-    return frame.drop(ROW).with_columns(partition, source).cast({SOURCE: SYSTEM_COLUMNS[SOURCE]})
+    partition, offset = pa.array(batch.partition[rows], pa.int32()), pa.array(batch.offset[rows], pa.int64())
+    topic = pa.repeat(pa.scalar(batch.topic, pa.large_string()), frame.height)
+    place = pa.StructArray.from_arrays([topic, partition, offset], ["topic", "partition", "offset"])
+    source = pl.Series(SOURCE, place, dtype=SYSTEM_COLUMNS[SOURCE])
+    columns = [each for each in frame.get_columns() if each.name != ROW]
+    return pl.DataFrame([*columns, pl.Series(PARTITION, partition), source])

@@ -232,6 +232,9 @@ class PipelineWorker:
             self._close_idle(task, now)
 
     def _is_idle(self, task: Task, partition: int) -> bool:
+        # A row that waits for another input is not processed, though nothing is left to read.
+        if partition in task.queue.partitions_waiting():
+            return False
         return all(here in self._parts.idle for here in self._parts.tasks.stream_reads(task, partition)) and (
             self._parts.tasks.all_origins_idle(task, partition)
         )

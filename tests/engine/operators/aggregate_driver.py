@@ -163,7 +163,9 @@ class Driver:
 
     def _write(self, changes: Sequence[StateChange]) -> None:
         for change in changes:
-            self.log.extend((change.partition, message) for message in changelog.encode(change, {}, bytes_max=2_000))
+            self.log.extend(
+                (change.partition, message) for message in changelog.encode(change, {}, "f", bytes_max=2_000)
+            )
 
     def restore(self) -> None:
         """Go on with a new operator, rebuilt from the log."""

@@ -114,7 +114,7 @@ WINDOWS: dict[str, Window | None] = {
     "none": None,
 }
 GROUPS = (("carrier", "gate"), ("carrier",), ())
-EVENTS = ("cut", "commit", "abort", "restore", "snapshot", "move", "idle")
+EVENTS = ("cut", "commit", "abort", "abort_flushed", "restore", "snapshot", "move", "idle")
 
 
 @dataclass(frozen=True)
@@ -233,8 +233,11 @@ class _Player:
 
     def _event(self, kind: str) -> None:
         match kind:
-            case "abort":
+            case "abort" | "abort_flushed":
                 until = self.done
+                if kind == "abort_flushed":
+                    self.driver.operator.flush(self.driver.context)
+                    self.driver.operator.changes()
                 self._abort()
                 self._feed(until)
             case "idle":
@@ -247,8 +250,6 @@ class _Player:
                 {"restore": self.driver.restore, "snapshot": self._snapshot, "move": self._move}.get(kind, _nothing)()
 
     def _abort(self) -> None:
-        self.driver.operator.flush(self.driver.context)
-        self.driver.operator.changes()
         self.driver.operator.rollback()
         self.pending, self.done = [], self.committed
 

@@ -27,6 +27,10 @@ DOUBLES = st.one_of(
 )
 
 
+GAPS = st.integers(0, 70)
+"""Zeros between a head of a double's width and the bits that decide a tie."""
+
+
 def make(kind: str, slab: Slab) -> Accumulator:
     """One of the accumulators that rest on exact sums."""
     if kind in ("var", "std"):
@@ -153,10 +157,19 @@ def test_limbs_have_room_for_half_a_billion_rows_of_one_commit() -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(number=st.integers(-(2**125), 2**125), exponent=st.integers(-80, 80))
+@given(
+    number=st.one_of(
+        st.integers(-(2**125), 2**125),
+        st.builds(lambda head, gap, tail: (head << gap) + tail, st.integers(-(2**54), 2**54), GAPS, st.integers(-3, 3)),
+    ),
+    exponent=st.integers(-80, 80),
+)
 def test_limbs_are_rounded_once(number: int, exponent: int) -> None:
     """To the nearest double, ties to even, whatever the height of the first limb."""
     row = [(number >> (limbs.LIMB_BITS * place)) & (2**limbs.LIMB_BITS - 1) for place in range(3)]
     row.append(number >> (3 * limbs.LIMB_BITS))
-    fraction, power = limbs.rounded(np.array([row], np.int64), exponent)
-    assert math.ldexp(fraction[0], int(power[0])) == float(Fraction(number) * Fraction(2) ** exponent)
+    # The same number with limbs that were never carried.
+    spread = [row[0] + (5 << limbs.LIMB_BITS), row[1] - 5, row[2] - (3 << limbs.LIMB_BITS), row[3] + 3]
+    fractions, powers = limbs.rounded(np.array([row, spread], np.int64), exponent)
+    wanted = float(Fraction(number) * Fraction(2) ** exponent)
+    assert [math.ldexp(*pair) for pair in zip(fractions, powers.tolist(), strict=True)] == [wanted, wanted]

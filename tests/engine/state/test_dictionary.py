@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal, assert_series_equal
 
+from headrace.engine.state import dictionary as state_dictionary
 from headrace.engine.state.dictionary import RETAIN_ROWS_MIN, Dictionary
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.row_store import RowStore
@@ -95,6 +96,21 @@ def test_equal_rows_have_one_number_and_it_gives_them_back(batches: list[list[di
     assert len(set(model.values())) == len(model) == len(dictionary)
     back = dictionary.take(np.array(list(model.values()), np.int64))
     assert [canonical(row) for row in back.iter_rows(named=True)] == list(model)
+
+
+@pytest.mark.parametrize("kind", list(VALUES))
+def test_different_rows_with_one_hash_stay_apart(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash is only a hint: with a hash that is always the same, numbers are as ever, for any type."""
+    monkeypatch.setattr(state_dictionary, "hash_frame", lambda frame: np.full(frame.height, 7, np.uint64))
+    dtype, values = VALUES[kind]
+    dictionary = Dictionary({"k": dtype, "n": pl.Int64()})
+    frame = pl.DataFrame({"k": pl.Series([*values, None, *values], dtype=dtype), "n": 1}, {"k": dtype, "n": pl.Int64})
+    numbers = dictionary.intern(frame).tolist()
+    count = len(values)
+    assert len(set(numbers[: count + 1])) == count + 1
+    assert numbers[count + 1 :] == numbers[:count]
+    assert dictionary.intern(frame).tolist() == numbers
+    assert_frame_equal(dictionary.take(np.array(numbers)), frame)
 
 
 def test_numbers_that_are_kept_stay_the_same_when_others_go() -> None:

@@ -71,8 +71,8 @@ def test_coming_and_going_does_not_fill_the_table() -> None:
 def test_shards_grow_one_at_a_time() -> None:
     """No insert of a small batch rebuilds more than a part of the table, so none stalls."""
     keys, rebuilt = Keys(2**64 - 1), []
-    rebuild = keys.index._rebuild
-    keys.index._rebuild = lambda shard, expected: (rebuilt.append(shard), rebuild(shard, expected))[1]  # type: ignore[method-assign]
+    move = keys.index._move
+    keys.index._move = lambda shard, expected: (rebuilt.append(shard), move(shard, expected))[1]  # type: ignore[method-assign]
     most = 0
     for first in range(0, 200_000, 500):
         rebuilt.clear()

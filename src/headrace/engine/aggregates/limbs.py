@@ -39,6 +39,7 @@ HAS_NAN, HAS_PLUS_INFINITY, HAS_MINUS_INFINITY = 1, 2, 4
 
 _MASK = np.int64((1 << LIMB_BITS) - 1)
 _ROOM = 1 << 61
+_DOUBLE_EXACT = 1 << 53
 
 
 def add_integers(limbs: Limbs, slots: Ints, values: Ints) -> None:
@@ -118,6 +119,27 @@ def normalised(limbs: Limbs) -> Limbs:
 
 def rounded(limbs: Limbs, exponent: Limbs | int) -> tuple[Floats, Limbs]:
     """The numbers times 2**exponent as (f, e): f * 2**e, f being the number correctly rounded to 53 bits."""
+    numbers, is_sure = _added(limbs)
+    scale = np.empty(len(limbs), np.int64)
+    scale[:] = exponent
+    if not is_sure.all():
+        others = np.flatnonzero(~is_sure)
+        numbers[others], scale[others] = _from_digits(limbs[others], scale[others])
+    return numbers, scale
+
+
+def _added(limbs: Limbs) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """The numbers as doubles, and which of them are surely rounded right: nothing was lost before the last addition."""
+    is_sure: Any = (np.abs(limbs) <= _DOUBLE_EXACT).all(axis=1)
+    total, error = np.zeros(len(limbs)), np.zeros(len(limbs))
+    for limb in range(limbs.shape[1] - 1, -1, -1):
+        total, part = two_sum(total, limbs[:, limb].astype(np.float64) * 2.0 ** (LIMB_BITS * limb))
+        error, lost = two_sum(error, part)
+        is_sure &= lost == 0
+    return total + error, is_sure
+
+
+def _from_digits(limbs: Limbs, exponent: Limbs) -> tuple[Floats, Limbs]:
     digits, negative = _digits(limbs)
     # Two empty limbs below, so that three limbs can be taken at any height.
     padded = np.concatenate([np.zeros((len(digits), 2), np.uint64), digits], axis=1)
@@ -150,6 +172,13 @@ def expansion(limbs: Limbs, exponent: Limbs) -> tuple[Floats, Floats]:
         high = total
     high, low = fast_two_sum(high, low)
     return np.where(negative, -high, high), np.where(negative, -low, low)
+
+
+def two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """a + b and its rounding error (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
 
 
 def fast_two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:

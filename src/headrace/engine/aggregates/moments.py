@@ -146,17 +146,10 @@ def _variance(sums: tuple[Floats, Floats], squares: tuple[Floats, Floats], count
     part = product / n
     back, back_error = _two_product(part, n)
     rest = ((product - back) - back_error + error) / n
-    difference, lost = _two_sum(squares[0], -part)
+    difference, lost = limbs.two_sum(squares[0], -part)
     total = difference + (lost + squares[1] - rest)
     variance: Floats = np.maximum(total, 0.0) / (n - 1)
     return variance
-
-
-def _two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """a + b and its rounding error (Knuth)."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
 
 
 def _two_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:

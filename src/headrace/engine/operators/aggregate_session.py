@@ -222,7 +222,7 @@ class SessionAggregate(AggregateState):
             noted = self._due.take(partition, last_end)
             if not len(noted):
                 continue
-            noted = np.unique(noted)
+            noted = distinct(noted)
             mine = noted[self._slab.is_live(noted) & (self._slab["partition"][noted] == partition)]
             is_due = self._slab[WINDOW_END][mine] <= last_end
             self._note(mine[~is_due])

@@ -149,8 +149,9 @@ class AggregateState:
 
     def _count(self, slots: Ints, step: int) -> None:
         """Keep `keys_count` in step with slots that came (1) or went (-1)."""
-        for partition, count in zip(*np.unique(self._slab["partition"][slots], return_counts=True), strict=True):
-            self._keys[int(partition)] = self._keys.get(int(partition), 0) + step * int(count)
+        counts = np.bincount(self._slab["partition"][slots])
+        for partition in np.flatnonzero(counts).tolist():
+            self._keys[partition] = self._keys.get(partition, 0) + step * int(counts[partition])
 
     def _closed_bound(self, partitions: Ints) -> Ints:
         """Per row the time up to which its partition's windows were closed for good."""

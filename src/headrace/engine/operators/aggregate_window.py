@@ -20,7 +20,7 @@ import polars as pl
 from headrace.engine.operator import OperatorContext
 from headrace.engine.operators.aggregate_slots import SlotAggregate
 from headrace.engine.operators.aggregate_state import LATE, Taken
-from headrace.engine.state.arrays import NO_INTS, Ints
+from headrace.engine.state.arrays import NO_INTS, Ints, distinct
 from headrace.engine.state.keyed_slab import KeyedSlab
 from headrace.engine.state.time_buckets import TimeBuckets
 from headrace.flow.plan import WINDOW_END, WINDOW_START, AggregateStep
@@ -102,7 +102,7 @@ class WindowAggregate(SlotAggregate):
             noted = self._due.take(partition, time_ms - self._size_ms - self._grace_ms)
             if not len(noted):
                 continue
-            noted = np.unique(noted)
+            noted = distinct(noted)
             mine = noted[self._slab.is_live(noted) & (self._slab["partition"][noted] == partition)]
             is_due = self._closing_ms(mine) <= time_ms
             self._note(mine[~is_due])

@@ -64,9 +64,15 @@ def starts_of_runs(*columns: Array) -> Mask:
 
 
 def distinct(slots: Ints) -> Ints:
-    """The different values in order of first appearance."""
-    _, first = np.unique(slots, return_index=True)
-    return slots[np.sort(first)] if len(first) < len(slots) else slots
+    """The different values (small and not negative) in order of first appearance. No sort: scatter and look."""
+    if len(slots) <= 1:
+        return slots
+    rows = np.arange(len(slots), dtype=np.int64)
+    # Never initialised: only places that were written are read. Backwards, so that the first appearance stays.
+    first = np.empty(int(slots.max()) + 1, np.int64)
+    first[slots[::-1]] = rows[::-1]
+    is_first = first[slots] == rows
+    return slots if is_first.all() else slots[is_first]
 
 
 def next_power_of_two(values: Ints) -> Ints:

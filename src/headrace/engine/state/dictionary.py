@@ -16,8 +16,9 @@ import polars as pl
 
 from headrace.engine.state.arrays import NO_INTS, Hashes, Ints, Mask, grown, hash_frame
 from headrace.engine.state.index import HashIndex
-from headrace.engine.state.row_store import RowStore
+from headrace.engine.state.row_store import RowStore, equal_rows, gathered
 
+_ROW = "#row"
 RETAIN_ROWS_MIN = 4_096
 """Below this many ids nothing is ever dropped: it is not worth the walk."""
 
@@ -57,8 +58,7 @@ class Dictionary:
         ids = self._find(frame, hashes)
         missing = np.flatnonzero(ids < 0)
         if len(missing):
-            self._add(frame.select(pl.all().gather(missing)))
-            ids[missing] = self._find(frame.select(pl.all().gather(missing)), hashes[missing])
+            ids[missing] = self._add(gathered(frame, missing), hashes[missing])
         return ids
 
     def take(self, ids: Ints) -> pl.DataFrame:
@@ -81,16 +81,18 @@ class Dictionary:
 
     def _find(self, frame: pl.DataFrame, hashes: Hashes) -> Ints:
         def same(rows: Ints, ids: Ints) -> Mask:
-            asked = frame if len(rows) == frame.height else frame.select(pl.all().gather(rows))
+            asked = frame if len(rows) == frame.height else gathered(frame, rows)
             return self._store.equal(self._row_of_id[ids], asked)
 
         return self._index.find(hashes, same)
 
-    def _add(self, frame: pl.DataFrame) -> None:
-        fresh = frame.unique(maintain_order=True, keep="first")
-        ids = self._new_ids(fresh.height)
-        self._row_of_id[ids] = self._store.append(fresh)
-        self._index.insert(hash_frame(fresh), ids)
+    def _add(self, frame: pl.DataFrame, hashes: Hashes) -> Ints:
+        """Ids of unknown rows, equal ones once."""
+        first, group = _distinct_rows(frame, hashes)
+        ids = self._new_ids(len(first))
+        self._row_of_id[ids] = self._store.append(frame if len(first) == frame.height else gathered(frame, first))
+        self._index.insert(hashes[first], ids)
+        return ids[group]
 
     def _new_ids(self, count: int) -> Ints:
         reused, self._free = self._free[:count], self._free[count:]
@@ -99,3 +101,18 @@ class Dictionary:
         if self._end > len(self._row_of_id):
             self._row_of_id = grown(self._row_of_id, max(self._end, 2 * len(self._row_of_id)), -1)
         return np.concatenate([reused, fresh])
+
+
+def _distinct_rows(frame: pl.DataFrame, hashes: Hashes) -> tuple[Ints, Ints]:
+    """Rows with the first appearance of each different row, ascending, and per row its position among them."""
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    if len(first) < len(hashes) and not equal_rows(gathered(frame, first[group]), frame).all():
+        # Different rows with one hash: only their values tell them apart.
+        named = frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(_ROW))
+        firsts = named.select(pl.col(_ROW).first().over(frame.columns))[_ROW].to_numpy()
+        first, group = np.unique(firsts, return_inverse=True)
+        return first, group
+    order = np.argsort(first)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return first[order], place[group]

@@ -12,6 +12,7 @@ Owns the open-addressing table. Owns no keys: the caller hashes them, keeps them
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ Same = Callable[[Ints, Ints], Mask]
 
 SHARD_BITS = 6
 SHARDS = 1 << SHARD_BITS
-SHARD_CAPACITY_MIN = 16
+SHARD_CAPACITY_MIN = 64
 LOAD_MIN, LOAD_MAX = 0.40, 0.65
 """A shard grows at a load between these, each at its own, so that shards of equal size do not grow together."""
 
@@ -55,18 +56,15 @@ class HashIndex:
 
     def find(self, hashes: Hashes, same: Same) -> Ints:
         """The slot of each row's key, -1 where there is none."""
-        slots: Ints = np.full(len(hashes), -1, np.int64)
-        rows: Ints = np.arange(len(hashes), dtype=np.int64)
-        steps: Ints = np.zeros(len(hashes), np.int64)
+        slots, steps = self._probe(hashes, np.zeros(len(hashes), np.int64))
+        rows: Ints = np.flatnonzero(slots >= 0)
         while len(rows):
-            found, steps_found = self._probe(hashes[rows], steps[rows])
-            hit = np.flatnonzero(found >= 0)
-            rows, candidates = rows[hit], found[hit]
-            steps[rows] = steps_found[hit] + 1
-            confirmed = same(rows, candidates)
-            slots[rows[confirmed]] = candidates[confirmed]
+            wrong = rows[~same(rows, slots[rows])]
+            if not len(wrong):
+                break
             # Two keys with one hash: the rows that met the wrong one go on behind it.
-            rows = rows[~confirmed]
+            slots[wrong], steps[wrong] = self._probe(hashes[wrong], steps[wrong] + 1)
+            rows = wrong[slots[wrong] >= 0]
         return slots
 
     def insert(self, hashes: Hashes, slots: Ints) -> None:
@@ -108,16 +106,23 @@ class HashIndex:
         shard = _shards(hashes)
         offset, mask = self._offset[shard], self._capacity[shard] - 1
         first = _first(hashes, mask)
-        found: Ints = np.full(len(hashes), -1, np.int64)
+        # Most rows end at their first position: that round does without picking rows.
+        found: Ints = self._table[offset + ((first + steps) & mask)].astype(np.int64)
+        rows = np.flatnonzero((found != _EMPTY) & ~self._has_hash(found, hashes))
+        found[rows] = -1
         steps = steps.copy()
-        rows: Ints = np.arange(len(hashes), dtype=np.int64)
         while len(rows):
+            steps[rows] += 1
             entry = self._table[offset[rows] + ((first[rows] + steps[rows]) & mask[rows])]
-            hit = (entry >= 0) & (self._hash_of_slot[entry] == hashes[rows])
+            hit = self._has_hash(entry, hashes[rows])
             found[rows[hit]] = entry[hit]
             rows = rows[~hit & (entry != _EMPTY)]
-            steps[rows] += 1
         return found, steps
+
+    def _has_hash(self, entry: npt.NDArray[Any], hashes: Hashes) -> Mask:
+        """Which entries are slots with these hashes. (A negative entry looks up any hash, and does not count.)"""
+        result: Mask = (entry >= 0) & (self._hash_of_slot[entry] == hashes)
+        return result
 
     def _place(self, hashes: Hashes, slots: Ints) -> None:
         """Claim a free position for each slot; where several want one, the last writer has it."""
@@ -140,11 +145,15 @@ class HashIndex:
     def _make_room(self, hashes: Hashes) -> None:
         coming = np.bincount(_shards(hashes), minlength=SHARDS)
         full = np.flatnonzero(self._used + coming > self._capacity * self._load)
-        for shard in full.tolist():
-            self._rebuild(shard, int(self._live[shard] + coming[shard]))
+        if not len(full):
+            return
+        moved = [self._move(shard, int(self._live[shard] + coming[shard])) for shard in full.tolist()]
+        slots = np.concatenate(moved)
+        self._used[full] = self._live[full] = 0
+        self._place(self._hash_of_slot[slots], slots)
 
-    def _rebuild(self, shard: int, expected: int) -> None:
-        """Move a shard to a region where `expected` slots stay well below its limit."""
+    def _move(self, shard: int, expected: int) -> Ints:
+        """Give a shard an empty region where `expected` slots stay well below its limit; the slots it had."""
         old_offset, old_capacity = int(self._offset[shard]), int(self._capacity[shard])
         entries = self._table[old_offset : old_offset + old_capacity]
         slots: Ints = entries[entries >= 0].astype(np.int64)
@@ -154,8 +163,7 @@ class HashIndex:
         self._offset[shard] = self._region(capacity)
         self._capacity[shard] = capacity
         self._free_regions.setdefault(old_capacity, []).append(old_offset)
-        self._used[shard] = self._live[shard] = 0
-        self._place(self._hash_of_slot[slots], slots)
+        return slots
 
     def _region(self, capacity: int) -> int:
         free = self._free_regions.get(capacity)

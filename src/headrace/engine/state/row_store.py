@@ -24,12 +24,12 @@ class RowStore:
     """Append-only rows."""
 
     def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
-        self._schema = dict(schema)
         self._chunks: list[pl.DataFrame] = []
-        self._starts: Ints = np.empty(0, np.int64)
+        self._frame = pl.DataFrame(schema=schema)
+        """All chunks side by side: gathering from it goes through them in one pass."""
 
     def __len__(self) -> int:
-        return sum(chunk.height for chunk in self._chunks)
+        return self._frame.height
 
     @property
     def bytes(self) -> int:
@@ -40,62 +40,33 @@ class RowStore:
         first = len(self)
         if frame.height:
             self._chunks.append(_own_copy(frame))
-            self._merge()
+            while len(self._chunks) > 1 and self._chunks[-2].height < CHUNK_RATIO * self._chunks[-1].height:
+                last = self._chunks.pop()
+                self._chunks[-1] = pl.concat([self._chunks[-1], last], rechunk=True)
+            self._frame = pl.concat(self._chunks, rechunk=False)
         return np.arange(first, first + frame.height, dtype=np.int64)
 
     def take(self, rows: Ints) -> pl.DataFrame:
         """The rows of these numbers, in this order."""
-        if not len(rows):
-            return pl.DataFrame(schema=self._schema)
-        if len(self._chunks) == 1:
-            return _gather(self._chunks[0], rows)
-        chunk = self._chunk_of(rows)
-        order = np.argsort(chunk, kind="stable")
-        pieces = []
-        for number in np.unique(chunk).tolist():
-            mine = order[chunk[order] == number]
-            pieces.append(_gather(self._chunks[number], rows[mine] - self._starts[number]))
-        back = np.empty(len(rows), np.int64)
-        back[order] = np.arange(len(rows))
-        return _gather(pl.concat(pieces), back)
+        return gathered(self._frame, rows)
 
     def equal(self, rows: Ints, frame: pl.DataFrame) -> Mask:
         """Whether row `rows[i]` equals row i of `frame`; nulls equal nulls."""
-        if len(self._chunks) <= 1:
-            return _equal(self.take(rows), frame)
-        chunk = self._chunk_of(rows)
-        result = np.zeros(len(rows), np.bool_)
-        for number in np.unique(chunk).tolist():
-            mine = np.flatnonzero(chunk == number)
-            stored = _gather(self._chunks[number], rows[mine] - self._starts[number])
-            result[mine] = _equal(stored, _gather(frame, mine))
-        return result
+        return equal_rows(self.take(rows), frame)
 
     def keep(self, rows: Ints) -> None:
         """Drop all rows but these; row `rows[i]` becomes row i."""
-        kept = self.take(rows)
-        self._chunks = [_own_copy(kept)] if kept.height else []
-        self._restart()
-
-    def _chunk_of(self, rows: Ints) -> Ints:
-        return np.searchsorted(self._starts, rows, side="right").astype(np.int64) - 1
-
-    def _merge(self) -> None:
-        while len(self._chunks) > 1 and self._chunks[-2].height < CHUNK_RATIO * self._chunks[-1].height:
-            last = self._chunks.pop()
-            self._chunks[-1] = pl.concat([self._chunks[-1], last], rechunk=True)
-        self._restart()
-
-    def _restart(self) -> None:
-        heights = np.array([chunk.height for chunk in self._chunks], np.int64)
-        self._starts = np.cumsum(heights) - heights
+        kept = _own_copy(self.take(rows))
+        self._chunks, self._frame = [kept] if kept.height else [], kept
 
 
-def _gather(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
+def gathered(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
+    """The rows of these numbers."""
     return frame.select(pl.all().gather(rows))
 
 
-def _equal(left: pl.DataFrame, right: pl.DataFrame) -> Mask:
+def equal_rows(left: pl.DataFrame, right: pl.DataFrame) -> Mask:
+    """Which rows are equal; nulls equal nulls."""
     result: Mask = np.ones(left.height, np.bool_)
     for mine, theirs in zip(left.get_columns(), right.get_columns(), strict=True):
         if mine.null_count() or theirs.null_count() or mine.dtype.is_nested():

@@ -267,7 +267,7 @@ def _published(captured: Captured, progress: TableProgress) -> tuple[str | None,
         for column in captured.table.key
     ]
     marks, values = _bound(progress.after)
-    return f" AND ({', '.join(keys)}) < ({marks})", values
+    return f" AND ({', '.join(keys)}) <= ({marks})", values
 
 
 def _bound(key: Sequence[KeyValue]) -> tuple[str, Sequence[KeyValue]]:
