@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "headrace"
 LINES_MAX = 500
 USERS_FILES = SOURCE / "demo" / "flights"
-"""The demo's workspace, which is copied as it is: its pipelines are written as a user writes them, with the public names of
+"""The demo's workspace, copied as it is: its pipelines are written as a user writes them, with the public names of
 `headrace`, and belong to no room."""
 
 ARROWS: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,103 @@
+"""`docs/ingress.md` tells the truth: its examples run as they stand, its tables are complete, its numbers right."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace.ingress import batch_publisher, publisher
+from headrace.ingress.cdc.config import SqliteCdcConfig
+from headrace.ingress.cdc.sqlite import SqliteCdc
+from headrace.testing.sink_harness import wait_until
+from headrace.workspace.apply import apply_plan
+from headrace.workspace.environment import connect
+from headrace.workspace.load import load
+from headrace.workspace.overview import topic_rows
+from headrace.workspace.plan import make_plan
+
+PAGE = (Path(__file__).parents[2] / "docs" / "ingress.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+INGRESS, CONTRACT = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+ORDERS = "topic: orders.placed\nowner: orders\nkey: order_id\nfields: {order_id: string, amount: double}\n"
+
+
+def workspace(root: Path, files: dict[str, str]) -> None:
+    for name, text in {"headrace.toml": 'name = "shop"\n', **files}.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    loaded = load(root)
+    with connect(loaded.file, loaded.contracts) as environment:
+        apply_plan(make_plan(loaded, environment), loaded, environment)
+
+
+@pytest.mark.parametrize(
+    ("example", "records", "said"),
+    [
+        (0, 1, ""),
+        (1, 1_000, "orders.placed amount is str, not double\n"),
+        (2, 1, "['RecordMetadata', 'ContractViolation']\n"),
+    ],
+)
+def test_python_examples_run(tmp_path: Path, example: int, records: int, said: str) -> None:
+    """Each one, as a service would run it in the folder of a workspace: what it publishes is there."""
+    workspace(tmp_path, {"contracts/orders.yaml": ORDERS})
+    environment = {name: value for name, value in os.environ.items() if name != "HEADRACE_ENV"}
+    done = subprocess.run(
+        [sys.executable, "-c", PYTHON[example]],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
+    loaded = load(tmp_path)
+    with connect(loaded.file, loaded.contracts) as opened:
+        (row,) = [each for each in topic_rows(loaded, opened) if each.topic == "orders.placed"]
+    assert row.records == records
+
+
+def test_there_are_examples() -> None:
+    """Or the test above would leave some out."""
+    assert len(PYTHON) == 3
+
+
+def test_the_ingress_of_the_page_captures(tmp_path: Path) -> None:
+    """Its file and contract, with such a table: applied and stepped, every row is in the topic."""
+    with sqlite3.connect(tmp_path / "shop.db") as source:
+        source.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price NUMERIC)")
+        source.execute("INSERT INTO items VALUES (1, 'tea', 2.5), (2, 'cup', NULL)")
+    workspace(tmp_path, {"contracts/items.yaml": CONTRACT, "ingress/shop.yaml": INGRESS})
+    loaded = load(tmp_path)
+    (config,) = loaded.ingress
+    with connect(loaded.file, loaded.contracts) as environment:
+        cdc = SqliteCdc(config, environment.log, environment.registry, loaded.contracts, workspace="shop")
+        wait_until(lambda: cdc.step() == 0, "nothing is left")
+        cdc.close()
+        assert (cdc.counters.snapshot_rows, cdc.counters.dead_letters) == (2, 0)
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    """The table of the ingress file is the model's."""
+    rows = dict(re.findall(r"^\|(`.*?)\|.*\|(.*?)\|$", PAGE, re.MULTILINE))
+    documented = {name: default for names, default in rows.items() for name in re.findall(r"`(\w+)`", names)}
+    fields = {name: each for name, each in SqliteCdcConfig.model_fields.items() if not each.exclude}
+    assert set(fields) <= set(documented)
+    for name in ("poll_interval_ms", "batch_rows_max", "prune_interval_ms"):
+        assert documented[name] == f"{fields[name].default:,}"
+
+
+def test_numbers_are_those_of_the_code() -> None:
+    """Bounds of queue and batch, linger, patience."""
+    assert f"{publisher.QUEUE_RECORDS_MAX:,} waiting records or\n  {publisher.QUEUE_BYTES_MAX >> 20} MiB" in PAGE
+    assert f"`linger_ms` ({publisher.LINGER_MS}), at {publisher.BATCH_RECORDS_MAX:,}\n" in PAGE
+    assert f"records or {publisher.BATCH_BYTES_MAX >> 20} MiB" in PAGE
+    assert batch_publisher.DELIVERY_TIMEOUT_S == 120
+    assert "two\nminutes" in PAGE
