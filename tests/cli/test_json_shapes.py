@@ -37,9 +37,9 @@ def section(name: str) -> str:
     return found.group(1)
 
 
-def shown(name: str) -> Any:
-    """The first JSON example of a section."""
-    return json.loads(re.findall(r"^```json\n(.*?)^```$", section(name), re.MULTILINE | re.DOTALL)[0])
+def shown(name: str, number: int = 0) -> Any:
+    """A JSON example of a section, the first one by default."""
+    return json.loads(re.findall(r"^```json\n(.*?)^```$", section(name), re.MULTILINE | re.DOTALL)[number])
 
 
 def shape(value: Any) -> Any:
@@ -211,6 +211,22 @@ def test_topics_schemas_publish_and_doctor(call: Call, sensors: Path) -> None:
     assert_shown("doctor", call("doctor", "--json").json)
     (sensors / "bad.jsonl").write_text('{"sensor": "s-1"}\n')
     assert_shown("publish", call("publish", "readings", "--file", "bad.jsonl", "--json").json)
+
+
+def test_schema_check(call: Call, tmp_path: Path) -> None:
+    """With a reason and a warning."""
+    time = {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}
+    old = {"type": "record", "name": "R", "fields": [time]}
+    finer = {**time, "type": {"type": "long", "logicalType": "timestamp-micros"}}
+    new = {"type": "record", "name": "R", "fields": [finer, {"name": "b", "type": "int"}]}
+    for name, schema in (("old", old), ("new", new)):
+        (tmp_path / f"{name}.avsc").write_text(json.dumps(schema))
+    files = (str(tmp_path / "new.avsc"), "--against", str(tmp_path / "old.avsc"))
+    answer = call("schema", "check", *files, "--json")
+    assert answer.code == 1
+    assert answer.json["incompatibilities"]
+    assert answer.json["warnings"]
+    assert differences(shape(shown("schema", 1)), shape(answer.json)) == []
 
 
 def test_demo() -> None:

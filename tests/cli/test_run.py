@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from .conftest import Call, process, spawn
 HEADRACE = f"{sys.executable} -m headrace.cli"
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
@@ -40,13 +41,18 @@ class Sensors:
 
     folder: Path
     call: Call
+    environment: str = "dev"
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        return ("--workspace", str(self.folder), "--env", self.environment)
 
     def rows(self, topic: str = "rooms.temperature") -> list[dict[str, Any]]:
-        lines = self.call("read", topic, "--json", "--workspace", str(self.folder)).lines
+        lines = self.call("read", topic, "--json", *self.here).lines
         return [json.loads(line)["value"] for line in lines]
 
     def component(self, name: str = "room_temperatures") -> dict[str, Any]:
-        answer = self.call("status", "--json", "--workspace", str(self.folder))
+        answer = self.call("status", "--json", *self.here)
         found: dict[str, dict[str, Any]] = {each["name"]: each for each in answer.json["components"]}
         return found[name]
 
@@ -63,8 +69,8 @@ def batch_answer(folder: Path) -> list[tuple[str, str, int, float]]:
     return sorted((room, minute, len(seen), max(seen)) for (room, minute), seen in windows.items())
 
 
-def stream_answer(sensors: Sensors) -> list[tuple[str, str, int, float]]:
-    rows = sensors.rows()
+def stream_answer(sensors: Sensors, topic: str = "rooms.temperature") -> list[tuple[str, str, int, float]]:
+    rows = sensors.rows(topic)
     return sorted((row["room"], row["window_start"][:16], row["readings"], row["max_celsius"]) for row in rows)
 
 
@@ -91,7 +97,7 @@ def running(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
 
 def drained(started: subprocess.Popen[str], how: signal.Signals = signal.SIGTERM) -> int:
     started.send_signal(how)
-    started.communicate(timeout=60)
+    started.communicate(timeout=120)
     return started.returncode
 
 
@@ -116,7 +122,7 @@ def test_the_printed_commands_work_as_printed(tmp_path: Path, call: Call) -> Non
         until(sensors.is_running)
     finally:
         shell.send_signal(signal.SIGINT)
-        _, err = shell.communicate(timeout=60)
+        _, err = shell.communicate(timeout=120)
     assert shell.returncode == 0
     assert stream_answer(sensors) == batch_answer(sensors.folder)
     assert "pipeline room_temperatures" in err
@@ -155,9 +161,8 @@ HOT = (
 def test_ten_lines_by_hand_run(sensors: Sensors, call: Call) -> None:
     """A pipeline written by hand in ten lines runs after `plan` and `apply`, by its name alone, and says how it is."""
     (sensors.folder / "pipelines" / "hot.py").write_text(HOT)
-    here = ("--workspace", str(sensors.folder))
-    assert call("plan", *here).code == 2
-    assert call("apply", *here).code == 0
+    assert call("plan", *sensors.here).code == 2
+    assert call("apply", *sensors.here).code == 0
     sample = [json.loads(line) for line in (sensors.folder / "data" / "readings.jsonl").read_text().splitlines()]
     hot = [row for row in sample if row["celsius"] > 22]
     assert hot
@@ -170,6 +175,31 @@ def test_ten_lines_by_hand_run(sensors: Sensors, call: Call) -> None:
         until(lambda: f'headrace_records_in_total{{pipeline="hot"}} {len(sample)}.0' in get(port, "/metrics")[1])
         assert drained(started) == 0
     assert sorted(map(str, sensors.rows("readings.hot"))) == sorted(map(str, hot))
+
+
+@pytest.mark.kafka
+def test_the_same_workspace_on_kafka(
+    sensors: Sensors, call: Call, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plan, apply, publish and two workers on a real broker, by `--env prod` alone; SIGTERM drains both."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", kafka_bootstrap)
+    # The broker is shared by all tests, so the names are this test's own; nothing else changes.
+    mine = f"w{uuid.uuid4().hex[:8]}"
+    for path in [*sensors.folder.rglob("*.yaml"), *sensors.folder.rglob("*.py"), sensors.folder / "headrace.toml"]:
+        text = path.read_text().replace("topic: readings", f"topic: {mine}.in").replace('"readings"', f'"{mine}.in"')
+        text = text.replace("room_temperatures", mine).replace("rooms.temperature", f"{mine}.out")
+        path.write_text(text.replace('name = "sensors"', f'name = "{mine}"'))
+    kafka = Sensors(sensors.folder, call, "prod")
+    assert call("plan", *kafka.here).code == 2
+    assert call("apply", *kafka.here).code == 0
+    assert call("plan", *kafka.here).code == 0
+    sample = str(sensors.folder / "data" / "readings.jsonl")
+    assert call("publish", f"{mine}.in", "--file", sample, *kafka.here).code == 0
+    with running(sensors.folder, "run", "--env", "prod", "--workers", "2") as started:
+        until(lambda: len(kafka.rows(f"{mine}.out")) == 30)
+        assert drained(started) == 0
+    assert stream_answer(kafka, f"{mine}.out") == batch_answer(sensors.folder)
+    assert (kafka.component(mine)["state"], kafka.component(mine)["lag_records"]) == ("stopped", 0)
 
 
 def test_supervisor_killed_workers_leave(sensors: Sensors) -> None:
@@ -191,6 +221,6 @@ def test_dev_reloads_on_change(sensors: Sensors, call: Call) -> None:
             if "celcius" in line:
                 break
         file.write_text(HOT)
-        until(lambda: "readings.hot" in call("topics", "--workspace", str(sensors.folder)).out)
+        until(lambda: "readings.hot" in call("topics", *sensors.here).out)
         until(lambda: len(sensors.rows("readings.hot")) > 0)
         assert drained(started, signal.SIGINT) == 0

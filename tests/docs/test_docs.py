@@ -65,6 +65,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert dead == []
 
 
+def test_every_page_is_in_the_index() -> None:
+    """Who looks for a page finds it in docs/README.md."""
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in LINK.findall(index.read_text())}
+    assert {page for page in (ROOT / "docs").glob("*.md") if page != index} - linked == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_and_options_exist(page: Path) -> None:
     """Every `headrace ...` in running text names a command, and only options that it takes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -95,6 +97,17 @@ def test_repartition_messages_carry_rows_in_order_and_marks_at_the_end() -> None
     alone = [repartition.decode(value) for value in repartition.encode(frame.clear(), marks)]
     assert [each for _, each in alone] == [marks]
     assert not list(repartition.encode(frame.clear(), Marks()))
+
+
+def test_wide_rows_make_more_messages_not_larger_ones() -> None:
+    """Rows that no broker would take in one record are cut by bytes; order and marks stay."""
+    texts = [random.Random(n).randbytes(100_000).hex() for n in range(40)]
+    frame, marks = pl.DataFrame({"k": texts}), Marks({0: 5}, frozenset({1}))
+    values = list(repartition.encode(frame, marks))
+    assert max(map(len, values)) <= repartition.MESSAGE_BYTES_MAX < sum(map(len, values)) / 4
+    decoded = [repartition.decode(value) for value in values]
+    assert pl.concat([rows for rows, _ in decoded]).equals(frame)
+    assert [told for _, told in decoded] == [*[Marks()] * (len(values) - 1), marks]
 
 
 def test_the_own_hash_does_not_depend_on_integer_width_or_enum() -> None:

@@ -25,6 +25,8 @@ from headrace.log.partitioner import partition_for
 
 ROWS_PER_MESSAGE_MAX = 16_384
 """Bounds a message (and what one fetch brings into memory)."""
+MESSAGE_BYTES_MAX = 900_000
+"""Bounds a message of wide rows, below a broker's default; one row alone may be larger."""
 MARKS = b"headrace.marks"
 NULL_TEXT = "\x01"
 SEPARATOR = "\x00"
@@ -59,7 +61,18 @@ def encode(frame: pl.DataFrame, marks: Marks) -> Iterator[bytes]:
     if not pieces and marks:
         pieces = [carried]
     for index, piece in enumerate(pieces):
-        yield _to_ipc(piece, marks if index == len(pieces) - 1 else Marks())
+        yield from _messages(piece, marks if index == len(pieces) - 1 else Marks())
+
+
+def _messages(frame: pl.DataFrame, marks: Marks) -> Iterator[bytes]:
+    """One message, or, where that is too large, those of both halves."""
+    value = _to_ipc(frame, marks)
+    if len(value) <= MESSAGE_BYTES_MAX or frame.height == 1:
+        yield value
+        return
+    half = frame.height // 2
+    yield from _messages(frame.head(half), Marks())
+    yield from _messages(frame.slice(half), marks)
 
 
 def _to_ipc(frame: pl.DataFrame, marks: Marks) -> bytes:

@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -47,7 +48,7 @@ from headrace.egress.sdk import (
     TargetUnavailable,
 )
 from headrace.testing import sink_child
-from headrace.testing.sink_harness import ORDER, TOPIC, Stage, header, order, order_contract, wait_until
+from headrace.testing.sink_harness import ORDER, TOPIC, WORKSPACE, Stage, header, order, order_contract, wait_until
 from headrace.testing.sink_types import comparable, every_type_contract, every_type_rows
 
 KILL_ROWS = 900
@@ -381,26 +382,19 @@ class SinkConformance:
         factory = self.connector
         name = f"{factory.__module__}:{factory.__qualname__}"
         text = sink_child.arguments(stage.log_path, name, config, stage.contract)
-        before = self.committed(stage, config)
-        child = subprocess.Popen([sys.executable, "-m", "headrace.testing.sink_child", text])
-        try:
-            moved = random.Random(before).randint(1, KILL_AFTER_MAX)
-            done = sum(stage.ends().values())
-            wait_until(
-                lambda: self.committed(stage, config) >= min(done, before + moved) or child.poll() is not None,
-                "the child commits",
-            )
-        finally:
-            os.kill(child.pid, signal.SIGKILL)
-            child.wait()
+        with closing(stage.log.admin()) as admin:
 
-    def committed(self, stage: Stage, config: EgressConfig) -> int:
-        """Records that the group has committed, over all partitions."""
-        admin = stage.log.admin()
-        try:
-            return sum(each.offset for each in admin.group_offsets(config.group("stage")).values())
-        finally:
-            admin.close()
+            def committed() -> int:
+                return sum(each.offset for each in admin.group_offsets(config.group(WORKSPACE)).values())
+
+            before = committed()
+            due = min(sum(stage.ends().values()), before + random.Random(before).randint(1, KILL_AFTER_MAX))
+            child = subprocess.Popen([sys.executable, "-m", "headrace.testing.sink_child", text])
+            try:
+                wait_until(lambda: committed() >= due or child.poll() is not None, "the child commits")
+            finally:
+                os.kill(child.pid, signal.SIGKILL)
+                child.wait()
 
 
 def _crash_at(moment: str, *, call: int) -> Callable[[str], None]:

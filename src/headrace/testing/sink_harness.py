@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEA
     while not condition():
         if time.monotonic() > end_s:
             raise AssertionError(f"not within {deadline_s:g} s: {what}")
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
 class Stage:
@@ -142,10 +142,10 @@ class Stage:
         return EgressRunner(config, connector, contract or self.contract, self.log, self.registry, WORKSPACE)
 
     def deliver(self, connector: Connector, config: EgressConfig, contract: Contract | None = None) -> EgressRunner:
-        """Run an egress until everything in the topic is delivered, then stop it."""
-        runner = self.runner(connector, config, contract)
+        """Run an egress until everything that is in the topic now is delivered, then stop it."""
+        runner, ends = self.runner(connector, config, contract), self.ends()
         with self.running(runner) as thread:
-            wait_until(lambda: self.is_delivered(runner) or not thread.is_alive(), "everything delivered")
+            wait_until(lambda: is_at(runner, ends) or not thread.is_alive(), "everything delivered")
         return runner
 
     @contextmanager
@@ -173,11 +173,7 @@ class Stage:
 
     def is_delivered(self, runner: EgressRunner) -> bool:
         """Whether the runner's positions are the ends of all partitions."""
-        status = runner.status()
-        ends = self.ends()
-        return all(status.positions.get(partition, 0) >= end for partition, end in ends.items()) and (
-            status.state == "running"
-        )
+        return is_at(runner, self.ends())
 
     def ends(self) -> dict[int, int]:
         """End offset of each partition."""
@@ -229,6 +225,12 @@ class Stage:
                 if isinstance(outcome, HeadraceError):
                     raise outcome
                 assert isinstance(outcome, RecordMetadata)
+
+
+def is_at(runner: EgressRunner, ends: Mapping[int, int]) -> bool:
+    """Whether a running egress has delivered up to these offsets."""
+    status = runner.status()
+    return status.state == "running" and all(status.positions.get(each, 0) >= end for each, end in ends.items())
 
 
 def header(record: Record, name: str) -> str | None:

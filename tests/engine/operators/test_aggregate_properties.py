@@ -51,7 +51,7 @@ def _assert_same(aggregates: list[AggregateColumn], made: tuple[Any, ...], wante
 
 
 @pytest.mark.parametrize("window", [name for name in WINDOWS if name != "none"])
-@examples(25)
+@examples(16)
 @given(scenario=scenarios())
 def test_final_results_equal_the_reference(window: str, scenario: Scenario) -> None:
     """Whatever the cuts, commits, aborts, restores and idle closes: each window once, with the reference's values."""
@@ -71,7 +71,7 @@ def test_final_results_equal_the_reference(window: str, scenario: Scenario) -> N
 
 
 @pytest.mark.parametrize("window", list(WINDOWS))
-@examples(25)
+@examples(16)
 @given(scenario=scenarios())
 def test_updates_leave_the_table_of_the_reference(window: str, scenario: Scenario) -> None:
     """The rows and deletions of all flushes add up to the reference's table."""
@@ -85,7 +85,7 @@ def test_updates_leave_the_table_of_the_reference(window: str, scenario: Scenari
 
 @pytest.mark.parametrize("emit", list(Emit))
 @pytest.mark.parametrize("window", list(WINDOWS))
-@examples(8)
+@examples(6)
 @given(scenario=scenarios())
 def test_any_cut_leaves_the_same_bits(window: str, emit: Emit, scenario: Scenario) -> None:
     """One batch, batches of one row and of seven, and the drawn events leave equal state and equal rows, bit by bit."""

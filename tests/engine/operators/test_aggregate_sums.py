@@ -56,7 +56,7 @@ def result_of(kind: str, pieces: list[list[float]], order: list[int] | None = No
     return "null" if value is None else float(value).hex()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(values=st.lists(DOUBLES, min_size=1, max_size=30), data=st.data())
 @pytest.mark.parametrize("kind", ["sum", "mean", "var", "std"])
 def test_order_cuts_and_merges_leave_the_same_bits(kind: str, values: list[float], data: st.DataObject) -> None:
@@ -69,14 +69,14 @@ def test_order_cuts_and_merges_leave_the_same_bits(kind: str, values: list[float
     assert result_of(kind, pieces, order) == whole
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(values=st.lists(DOUBLES, min_size=1, max_size=30))
 def test_a_sum_is_the_windowed_sum_rounded_once(values: list[float]) -> None:
     """Terms are cut off 96 bits and more below the largest term; the rest is exact. Beyond doubles lies infinity."""
     assert float.fromhex(result_of("sum", [values])) == float_sum(values)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(values=st.lists(st.floats(-1e12, 1e12).map(lambda value: round(value, 3)), min_size=1, max_size=60))
 def test_sums_of_everyday_numbers_are_correctly_rounded(values: list[float]) -> None:
     """As `math.fsum`: no digit is lost to the order of adding, which a loop over doubles does lose."""
@@ -113,7 +113,7 @@ def test_what_is_not_finite_follows_the_rules_of_doubles(values: list[float], wa
         assert math.isnan(spread)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(
     base=st.sampled_from([0.0, 1.0, 1e6, -1e9, 1e12]),
     noise=st.lists(st.integers(-1_000, 1_000), min_size=2, max_size=30),
@@ -156,7 +156,7 @@ def test_limbs_have_room_for_half_a_billion_rows_of_one_commit() -> None:
     assert all(0 <= limb < 2**limbs.LIMB_BITS for limb in relieved[0][:-1].tolist())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(
     number=st.one_of(
         st.integers(-(2**125), 2**125),

@@ -158,6 +158,18 @@ def test_a_late_row_joins_two_sessions() -> None:
     assert windows(flushed) == [("k", 0, 10, 7)]
 
 
+def test_an_abort_forgets_what_was_to_be_taken_back() -> None:
+    """Two sessions that joined, and then did not: when they join again, each is taken back once."""
+    op = driver(session(5, grace_ms=100), Emit.UPDATES)
+    op.batch([row(0, 1), row(10, 2)], {0: 10})
+    op.commit()
+    op.batch([row(5, 4, reached_ms=10)], {0: 10})
+    op.operator.rollback()
+    assert op.commit().height == 0
+    op.batch([row(5, 4, reached_ms=10)], {0: 10})
+    assert sorted(taken_back(op.commit())) == [("k", 0, 0), ("k", 10, 10)]
+
+
 def test_a_session_closes_after_its_gap_and_grace() -> None:
     """end + gap + grace < stream time; a row at the very bound still joins."""
     op = driver(session(5, grace_ms=2))
