@@ -325,7 +325,8 @@ class OffsetOutOfRange(LogError):
 
     def __init__(self, message: str, *, partition: TopicPartition) -> None:
         self.partition = partition
-        super().__init__(message, cure="choose a new start with `headrace reset`")
+        cure = "stop what reads it, set its group's offsets to where it shall go on, and start it again"
+        super().__init__(message, cure=cure)
 
 
 class TransactionAborted(LogError):

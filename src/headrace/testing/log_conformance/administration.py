@@ -148,7 +148,7 @@ class AdministrationConformance:
             admin.delete_group(group)
 
     def test_set_offsets_are_where_a_member_starts(self, log: Log) -> None:
-        """What `headrace reset` writes is what the next member reads from."""
+        """What an operator writes is what the next member reads from."""
         name, group = make_topic(log), unique("group")
         write(log, outgoing(name, numbered(5)))
         partition = TopicPartition(name, 0)
