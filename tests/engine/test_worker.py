@@ -205,6 +205,28 @@ def test_rows_that_wait_for_a_table_keep_windows_open(log: EmbeddedLog) -> None:
     assert sorted(row["orders"] for row in run.rows("hourly")) == [1, 40]
 
 
+def test_input_after_a_pause_is_not_late(log: EmbeddedLog) -> None:
+    """Idle partitions get a backlog and one worker is slow to tell: the other closes no window over its rows."""
+    run = harness(log, hourly)
+    first = [{**row, "placed_at": BEGIN - timedelta(days=1)} for row in orders(40, customers=1)]
+    rows = [{**row, "placed_at": BEGIN + timedelta(minutes=n)} for n, row in enumerate(orders(3000))]
+    expected = hourly_answer([*first, *rows])
+    quick, slow = {"commit_interval_ms": 20}, {"commit_interval_ms": 1_000}
+    with (
+        run.running("quick", idle_after_ms=1_500, **quick) as one,
+        run.running("slow", idle_after_ms=1_500, **slow) as two,
+    ):
+        run.wait(two, lambda: bool(two.worker.status().tasks) and bool(one.worker.status().tasks))
+        run.publish("orders", first)
+        # Its window closes for want of input, so everybody is known to be idle.
+        run.wait(one, lambda: len(run.records("hourly")) == 1)
+        run.publish("orders", rows)
+        run.wait(one, lambda: run.caught_up() and len(run.records("hourly")) >= len(expected))
+        assert one.worker.status().dropped == {}
+        assert two.worker.status().dropped == {}
+    assert canonical(run.rows("hourly")) == expected
+
+
 def test_a_stopped_worker_goes_on_where_it_was(log: EmbeddedLog) -> None:
     """Stops between and within windows lose and repeat nothing."""
     run = harness(log, hourly)

@@ -15,6 +15,7 @@ from headrace_duckdb import DuckDbConnector
 
 class TestDuckDb(SinkConformance):
     connector = DuckDbConnector
+    kills = 1
 
     def options(self, folder: Path) -> dict[str, Any]:
         return {"path": folder / "target.duckdb", "table": "target"}

@@ -48,8 +48,11 @@ from headrace.log.port import (
     TopicSpec,
 )
 
-POLL_MAX_S = 0.2
+POLL_MAX_S = 0.1
 """Longest wait for records: how soon a stop, a pause or an age bound is noticed."""
+JOIN_POLL_S = 0.03
+"""The same before there are partitions: no record ends that wait, since new partitions are paused until the target
+says where they go on."""
 LAG_INTERVAL_S = 1.0
 BEGINNING = -2
 
@@ -315,9 +318,8 @@ class EgressRunner:
         return left_s is not None and (left_s <= 0 or self._staged.room() == 0)
 
     def _poll_s(self, consumer: Consumer) -> float:
-        if not self.target.is_open and consumer.assignment():
-            # Only the membership is served: the partitions are paused until the target says where they go on.
-            return 0.0
+        if not self.target.is_open:
+            return 0.0 if consumer.assignment() else JOIN_POLL_S
         left_s = self._staged.age_left_s(time.monotonic())
         return POLL_MAX_S if left_s is None else max(0.0, min(left_s, POLL_MAX_S))
 

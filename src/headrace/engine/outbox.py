@@ -8,7 +8,7 @@ Owns output frames that are not produced yet, and the marks last sent to each re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from headrace.engine import repartition
 from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.repartition import Marks
 from headrace.engine.sink_writer import SinkWriter
+from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.flow.plan import RepartitionStep, SinkStep
 from headrace.log.port import Outgoing, Producer
 
@@ -62,13 +63,19 @@ class Outbox:
         self._frames.setdefault(step.name, []).append(frame)
         self.rows_pending += frame.height
 
-    def marks_due(self, step: str, closing_ms: Mapping[int, int], idle: frozenset[int]) -> Marks:
-        """What of these marks the readers do not know yet."""
+    def marks_due(
+        self, step: str, origins: Iterable[int], closing_ms: Mapping[int, int], idle: frozenset[int]
+    ) -> Marks:
+        """What the readers do not know yet of the marks of these origins."""
         sent = self._sent[step]
         moved = {
             origin: time_ms
-            for origin, time_ms in closing_ms.items()
-            if origin not in idle and (sent.closing_ms.get(origin) != time_ms or origin in sent.idle)
+            for origin in origins
+            if origin not in idle
+            # One that has rows to read and none processed says so too: it may have been idle before.
+            and (
+                sent.closing_ms.get(origin) != (time_ms := closing_ms.get(origin, BEFORE_ALL_MS)) or origin in sent.idle
+            )
         }
         return Marks(moved, idle - sent.idle)
 

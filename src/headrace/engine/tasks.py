@@ -65,6 +65,8 @@ class TaskSet:
         self._kept_output_clocks: dict[int, dict[str, dict[int, int]]] = {}
         self._marks: dict[TopicPartition, OriginMarks] = {}
         self._coming_marks: dict[TopicPartition, deque[tuple[int, Marks]]] = {}
+        self._moved: set[int] = set()
+        """Subtopologies whose closing time moved without a row or mark."""
 
     def active(self) -> set[TopicPartition]:
         """Partitions that running tasks read."""
@@ -197,7 +199,8 @@ class TaskSet:
             yield pieces[-1] if pieces else {}
 
     def _take_marks(self, task: Task) -> bool:
-        moved = False
+        moved = task.runner.index in self._moved
+        self._moved.discard(task.runner.index)
         for partition in task.partitions:
             for here in task.reads(partition):
                 coming = self._coming_marks.get(here)
@@ -210,6 +213,14 @@ class TaskSet:
                     moved = True
                 task.runner.repartition_clock[here.topic][partition] = self._marks[here].closing_ms
         return moved
+
+    def trust_idle(self, now_ms: int, after_ms: int) -> None:
+        """Let closing times pass origins that are idle (see `OriginMarks.trust_idle`)."""
+        for task in self.tasks:
+            for here in [here for partition in task.partitions for here in task.reads(partition)]:
+                if here in self._marks and self._marks[here].trust_idle(now_ms, after_ms):
+                    task.runner.repartition_clock[here.topic][here.partition] = self._marks[here].closing_ms
+                    self._moved.add(task.runner.index)
 
     def stream_reads(self, task: Task, partition: int) -> list[TopicPartition]:
         """What moves the time of a task: everything it reads but tables."""

@@ -39,6 +39,8 @@ from headrace.log.port import (
 POLL_TIMEOUT_S = 0.05
 """Longest wait for records; bounds how late a stop, an idle mark or a commit is seen."""
 STATUS_INTERVAL_S = 1.0
+TRUST_IDLE_AFTER = 2
+"""Times `idle_after_ms`: how long upstream tasks have to say that they are idle no more."""
 FAILURES_IN_A_ROW_MAX = 50
 """Aborts without a commit between them before the worker gives up: a transaction that can never succeed."""
 
@@ -228,8 +230,15 @@ class PipelineWorker:
             parts.idle.update(self._caught_up(unknown, patience))
         if any(self._marks().values()):
             self._begin()
+        parts.tasks.trust_idle(self._now_ms(), TRUST_IDLE_AFTER * self._settings.idle_after_ms)
         for task in parts.tasks.tasks:
-            self._close_idle(task, now)
+            self._close_idle(task, now, patience)
+
+    def _look_again(self, patience: Patience) -> None:
+        """Whether the idle partitions still are: before anybody is told so, or windows close for it. What others have
+        read by now was written before this question."""
+        if self._parts.idle:
+            self._parts.idle.intersection_update(self._caught_up(sorted(self._parts.idle), patience))
 
     def _is_idle(self, task: Task, partition: int) -> bool:
         # A row that waits for another input is not processed, though nothing is left to read.
@@ -249,13 +258,16 @@ class PipelineWorker:
                 if isinstance(step, RepartitionStep):
                     closing = task.runner.closing.get(step.inputs[0], {})
                     here = {p: ms for p, ms in closing.items() if p in task.partitions}
-                    due[step.name] = parts.outbox.marks_due(step.name, here, idle)
+                    due[step.name] = parts.outbox.marks_due(step.name, sorted(task.partitions), here, idle)
         return due
 
-    def _close_idle(self, task: Task, now: float) -> None:
+    def _close_idle(self, task: Task, now: float, patience: Patience) -> None:
         for step in task.runner.steps:
             if not isinstance(step, AggregateStep) or step.window is None or step.window.idle_close_ms is None:
                 continue
+            if not any(self._idle_close_due(task, step, p, now) for p in task.partitions):
+                continue
+            self._look_again(patience)
             due = [p for p in sorted(task.partitions) if self._idle_close_due(task, step, p, now)]
             if due:
                 self._begin()
@@ -275,6 +287,7 @@ class PipelineWorker:
     def _commit(self, patience: Patience) -> None:
         parts = self._parts
         runners = [task.runner for task in parts.tasks.tasks]
+        self._look_again(patience)
         began_s = time.perf_counter()
         durable = parts.committer.commit(runners, self._marks, parts.tasks.checkpoints)
         self._metrics.observe_commit(self._plan.name, time.perf_counter() - began_s)

@@ -51,7 +51,7 @@ from headrace.testing import sink_child
 from headrace.testing.sink_harness import ORDER, TOPIC, WORKSPACE, Stage, header, order, order_contract, wait_until
 from headrace.testing.sink_types import comparable, every_type_contract, every_type_rows
 
-KILL_ROWS = 900
+KILL_ROWS = 500
 KILL_AFTER_MAX = 200
 """Records that a process has committed when it is killed; all processes of a mode together leave some to the last."""
 _NEEDS = "_needs"
@@ -214,7 +214,7 @@ class SinkConformance:
     @pytest.mark.parametrize("moment", ["opened", "written", "flushing", "flushed"])
     def test_crash_at_any_moment_loses_nothing(self, stage: Stage, tmp_path: Path, moment: str) -> None:
         """A process that dies after opening, writing, before or after a flush: the next one completes the rows."""
-        rows = [order(number) for number in range(200)]
+        rows = [order(number) for number in range(120)]
         stage.publish(rows)
         for mode in self.modes():
             folder = tmp_path / mode.value
@@ -304,7 +304,7 @@ class SinkConformance:
 
     def test_unavailable_target_is_tried_again(self, stage: Stage, tmp_path: Path) -> None:
         """A target that fails now and then, in every call: all rows arrive, and retries are counted."""
-        rows = [order(number) for number in range(200)]
+        rows = [order(number) for number in range(120)]
         stage.publish(rows)
         for mode in self.modes():
             folder = tmp_path / mode.value
