@@ -21,6 +21,7 @@ import random
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -102,7 +103,7 @@ class Faulty:
         self._inner.close()
 
 
-class SinkConformance:
+class SinkConformance(ABC):
     """All that is asked of a connector."""
 
     connector: ClassVar[type[Connector]]
@@ -110,13 +111,13 @@ class SinkConformance:
     kills: ClassVar[int] = 2
     """Processes killed in each mode of the crash test. They flush all the time, so nearly every kill hits a flush."""
 
+    @abstractmethod
     def options(self, folder: Path) -> dict[str, Any]:
         """Options for a target that is this test's own; called again, the same target."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, folder: Path) -> pa.Table:
         """All rows that the target holds, with the contract's column names."""
-        raise NotImplementedError
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -124,7 +125,7 @@ class SinkConformance:
             return
         capabilities = cls.connector().capabilities
         for name in dir(cls):
-            condition = getattr(getattr(cls, name), _NEEDS, None)
+            condition = getattr(getattr(cls, name, None), _NEEDS, None)
             if condition is not None and not condition(capabilities):
                 setattr(cls, name, None)
 
