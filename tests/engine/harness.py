@@ -141,8 +141,8 @@ class Harness:
             self.wait(running, lambda: self.caught_up() and and_then())
         return running.worker
 
-    def wait(self, running: Running, condition: Callable[[], bool]) -> None:
-        wait_until(lambda: bool(running.errors) or condition(), "catching up")
+    def wait(self, running: Running, condition: Callable[[], bool], timeout_s: float = WAIT_MAX_S) -> None:
+        wait_until(lambda: bool(running.errors) or condition(), "catching up", timeout_s)
 
     # Reading
 
