@@ -76,6 +76,15 @@ def test_a_stream_row_waits_for_a_table_that_may_still_say_something() -> None:
     assert waiting.next_row(HERE[STREAM], behind=1) == (1, 0)
 
 
+def test_a_table_that_had_no_turn_is_not_silent() -> None:
+    """While polls come back full, records of the table may be there and unread: the row goes on waiting."""
+    waiting = queue(max_wait_ms=100)
+    waiting.add(STREAM, rows([10]), 0)
+    waiting.note_more(90)
+    assert waiting.take([HERE[STREAM]], 150) == {}
+    assert order(waiting.take([HERE[STREAM]], 190)) == [(STREAM, 0)]
+
+
 def test_a_silent_table_is_not_waited_for_longer_than_max_wait() -> None:
     """The wait is bounded by wall-clock time since the last row came."""
     waiting = queue(max_wait_ms=100)

@@ -179,7 +179,7 @@ def test_a_join_names_clashing_columns() -> None:
         plan_of(lambda: hr.stream("orders").join(hr.table("customers"), on="customer_id").to("o")), "table_join"
     )
     assert {column.name: column.type for column in inner.columns}["name"] == "string"
-    assert (join.how, inner.how, inner.as_of, inner.max_wait_ms) == ("left", "inner", False, 1000)
+    assert (join.how, inner.how, inner.as_of, inner.max_wait_ms) == ("left", "inner", False, 60_000)
 
 
 def test_as_of_reads_the_tables_history() -> None:

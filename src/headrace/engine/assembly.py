@@ -31,7 +31,7 @@ from headrace.flow.derived import derived_contract
 from headrace.flow.plan import CompiledPipeline, Plan, RepartitionStep, SinkStep, SourceStep, Subtopology, TableJoinStep
 from headrace.log.port import Admin, Consumer, Log, RebalanceListener, TopicPartition
 
-DEFAULT_MAX_WAIT_MS = 1000
+DEFAULT_MAX_WAIT_MS = 60_000
 """How long a row waits for another input that is silent but not at its end, where no join says otherwise."""
 
 

@@ -6,7 +6,7 @@ Owns rows that were read and not yet processed, and the positions behind the pro
 - Inputs of one task are merged by event time (running maximum, so that offset order stays); at equal times tables go
   first. A table whose contract names no event time is applied as it arrives, before stream rows that were read with it.
 - A row waits until every other input has shown a later time, or has nothing left to read in the log (asked after the
-  row was read), or has been silent for `max_wait_ms`.
+  row was read), or has been silent for `max_wait_ms` while the log had no more to give.
 - One input alone never waits.
 """
 
@@ -54,6 +54,11 @@ class InputQueue:
         self._reached_ms: dict[TopicPartition, int] = {}
         self._done_ms: dict[TopicPartition, int] = {}
         self._quiet_since_ms: dict[int, int] = {}
+        self._more_at_ms = BEFORE_ALL_MS
+
+    def note_more(self, now_ms: int) -> None:
+        """The log had more to give than was asked for: who brought nothing may only not have had its turn."""
+        self._more_at_ms = now_ms
 
     def add(self, topic: str, frame: pl.DataFrame, now_ms: int) -> None:
         """Rows just read, with `OFFSET` and `INDEX`, in offset order per partition."""
@@ -119,7 +124,8 @@ class InputQueue:
         partitions = sorted(self.partitions_waiting())
         horizons = np.full(partitions[-1] + 1, BEFORE_ALL_MS, np.int64)
         for partition in partitions:
-            waited = now_ms - self._quiet_since_ms.get(partition, now_ms) >= self._max_wait_ms
+            silent_since_ms = max(self._quiet_since_ms.get(partition, now_ms), self._more_at_ms)
+            waited = now_ms - silent_since_ms >= self._max_wait_ms
             open_inputs = [here for topic in self.inputs if (here := TopicPartition(topic, partition)) not in complete]
             reached = [self._reached_ms.get(here, BEFORE_ALL_MS) for here in open_inputs]
             horizons[partition] = AFTER_ALL_MS if waited or not reached else min(reached)

@@ -160,6 +160,11 @@ class TaskSet:
         self._consumer.pause(sorted(self._assigned - self.active()))
         return sorted(stopped)
 
+    def note_more(self, now_ms: int) -> None:
+        """See `InputQueue.note_more`."""
+        for task in self.tasks:
+            task.queue.note_more(now_ms)
+
     def add(self, topic: str, frame: pl.DataFrame, now_ms: int) -> None:
         """Rows just read, with `OFFSET` and `INDEX`."""
         for task in self.tasks:

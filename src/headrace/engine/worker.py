@@ -142,6 +142,8 @@ class PipelineWorker:
         parts = self._parts
         batches = patience.call(lambda: parts.consumer.poll(self._settings.batch_records_max, self._poll_timeout_s()))
         now = self._clock()
+        if sum(map(len, batches)) >= self._settings.batch_records_max:
+            parts.tasks.note_more(self._now_ms())
         for batch in batches:
             self._begin()
             self._records_in += len(batch)

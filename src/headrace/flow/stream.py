@@ -113,7 +113,7 @@ class Stream(Rows):
         how: Literal["inner", "left"] = "inner",
         as_of: bool = False,
         suffix: str = "_right",
-        max_wait: Duration = "1s",
+        max_wait: Duration = "60s",
     ) -> Stream:
         """Add the columns of the table's row of this key.
 
