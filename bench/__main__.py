@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+import structlog
+
 from bench import engine
 
 
 def main() -> int:
     """Run the chosen benchmark; 1 when an answer was wrong."""
+    # Standard output holds results alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of headrace.")
     commands = parser.add_subparsers(dest="command", required=True)
     engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
