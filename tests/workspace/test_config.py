@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.engine.settings import BATCH_RECORDS_MAX
 from headrace.workspace.config import WorkspaceFile, read_config
 from headrace.workspace.errors import ConfigInvalid, UnknownEnvironment, VariableUnset, WorkspaceNotFound
 
@@ -88,6 +89,7 @@ def test_choice_of_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ('name = "a"\n[environments.dev]\nlog = "embedded"\nregistry = "ftp"\n', 4, r"neither 'builtin' nor a URL"),
         ('name = "a"\n[environments.dev]\nlog = "embedded"\npartitions = 0\n', 4, r"greater than or equal to 1"),
         ('name = "a"\n[environments.dev]\nlog = "embedded"\nreplication_factor = 0\n', 4, r"at least one replica"),
+        ('name = "a"\n[engine]\nbatch_records_max = 0\n', 3, r"'engine\.batch_records_max'"),
         ('name = "a"\n[http]\nport = 70000\n', 3, r"'http\.port'"),
         ('name = "a"\n[http]\nprot = 1\n', 3, r"did you mean 'port'\?"),
         ('name = "a"\nenvironment = dev\n', 2, r"not valid TOML"),
@@ -108,6 +110,12 @@ def test_mistakes(tmp_path: Path, text: str, line: int, says: str) -> None:
     assert (caught.value.where.file, caught.value.where.line) == (str(tmp_path / "headrace.toml"), line)
     assert caught.value.cure
     assert "hunter2" not in str(caught.value)
+
+
+def test_batch_size(tmp_path: Path) -> None:
+    """`[engine]` sets how many records a worker asks of one poll."""
+    assert read(tmp_path, 'name = "a"\n').config.engine.batch_records_max == BATCH_RECORDS_MAX
+    assert read(tmp_path, 'name = "a"\n[engine]\nbatch_records_max = 7\n').config.engine.batch_records_max == 7
 
 
 def test_found_from_a_folder_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
