@@ -8,6 +8,7 @@ import sys
 import structlog
 
 from bench import engine
+from bench.nexmark import benchmark as nexmark
 
 
 def main() -> int:
@@ -17,8 +18,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of headrace.")
     commands = parser.add_subparsers(dest="command", required=True)
     engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
+    nexmark.add_arguments(commands.add_parser("nexmark", help="the queries of an auction house, each answer checked"))
     arguments = parser.parse_args()
-    return engine.run(arguments)
+    return nexmark.run(arguments) if arguments.command == "nexmark" else engine.run(arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
 
 TOPIC = "bench.orders"
-PARTITIONS = 4
 BEGIN_MS = 1_700_000_000_000
 RECORDS_PER_SECOND_OF_EVENT_TIME = 5_000
 LATE_MS_MAX = 5_000

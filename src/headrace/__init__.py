@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from headrace.flow.aggregates import top_k as top_k
     from headrace.flow.aggregates import var as var
     from headrace.flow.aggregator import Aggregator as Aggregator
+    from headrace.flow.broadcast import broadcast as broadcast
     from headrace.flow.errors import PipelineInvalid as PipelineInvalid
     from headrace.flow.pipeline import pipeline as pipeline
+    from headrace.flow.processor import Processor as Processor
+    from headrace.flow.processor import ProcessorContext as ProcessorContext
     from headrace.flow.rows import Table as Table
     from headrace.flow.rows import table as table
     from headrace.flow.stream import Stream as Stream
@@ -47,10 +50,13 @@ _HOMES = {
     "Fault": "headrace.errors",
     "HeadraceError": "headrace.errors",
     "PipelineInvalid": "headrace.flow.errors",
+    "Processor": "headrace.flow.processor",
+    "ProcessorContext": "headrace.flow.processor",
     "Publisher": "headrace.ingress.publisher",
     "Stream": "headrace.flow.stream",
     "Table": "headrace.flow.rows",
     "Where": "headrace.errors",
+    "broadcast": "headrace.flow.broadcast",
     "col": "polars",
     "collect": "headrace.flow.aggregates",
     "count": "headrace.flow.aggregates",

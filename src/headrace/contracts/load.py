@@ -28,10 +28,10 @@ from headrace.contracts.duration import DurationInvalid, parse_duration_ms
 from headrace.contracts.field_forms import FieldForms
 from headrace.contracts.record_name import nested_namespace, record_name
 from headrace.contracts.registry import CompatibilityMode
-from headrace.contracts.yaml_source import YamlInvalid, YamlMap, closest, plain, read_yaml
+from headrace.contracts.yaml_source import YamlInvalid, YamlMap, closest, parse_yaml, plain, read_yaml
 from headrace.errors import Where
 
-__all__ = ["ContractInvalid", "ContractsInvalid", "load_contract", "load_contracts"]
+__all__ = ["ContractInvalid", "ContractsInvalid", "contract_of", "load_contract", "load_contracts"]
 
 KEYS = (
     "topic",
@@ -71,6 +71,11 @@ Member = TypeVar("Member", bound=enum.Enum)
 def load_contract(path: Path) -> Contract:
     """The contract in a file. Raises `YamlInvalid` or `ContractInvalid`, which holds every problem found."""
     return _ContractFile(read_yaml(path), path.parent).contract()
+
+
+def contract_of(text: str, name: str) -> Contract:
+    """The contract in a text; `name` stands for its file in errors. Raises as `load_contract`."""
+    return _ContractFile(parse_yaml(text, name), Path()).contract()
 
 
 def load_contracts(folder: Path) -> Mapping[str, Contract]:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.engine.async_bridge import AsyncBridge
-from headrace.engine.build import build_runner, partitioner, user_schema
+from headrace.engine.broadcasts import Broadcasts
+from headrace.engine.build import build_runner, frame_schema, partitioner
 from headrace.engine.committer import Committer
 from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.input_queue import Input
-from headrace.engine.operator import DELETED
 from headrace.engine.outbox import Outbox, RepartitionRoute
 from headrace.engine.records_in import RecordsIn
-from headrace.engine.repartition import CARRIED
+from headrace.engine.repartition import STAYING
 from headrace.engine.retry import Patience
 from headrace.engine.settings import WorkerSettings
 from headrace.engine.sink_writer import SinkWriter
@@ -28,7 +28,18 @@ from headrace.engine.tasks import Task, TaskSet
 from headrace.engine.topic_reader import TopicReader
 from headrace.errors import HeadraceError
 from headrace.flow.derived import derived_contract
-from headrace.flow.plan import CompiledPipeline, Plan, RepartitionStep, SinkStep, SourceStep, Subtopology, TableJoinStep
+from headrace.flow.internal_topics import JoinStep
+from headrace.flow.plan import (
+    AnyStep,
+    CompiledPipeline,
+    LookupJoinStep,
+    Plan,
+    RepartitionStep,
+    SinkStep,
+    SourceStep,
+    StatefulStep,
+    Subtopology,
+)
 from headrace.log.port import Admin, Consumer, Log, RebalanceListener, TopicPartition
 
 DEFAULT_MAX_WAIT_MS = 60_000
@@ -53,6 +64,7 @@ class Assembly:
     committer: Committer
     dead_letters: DeadLetters
     bridge: AsyncBridge
+    broadcasts: Broadcasts
     paused: set[TopicPartition] = field(default_factory=set)
     """Held back while other inputs catch up."""
     idle: set[TopicPartition] = field(default_factory=set)
@@ -62,6 +74,7 @@ class Assembly:
     def close(self) -> None:
         """Leave the group and free everything."""
         self.consumer.close()
+        self.broadcasts.close()
         self.committer.close()
         self.admin.close()
         self.bridge.close()
@@ -117,12 +130,25 @@ def assemble(
     )
     records_in = RecordsIn(readers, _keyed_tables(plan, partitions_of), tasks, dead_letters)
     consumer.subscribe(sorted({topic for each in plan.subtopologies for topic in each.reads}), listener)
-    return Assembly(consumer, admin, tasks, records_in, outbox, committer, dead_letters, bridge)
+    broadcasts = _broadcasts(plan, log, partitions_of, readers, dropped)
+    return Assembly(consumer, admin, tasks, records_in, outbox, committer, dead_letters, bridge, broadcasts)
+
+
+def _broadcasts(
+    plan: Plan,
+    log: Log,
+    partitions_of: Mapping[str, int],
+    readers: Mapping[str, TopicReader],
+    dropped: Counter[tuple[str, str]],
+) -> Broadcasts:
+    topics = {topic for each in plan.subtopologies for topic in each.broadcasts}
+    return Broadcasts(log, {topic: partitions_of[topic] for topic in sorted(topics)}, readers, dropped)
 
 
 def _partition_counts(plan: Plan, admin: Admin) -> dict[str, int]:
     topics = admin.topics(internal=True)
-    needed = {topic for each in plan.subtopologies for topic in (*each.reads, *each.writes)} | {plan.dead_letter_topic}
+    needed = {topic for each in plan.subtopologies for topic in (*each.reads, *each.broadcasts, *each.writes)}
+    needed |= {plan.dead_letter_topic, *(step.changelog for step in plan.steps if isinstance(step, StatefulStep))}
     missing = sorted(needed - set(topics))
     if missing:
         raise TopicsMissing(f"{plan.name}: no topic {', '.join(missing)}", cure="run `headrace apply`")
@@ -130,18 +156,20 @@ def _partition_counts(plan: Plan, admin: Admin) -> dict[str, int]:
 
 
 def _inputs(plan: Plan, subtopology: Subtopology) -> list[Input]:
-    sources = {step.topic: step for step in map(plan.step, subtopology.steps) if isinstance(step, SourceStep)}
+    steps = [plan.step(name) for name in subtopology.steps]
+    sources = {step.topic: step for step in steps if isinstance(step, SourceStep) and not step.is_broadcast}
+    moved = {step.topic: step for step in plan.steps if isinstance(step, RepartitionStep)}
     inputs = []
     for topic in subtopology.reads:
-        step = sources.get(topic)
-        is_table = step is not None and step.is_table
-        inputs.append(Input(topic, is_table, is_table and step is not None and step.time is None))
+        step = sources.get(topic) or moved[topic]
+        is_eager = isinstance(step, SourceStep) and step.is_table and step.time is None
+        inputs.append(Input(topic, step.is_table, is_eager))
     return inputs
 
 
 def _max_wait_ms(plan: Plan, subtopology: Subtopology) -> int:
-    steps = map(plan.step, subtopology.steps)
-    return max((step.max_wait_ms for step in steps if isinstance(step, TableJoinStep)), default=DEFAULT_MAX_WAIT_MS)
+    waits = (getattr(plan.step(name), "max_wait_ms", None) for name in subtopology.steps)
+    return max((wait_ms for wait_ms in waits if wait_ms is not None), default=DEFAULT_MAX_WAIT_MS)
 
 
 def _origins(plan: Plan, partitions_of: Mapping[str, int]) -> dict[str, int]:
@@ -156,16 +184,20 @@ def _origins(plan: Plan, partitions_of: Mapping[str, int]) -> dict[str, int]:
 
 
 def _keyed_tables(plan: Plan, partitions_of: Mapping[str, int]) -> dict[str, int]:
-    """Table topics that a join looks rows up in by key."""
-    steps = {step.name: step for step in plan.steps}
-    tables: dict[str, int] = {}
-    for step in plan.steps:
-        if isinstance(step, TableJoinStep):
-            source = steps[step.inputs[1]]
-            while not isinstance(source, SourceStep):
-                source = steps[source.inputs[0]]
-            tables[source.topic] = partitions_of[source.topic]
-    return tables
+    """Topics whose rows a join looks for where their keys say that they are."""
+    joins = [step for step in plan.steps if isinstance(step, JoinStep)]
+    topics = {topic for join in joins for name in join.inputs for topic in _sources_of(plan, plan.step(name))}
+    return {topic: partitions_of[topic] for topic in topics}
+
+
+def _sources_of(plan: Plan, step: AnyStep) -> set[str]:
+    """Keyed source topics from which a step's rows come without being moved."""
+    if isinstance(step, SourceStep):
+        return {step.topic} if step.key and not step.is_broadcast else set()
+    if isinstance(step, RepartitionStep):
+        return set()
+    inputs = step.inputs[:1] if isinstance(step, LookupJoinStep) else step.inputs
+    return {topic for name in inputs for topic in _sources_of(plan, plan.step(name))}
 
 
 def _outbox(
@@ -182,11 +214,10 @@ def _outbox(
     for step in plan.steps:
         if isinstance(step, RepartitionStep):
             like = contracts[step.like] if step.like is not None else None
-            carried = [*CARRIED, DELETED] if step.is_table else list(CARRIED)
             routes[step.name] = RepartitionRoute(
                 step.topic,
                 partitions_of[step.topic],
                 partitioner(step, partitions_of[step.topic], like, registry),
-                [*user_schema(step), *carried],
+                [name for name in frame_schema(step) if name not in STAYING],
             )
     return Outbox(sinks, routes, dead_letters)

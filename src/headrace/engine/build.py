@@ -19,8 +19,9 @@ from headrace.contracts.registry import Registry
 from headrace.engine import repartition
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.engine.dead_letters import DeadLetters
-from headrace.engine.operator import DELETED, PARTITION, SYSTEM_COLUMNS, Operator
+from headrace.engine.operator import PARTITION, Operator, system_schema
 from headrace.engine.operators.aggregate import make_aggregate
+from headrace.engine.operators.broadcast_join import BroadcastJoin
 from headrace.engine.operators.map_async import MapAsync
 from headrace.engine.operators.map_rows import MapBatches, MapRows
 from headrace.engine.operators.rows import Explode, Filter, Merge, Project
@@ -30,9 +31,11 @@ from headrace.engine.subtopology import StepContext, SubtopologyRunner
 from headrace.flow.plan import (
     AggregateStep,
     AnyStep,
+    BroadcastJoinStep,
     CompiledPipeline,
     ExplodeStep,
     FilterStep,
+    LateStep,
     MapAsyncStep,
     MapStep,
     MergeStep,
@@ -55,8 +58,7 @@ def user_schema(step: AnyStep) -> Schema:
 
 def frame_schema(step: AnyStep) -> Schema:
     """Types of all columns of a step's frames."""
-    deletion = {DELETED: pl.Boolean()} if step.is_table else {}
-    return {**user_schema(step), **SYSTEM_COLUMNS, **deletion}
+    return {**user_schema(step), **system_schema(step)}
 
 
 def build_runner(
@@ -76,7 +78,7 @@ def build_runner(
     contexts: dict[str, StepContext] = {}
     for step in steps:
         contexts[step.name] = StepContext(step.name, dead_letters, dropped, now_ms)
-        if not isinstance(step, SourceStep | SinkStep | RepartitionStep):
+        if not isinstance(step, SourceStep | SinkStep | RepartitionStep | LateStep):
             operators[step.name] = _operator(step, compiled, bridge)
     return SubtopologyRunner(plan, subtopology, operators, schemas, contexts)
 
@@ -102,6 +104,8 @@ def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge) ->
         case TableJoinStep():
             table = plan.step(step.inputs[1])
             return TableJoin(step, user_schema(table), history_ms=_history_ms(compiled, table))
+        case BroadcastJoinStep():
+            return BroadcastJoin(step, user_schema(plan.step(step.inputs[1])))
         case AggregateStep():
             return make_aggregate(step, user_schema(first), compiled.functions)
     raise AssertionError(f"{step.kind} runs outside operators")

@@ -41,7 +41,7 @@ DELTA_ROWS_PER_STATE_ROW = 3
 """A snapshot is due when the deltas since the last one hold this many rows per live row: the log stays within
 a constant factor of the state, and snapshots cost a third of a write per row changed."""
 
-MAGIC = b"HRC1"
+MAGIC = b"HRC2"
 HEADER = struct.Struct(">4sIII")
 """Magic, CRC-32 of all that follows it, number of the piece, pieces of the change. 16 bytes keep Arrow aligned."""
 _CHECKED = struct.Struct(">II")
@@ -59,12 +59,9 @@ def snapshot_is_due(*, delta_rows: int, state_rows: int) -> bool:
     return delta_rows >= max(DELTA_ROWS_PER_SNAPSHOT_MIN, DELTA_ROWS_PER_STATE_ROW * state_rows)
 
 
-def encode(
-    change: StateChange, clock: Mapping[str, int], fingerprint: str, *, bytes_max: int = MESSAGE_BYTES_MAX
-) -> list[bytes]:
-    """The messages of a change, at least one. `clock` holds numbers of the runner that belong to the same moment,
-    `fingerprint` says what the state means."""
-    stream = memoryview(_to_stream(change, {"clock": dict(clock), "fingerprint": fingerprint}))
+def encode(change: StateChange, fingerprint: str, *, bytes_max: int = MESSAGE_BYTES_MAX) -> list[bytes]:
+    """The messages of a change, at least one. `fingerprint` says what the state means."""
+    stream = memoryview(_to_stream(change, {"store": change.store, "fingerprint": fingerprint}))
     room = bytes_max - HEADER.size
     pieces = [stream[at : at + room] for at in range(0, len(stream), room)]
     return [_framed(piece, number, len(pieces)) for number, piece in enumerate(pieces)]
@@ -115,7 +112,6 @@ class ChangelogMessage:
     """A decoded change."""
 
     change: StateChange
-    clock: Mapping[str, int]
     fingerprint: str
 
 
@@ -152,9 +148,9 @@ def _from_stream(partition: int, stream: pa.Buffer) -> ChangelogMessage:
         with pa.ipc.open_stream(stream) as reader:
             table = reader.read_all()
         meta = json.loads((table.schema.metadata or {})[META])
-        state, clock, fingerprint = meta["state"], meta["clock"], meta["fingerprint"]
+        state, store, fingerprint = meta["state"], meta["store"], meta["fingerprint"]
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         raise ChangelogUnreadable(f"a changelog message holds no state change ({error})") from error
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
-    return ChangelogMessage(StateChange(partition, frame, state), clock, fingerprint)
+    return ChangelogMessage(StateChange(partition, frame, state, store), fingerprint)

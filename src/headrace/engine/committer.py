@@ -27,9 +27,8 @@ from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.operator import StateChange
 from headrace.engine.outbox import Outbox
 from headrace.engine.repartition import Marks
-from headrace.engine.state_restore import OUTPUT_CLOCK
 from headrace.engine.subtopology import SubtopologyRunner
-from headrace.flow.plan import AggregateStep, Delivery
+from headrace.flow.plan import Delivery, StatefulStep
 from headrace.log.port import Admin, Consumer, GroupMetadata, Log, LogUnavailable, Outgoing, Producer, TopicPartition
 
 PURGE_INTERVAL_S = 30.0
@@ -115,9 +114,7 @@ class Committer:
         self._commit_positions(durable)
         self.is_open = False
         for runner in runners:
-            for operator in runner.stateful.values():
-                operator.commit()
-            runner.commit_tables()
+            runner.commit()
         self._drop_records({TopicPartition(cut.topic, cut.partition): cut.before for cut in cuts})
         return durable
 
@@ -152,31 +149,29 @@ class Committer:
         cuts: list[_Cut] = []
         for runner in runners:
             for step in runner.steps:
-                if isinstance(step, AggregateStep):
+                if isinstance(step, StatefulStep):
                     self._step_changes(runner, step, messages, cuts)
         return messages, cuts
 
     def _step_changes(
-        self, runner: SubtopologyRunner, step: AggregateStep, messages: list[Outgoing], cuts: list[_Cut]
+        self, runner: SubtopologyRunner, step: StatefulStep, messages: list[Outgoing], cuts: list[_Cut]
     ) -> None:
         operator = runner.stateful[step.name]
-        clock = runner.output_clock[step.name]
         keys = operator.keys_count()
+        changes: dict[int, list[StateChange]] = {}
         for change in operator.changes():
-            partition = change.partition
-            self._delta_rows[step.name, partition] += change.frame.height
-            due = changelog.snapshot_is_due(
-                delta_rows=self._delta_rows[step.name, partition], state_rows=keys.get(partition, 0)
-            )
-            numbers = {OUTPUT_CLOCK: clock[partition]} if partition in clock else {}
-            if not due:
-                messages.append(_messages(step, changelog.DELTA, change, numbers))
+            changes.setdefault(change.partition, []).append(change)
+        for partition, found in changes.items():
+            self._delta_rows[step.name, partition] += sum(change.frame.height for change in found)
+            delta_rows = self._delta_rows[step.name, partition]
+            if not changelog.snapshot_is_due(delta_rows=delta_rows, state_rows=keys.get(partition, 0)):
+                messages.extend(_messages(step, changelog.DELTA, change) for change in found)
                 continue
             here = TopicPartition(step.changelog, partition)
             cuts.append(_Cut(step.changelog, partition, self._admin.end_offsets([here])[here]))
             kind = changelog.SNAPSHOT_FIRST
             for piece in operator.snapshot(partition, changelog.SNAPSHOT_ROWS_PER_CHANGE_MAX):
-                messages.append(_messages(step, kind, piece, numbers))
+                messages.append(_messages(step, kind, piece))
                 kind = changelog.SNAPSHOT_MORE
             self._delta_rows[step.name, partition] = 0
 
@@ -202,8 +197,8 @@ class Committer:
         self.drop_producer()
 
 
-def _messages(step: AggregateStep, kind: bytes, change: StateChange, clock: Mapping[str, int]) -> Outgoing:
-    values = changelog.encode(change, clock, step.fingerprint)
+def _messages(step: StatefulStep, kind: bytes, change: StateChange) -> Outgoing:
+    values = changelog.encode(change, step.fingerprint)
     return Outgoing(
         step.changelog,
         pa.array(values, pa.large_binary()),

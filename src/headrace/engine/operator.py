@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import polars as pl
+
+from headrace.flow.plan import Step
 
 PARTITION = "__partition"
 """Int32: the task's partition number."""
@@ -28,6 +30,8 @@ SEQUENCE = "__sequence"
 """Int64: position of the row in the task's input of this call; ascending inside a partition."""
 DELETED = "__deleted"
 """Boolean, tables only: the row of this key is gone; its other columns are null."""
+RETRACTS = "__retracts"
+"""Boolean, where a step `has_retractions`: the row takes back an earlier one."""
 SOURCE = "__source"
 """Struct {topic: String, partition: Int32, offset: Int64} of the record a row came from; null for derived rows."""
 
@@ -38,6 +42,25 @@ SYSTEM_COLUMNS: Mapping[str, pl.DataType] = {
     SEQUENCE: pl.Int64(),
     SOURCE: pl.Struct({"topic": pl.String(), "partition": pl.Int32(), "offset": pl.Int64()}),
 }
+
+
+VERSION = "__version"
+"""Int64, messages of a foreign-key join: which change of the left key it is about."""
+INSTRUCTION = "__instruction"
+"""Int8, subscriptions of a foreign-key join: what is asked for."""
+MESSAGE_COLUMNS: Mapping[str, Mapping[str, pl.DataType]] = {
+    "": {},
+    "subscriptions": {VERSION: pl.Int64(), INSTRUCTION: pl.Int8()},
+    "answers": {VERSION: pl.Int64()},
+}
+"""By `Step.messages`."""
+
+
+def system_schema(step: Step) -> dict[str, pl.DataType]:
+    """The system columns of a step's rows."""
+    deletion = {DELETED: pl.Boolean()} if step.is_table else {}
+    retraction = {RETRACTS: pl.Boolean()} if step.has_retractions else {}
+    return {**SYSTEM_COLUMNS, **MESSAGE_COLUMNS[step.messages], **deletion, **retraction}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +108,20 @@ class StateChange:
     frame: pl.DataFrame
     meta: Mapping[str, int]
     """Small numbers of the partition that belong to the state (`closed_until_ms`, ...)."""
+    store: str = ""
+    """Of operators with several stores: which one."""
 
 
 class StatefulOperator(Operator, Protocol):
     """An operator with keyed state in memory and its truth in a changelog."""
+
+    @property
+    def speaks_at_flush(self) -> bool:
+        """Whether rows come out of `flush`: what was promised at the last flush then holds until the next one."""
+
+    def output_closing_ms(self, closing_ms: Mapping[int, int]) -> Mapping[int, int]:
+        """What holds for the output when `closing_ms` holds for the input: no row with a smaller `STREAM_TIME` is
+        still to come."""
 
     def flush(self, context: OperatorContext) -> pl.DataFrame:
         """Called before each commit: the rows that the commit publishes (updates since the last commit)."""
@@ -122,6 +155,39 @@ class StatefulOperator(Operator, Protocol):
 
     def state_bytes(self) -> int:
         """Memory held, about."""
+
+
+class LookupTable(Protocol):
+    """An operator that holds a table to look rows up in; the table's truth is its topic."""
+
+    def load_table(self, table: pl.DataFrame) -> None:
+        """Rows of the table, to be looked up from now on."""
+
+    def commit(self) -> None:
+        """Table rows taken in are behind a committed position."""
+
+    def rollback(self) -> None:
+        """Table rows since the last commit are read again."""
+
+    def forget_table(self, partitions: Sequence[int]) -> None:
+        """Drop the table's rows of partitions that moved away."""
+
+
+@runtime_checkable
+class WakesUp(Protocol):
+    """An operator that wants a pass by the wall clock, rows or no rows."""
+
+    def wake_at_ms(self) -> int | None:
+        """When; None: not by itself."""
+
+
+@runtime_checkable
+class TakesLate(Protocol):
+    """An operator that hands late rows on."""
+
+    def take_late(self) -> pl.DataFrame:
+        """The late rows since the last call: columns of the input step, window bounds where there are windows, system
+        columns."""
 
 
 UserFunction = Callable[..., object]

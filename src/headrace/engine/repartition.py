@@ -20,7 +20,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from headrace.engine.operator import DELETED, SEQUENCE, SOURCE, STREAM_TIME, TIME
+from headrace.engine.operator import PARTITION, SEQUENCE
 from headrace.log.partitioner import partition_for
 
 ROWS_PER_MESSAGE_MAX = 16_384
@@ -101,7 +101,5 @@ def decode(value: bytes | pa.Buffer) -> tuple[pl.DataFrame, Marks]:
     return frame, marks
 
 
-CARRIED = (TIME, STREAM_TIME, SOURCE)
-"""System columns that travel in a message; the rest are the reader's own."""
-
-assert DELETED not in CARRIED
+STAYING = (PARTITION, SEQUENCE)
+"""System columns that do not travel in a message: they are the reader's own."""

@@ -1,7 +1,9 @@
 """From rows to records of a derived topic.
 
-Owns encoding by the derived contract. Every row becomes a record, a tombstone (deleted rows of tables), or a
-`RowError` of stage `encode`.
+Owns encoding by the derived contract.
+
+- Every row becomes a record, a tombstone (deleted rows of tables), or a `RowError` of stage `encode`.
+- An event whose text key is null becomes a record without a key.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.contracts.contract import Contract
+from headrace.contracts.contract import Contract, KeyEncoding, TopicKind
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import open_key_codec
 from headrace.contracts.polars_types import from_frame
@@ -29,6 +31,9 @@ class SinkWriter:
         self.contract = contract
         self._values = open_codec(contract.value_schema, registry, f"{contract.topic}-value")
         self._keys = open_key_codec(contract, registry) if contract.key else None
+        # A null has no text; the record is written without a key. Avro has a key for it, and a table needs one.
+        is_text = contract.key_encoding is KeyEncoding.STRING
+        self._takes_null_keys = is_text and contract.kind is TopicKind.EVENT
         self._columns = [field.name for field in contract.schema.fields]
 
     def encode(self, frame: pl.DataFrame) -> tuple[Outgoing, Sequence[RowError]]:
@@ -40,7 +45,8 @@ class SinkWriter:
         keys = None
         if self._keys is not None:
             encoded = self._keys.encode(table)
-            errors.extend(RowError(row, code, f"key: {message}") for row, code, message in encoded.failed)
+            failed = [each for each in encoded.failed if not (self._takes_null_keys and each.code == "encode.null")]
+            errors.extend(RowError(row, code, f"key: {message}") for row, code, message in failed)
             keys = encoded.values
         good = np.ones(frame.height, bool)
         good[[error.row for error in errors]] = False

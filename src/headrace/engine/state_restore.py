@@ -1,6 +1,7 @@
 """Bringing the state of tasks to their checkpoints.
 
-Owns which log gives which state: changelogs for aggregates, the source topics themselves for tables.
+Owns which log gives which state: changelogs for stateful steps, the source topics themselves for tables that are only
+looked up.
 """
 
 from __future__ import annotations
@@ -14,17 +15,12 @@ from headrace.engine import changelog
 from headrace.engine.changelog import ChangelogMessage
 from headrace.engine.checkpoint import Checkpoint
 from headrace.engine.operator import SEQUENCE
-from headrace.engine.operators.table_join import TableJoin
 from headrace.engine.restore import read_changelog, read_until
-from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.engine.subtopology import SubtopologyRunner
 from headrace.engine.topic_reader import TopicReader
 from headrace.errors import HeadraceError
-from headrace.flow.plan import AggregateStep, RepartitionStep, SinkStep, SourceStep
+from headrace.flow.plan import StatefulStep
 from headrace.log.port import Log, RecordBatch, TopicPartition
-
-OUTPUT_CLOCK = "output"
-"""Name of an aggregate's output clock in changelog messages."""
 
 
 class StateMeansAnother(HeadraceError):
@@ -52,25 +48,22 @@ class StateRestorer:
     def restore(
         self, runner: SubtopologyRunner, partitions: Sequence[int], checkpoints: Mapping[TopicPartition, Checkpoint]
     ) -> None:
-        """Rebuild tables, then aggregates, of these partitions; the runner holds nothing of them yet."""
+        """Rebuild tables, then the other state, of these partitions; the runner holds nothing of them yet."""
+        for topic in runner.lookup_topics(broadcast=False):
+            self._restore_table(
+                runner, topic, {each: kept for each, kept in checkpoints.items() if each.topic == topic}
+            )
         for step in runner.steps:
-            if isinstance(step, SourceStep) and step.is_table:
-                here = {each: kept for each, kept in checkpoints.items() if each.topic == step.topic}
-                self._restore_table(runner, step.topic, here)
-        for step in runner.steps:
-            if isinstance(step, AggregateStep):
-                self._restore_aggregate(runner, step, partitions)
+            if isinstance(step, StatefulStep):
+                self._restore_step(runner, step, partitions)
+        runner.commit()
 
     def _restore_table(
         self, runner: SubtopologyRunner, topic: str, checkpoints: Mapping[TopicPartition, Checkpoint]
     ) -> None:
         targets = {here: kept.of(runner.index).offset for here, kept in checkpoints.items()}
         for batch in read_until(self._log, targets, lambda count: self._on_progress(topic, count)):
-            runner.run({topic: self._rows(topic, batch)}, _to_nowhere)
-        for step in runner.steps:
-            operator = runner.operator(step.name) if step.kind == "table_join" else None
-            if isinstance(operator, TableJoin):
-                operator.commit()
+            runner.load_table(topic, self._rows(topic, batch))
 
     def _rows(self, topic: str, batch: RecordBatch) -> pl.DataFrame:
         # Bad records were dead-lettered when they were first read.
@@ -83,9 +76,8 @@ class StateRestorer:
         self._retrying(read)
         return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
 
-    def _restore_aggregate(self, runner: SubtopologyRunner, step: AggregateStep, partitions: Sequence[int]) -> None:
+    def _restore_step(self, runner: SubtopologyRunner, step: StatefulStep, partitions: Sequence[int]) -> None:
         operator = runner.stateful[step.name]
-        clock = runner.output_clock[step.name]
 
         def count(messages: int) -> None:
             self._on_progress(step.changelog, messages)
@@ -99,21 +91,13 @@ class StateRestorer:
             operator.apply(message.change)
             if kind == changelog.DELTA:
                 self.delta_rows[step.name, partition] += message.change.frame.height
-            output_ms = message.clock.get(OUTPUT_CLOCK, BEFORE_ALL_MS)
-            if output_ms > clock.get(partition, BEFORE_ALL_MS):
-                clock[partition] = output_ms
-        operator.commit()
 
 
-def _check_meaning(step: AggregateStep, message: ChangelogMessage) -> None:
+def _check_meaning(step: StatefulStep, message: ChangelogMessage) -> None:
     if message.fingerprint != step.fingerprint:
         raise StateMeansAnother(
             f"{step.changelog}[{message.change.partition}] holds state of another form of step {step.name!r}:"
-            " its group, window or aggregates were changed",
+            " what it keeps by key was changed",
             cure="give the step a new name with .named(...), so that it begins anew where the pipeline stands,"
             " or delete its changelog topic and the pipeline's consumer group, so that everything is computed again",
         )
-
-
-def _to_nowhere(step: SinkStep | RepartitionStep, frame: pl.DataFrame) -> None:
-    assert not frame.height, "table rows alone trigger nothing"

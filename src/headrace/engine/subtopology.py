@@ -4,9 +4,12 @@ Owns the operators of the subtopology and the clocks of their outputs. Owns no l
 in as frames and leave through `emit`.
 
 - A pass runs every step once, in topological order; a step sees all rows of its inputs of that pass.
-- Each step's output has a closing time per partition (`headrace.engine.stream_time`): a row-wise step has its
-  input's, a merge the smallest of its inputs', an aggregate's output has a clock of its own.
-- A pass with `flush` also takes out what a commit publishes; after it, operators hold nothing back.
+- Each step's output has a closing time per partition (`headrace.engine.stream_time`): no row with a smaller stream time
+  is still to come. A row-wise step has its input's, a step with several inputs the smallest of theirs, a stateful one
+  says what it can promise (`output_closing_ms`).
+- A pass with `flush` also takes out what a commit publishes; after it, operators hold nothing back. What was promised
+  for a step that speaks at flushes holds until its next one.
+- Streams of one task share a clock, and so do its tables; tables that are only looked up move none.
 """
 
 from __future__ import annotations
@@ -23,21 +26,24 @@ from headrace.engine.operator import (
     SEQUENCE,
     STREAM_TIME,
     TIME,
+    LookupTable,
     Operator,
     RowError,
     StatefulOperator,
+    TakesLate,
+    WakesUp,
 )
 from headrace.engine.operators.map_async import MapAsync
-from headrace.engine.operators.table_join import TableJoin
 from headrace.engine.stream_time import BEFORE_ALL_MS, with_stream_time
 from headrace.flow.plan import (
-    AggregateStep,
     AnyStep,
-    MergeStep,
+    LateStep,
+    LookupJoinStep,
     Plan,
     RepartitionStep,
     SinkStep,
     SourceStep,
+    StatefulStep,
     Subtopology,
 )
 
@@ -88,10 +94,13 @@ class SubtopologyRunner:
         self._empties = {step: pl.DataFrame(schema=dict(schema)) for step, schema in schemas.items()}
         self._contexts = contexts
         self.source_clock: Clocks = {}
+        self.table_clock: Clocks = {}
         self.repartition_clock: dict[str, Clocks] = {}
         """Closing time by repartition topic and partition, set by the owner of the marks."""
-        self.output_clock: dict[str, Clocks] = {s.name: {} for s in self.steps if isinstance(s, AggregateStep)}
         self.closing: dict[str, Clocks] = {}
+        self._flushed: dict[str, Clocks] = {}
+        """Closing time of the output at the last flush, of steps that speak at flushes."""
+        self._flushed_committed: dict[str, Clocks] = {}
 
     @property
     def stateful(self) -> dict[str, StatefulOperator]:
@@ -99,8 +108,14 @@ class SubtopologyRunner:
         return {
             step.name: cast(StatefulOperator, self._operators[step.name])
             for step in self.steps
-            if isinstance(step, AggregateStep)
+            if isinstance(step, StatefulStep)
         }
+
+    @property
+    def lookups(self) -> dict[str, LookupTable]:
+        """Operators that hold a table to look rows up in, by step name."""
+        found = {step.name: self._operators[step.name] for step in self.steps if isinstance(step, LookupJoinStep)}
+        return {name: cast(LookupTable, operator) for name, operator in found.items()}
 
     def operator(self, step: str) -> Operator:
         return self._operators[step]
@@ -123,31 +138,17 @@ class SubtopologyRunner:
         """Frames by step name for everything that comes from outside."""
         sources = [step for step in self.steps if isinstance(step, SourceStep)]
         streams = {s.topic: rows[s.topic] for s in sources if not s.is_table and s.topic in rows}
-        timed = self._timed(streams)
+        tables = {s.topic: rows[s.topic] for s in sources if s.is_table and s.topic in rows}
+        timed = {**_timed(streams, self.source_clock), **_timed(tables, self.table_clock)}
         outputs: dict[str, pl.DataFrame] = {}
         for step in sources:
-            frame = timed.get(step.topic, rows.get(step.topic))
-            if frame is not None and step.is_table:
-                frame = frame.with_columns(pl.col(TIME).alias(STREAM_TIME))
+            frame = timed.get(step.topic)
             outputs[step.name] = self._empty(step.name) if frame is None else frame[list(self._schemas[step.name])]
-            self.closing[step.name] = self.source_clock
+            self.closing[step.name] = self.table_clock if step.is_table else self.source_clock
         for topic, frame in rows.items():
             for step_name in self._repartitions(topic):
                 outputs[step_name] = frame[list(self._schemas[step_name])]
         return outputs
-
-    def _timed(self, streams: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-        """Stream rows of all source topics with the task's stream time."""
-        if len(streams) <= 1:
-            return {topic: with_stream_time(frame, self.source_clock) for topic, frame in streams.items()}
-        together = pl.concat(
-            frame.select(PARTITION, TIME, SEQUENCE, pl.lit(topic).alias("topic")) for topic, frame in streams.items()
-        ).sort(SEQUENCE, maintain_order=True)
-        timed = with_stream_time(together, self.source_clock)
-        return {
-            topic: frame.with_columns(timed.filter(pl.col("topic") == topic)[STREAM_TIME])
-            for topic, frame in streams.items()
-        }
 
     def _repartitions(self, topic: str) -> list[str]:
         return [s.name for s in self._plan.steps if isinstance(s, RepartitionStep) and s.topic == topic]
@@ -164,8 +165,11 @@ class SubtopologyRunner:
     def _run_step(self, step: AnyStep, inputs: Sequence[pl.DataFrame], *, flush: bool) -> pl.DataFrame:
         operator, context = self._operators[step.name], self._contexts[step.name]
         context.closing = self._closing_of(step)
-        if isinstance(step, AggregateStep):
-            return self._run_aggregate(step, inputs, context, flush=flush)
+        if isinstance(step, StatefulStep):
+            return self._run_stateful(step, inputs, context, flush=flush)
+        if isinstance(step, LateStep):
+            self.closing[step.name] = self._contexts[step.inputs[0]].closing
+            return self._late(step)
         if isinstance(operator, MapAsync):
             output = operator.process(inputs, context)
             if flush:
@@ -177,43 +181,58 @@ class SubtopologyRunner:
             return self._empty(step.name)
         return operator.process(inputs, context)
 
-    def _run_aggregate(
-        self, step: AggregateStep, inputs: Sequence[pl.DataFrame], context: StepContext, *, flush: bool
+    def _run_stateful(
+        self, step: StatefulStep, inputs: Sequence[pl.DataFrame], context: StepContext, *, flush: bool
     ) -> pl.DataFrame:
         operator = self.stateful[step.name]
         pieces = []
-        if inputs[0].height:
+        if any(frame.height for frame in inputs):
             pieces.append(operator.process(inputs, context))
         pieces.append(operator.advance(context))
         if flush:
             pieces.append(operator.flush(context))
-        return self._aggregated(step.name, pieces)
+        self._promise(step.name, operator, context.closing, flush=flush)
+        return self._joined(step.name, pieces)
 
-    def _aggregated(self, step: str, pieces: Sequence[pl.DataFrame]) -> pl.DataFrame:
-        """Output rows of an aggregate, with the clock of its output."""
-        self.closing[step] = self.output_clock[step]
-        filled = [piece for piece in pieces if piece.height]
-        if not filled:
-            return self._empty(step)
-        output = pl.concat([piece[list(self._schemas[step])] for piece in filled])
-        numbered = output.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
-        return with_stream_time(numbered, self.output_clock[step])[list(self._schemas[step])]
+    def _promise(self, step: str, operator: StatefulOperator, closing: Clocks, *, flush: bool) -> None:
+        """Set the closing time of a stateful step's output."""
+        if flush or not operator.speaks_at_flush:
+            self.closing[step] = dict(operator.output_closing_ms(closing))
+            if operator.speaks_at_flush:
+                self._flushed[step] = self.closing[step]
+        else:
+            self.closing[step] = self._flushed.get(step, {})
+
+    def _joined(self, step: str, pieces: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """What a stateful step gave in one pass."""
+        filled = [piece[list(self._schemas[step])] for piece in pieces if piece.height]
+        if len(filled) <= 1:
+            return filled[0] if filled else self._empty(step)
+        return pl.concat(filled)
+
+    def _late(self, step: LateStep) -> pl.DataFrame:
+        operator = self._operators[step.inputs[0]]
+        assert isinstance(operator, TakesLate), "only steps that hand late rows on have readers of them"
+        late = operator.take_late()
+        return late[list(self._schemas[step.name])] if late.height else self._empty(step.name)
 
     def _closing_of(self, step: AnyStep) -> Clocks:
-        if not isinstance(step, MergeStep):
-            return self.closing[step.inputs[0]]
-        inputs = [self.closing[name] for name in step.inputs]
+        names = step.inputs[:1] if isinstance(step, LookupJoinStep) else step.inputs
+        if len(names) == 1:
+            return self.closing[names[0]]
+        inputs = [self.closing[name] for name in names]
         partitions = {partition for clock in inputs for partition in clock}
         return {p: min(clock.get(p, BEFORE_ALL_MS) for clock in inputs) for p in partitions}
 
-    def close_idle(self, step: AggregateStep, partitions: Sequence[int], emit: Emit) -> None:
-        """Close all windows of an aggregate in idle partitions, and send what follows down the steps."""
-        operator = self.stateful[step.name]
-        closed = self._aggregated(step.name, [operator.close_idle(partitions, self._contexts[step.name])])
+    def close_idle(self, step: StatefulStep, partitions: Sequence[int], emit: Emit) -> None:
+        """Close what a step holds open in idle partitions, and send what follows down the steps."""
+        operator, context = self.stateful[step.name], self._contexts[step.name]
+        closed = self._joined(step.name, [operator.close_idle(partitions, context)])
+        self._promise(step.name, operator, context.closing, flush=False)
         if not closed.height:
             return
         outputs = {step.name: closed}
-        behind = self.steps[self.steps.index(step) + 1 :]
+        behind = self.steps[[each.name for each in self.steps].index(step.name) + 1 :]
         for later in behind:
             inputs = [self._input(name, outputs) for name in later.inputs]
             if isinstance(later, SourceStep) or not any(frame.height for frame in inputs):
@@ -224,40 +243,85 @@ class SubtopologyRunner:
             else:
                 outputs[later.name] = self._run_step(later, inputs, flush=False)
 
-    def commit_tables(self) -> None:
-        """The rows that tables took in are behind a committed position."""
-        for operator in self._operators.values():
-            if isinstance(operator, TableJoin):
-                operator.commit()
+    def wake_at_ms(self) -> int | None:
+        """When an operator wants a pass by the wall clock."""
+        wanted = [each.wake_at_ms() for each in self._operators.values() if isinstance(each, WakesUp)]
+        return min((at_ms for at_ms in wanted if at_ms is not None), default=None)
+
+    # Tables that are looked up
+
+    def load_table(self, topic: str, frame: pl.DataFrame) -> None:
+        """Give rows of a table's topic to the joins that look them up, and to nobody else."""
+        for name, operator in self.lookups.items():
+            chain = self._lookup_chain(name)
+            source = chain[0]
+            if not isinstance(source, SourceStep) or source.topic != topic:
+                continue
+            rows = frame.with_columns(pl.col(TIME).alias(STREAM_TIME))[list(self._schemas[source.name])]
+            for step in chain[1:]:
+                rows = self._operators[step.name].process([rows], self._contexts[step.name])
+            operator.load_table(rows)
+
+    def lookup_topics(self, *, broadcast: bool) -> list[str]:
+        """Topics of tables that are looked up."""
+        sources = [self._lookup_chain(name)[0] for name in self.lookups]
+        topics = [s.topic for s in sources if isinstance(s, SourceStep) and s.is_broadcast is broadcast]
+        return list(dict.fromkeys(topics))
+
+    def _lookup_chain(self, join: str) -> list[AnyStep]:
+        """From the source of a join's table down to what the join reads."""
+        chain = [self._plan.step(self._plan.step(join).inputs[1])]
+        while chain[0].inputs:
+            chain.insert(0, self._plan.step(chain[0].inputs[0]))
+        return chain
+
+    # Commit, undo, moves
+
+    def commit(self) -> None:
+        """What operators hold is behind a committed position."""
+        for stateful in self.stateful.values():
+            stateful.commit()
+        for lookup in self.lookups.values():
+            lookup.commit()
+        self._flushed_committed = dict(self._flushed)
 
     def rollback(self) -> None:
         """Operators go back to the last commit."""
         for operator in self._operators.values():
-            if isinstance(operator, TableJoin | MapAsync):
+            if isinstance(operator, MapAsync):
                 operator.rollback()
         for stateful in self.stateful.values():
             stateful.rollback()
-
-    def copy_output_clocks(self) -> dict[str, Clocks]:
-        return {name: dict(clock) for name, clock in self.output_clock.items()}
-
-    def set_output_clocks(self, clocks: Mapping[str, Mapping[int, int]]) -> None:
-        for name, clock in self.output_clock.items():
-            clock.clear()
-            clock.update(clocks.get(name, {}))
+        for lookup in self.lookups.values():
+            lookup.rollback()
+        self._flushed = dict(self._flushed_committed)
+        self.closing.clear()
 
     def forget(self, partitions: Sequence[int]) -> None:
         """Drop clocks and state of partitions that moved away."""
-        for operator in self._operators.values():
-            if isinstance(operator, TableJoin):
-                operator.forget(partitions)
         for stateful in self.stateful.values():
             for partition in partitions:
                 stateful.forget(partition)
-        clocks = [self.source_clock, *self.repartition_clock.values(), *self.output_clock.values()]
+        for lookup in self.lookups.values():
+            lookup.forget_table(partitions)
+        clocks = [self.source_clock, self.table_clock, *self.repartition_clock.values(), *self._flushed.values()]
         for clock in clocks:
             for partition in partitions:
                 clock.pop(partition, None)
 
     def _empty(self, step: str) -> pl.DataFrame:
         return self._empties[step]
+
+
+def _timed(frames: Mapping[str, pl.DataFrame], clock: Clocks) -> dict[str, pl.DataFrame]:
+    """Rows of several source topics with the stream time that they share; `clock` is moved."""
+    if len(frames) <= 1:
+        return {topic: with_stream_time(frame, clock) for topic, frame in frames.items()}
+    together = pl.concat(
+        frame.select(PARTITION, TIME, SEQUENCE, pl.lit(topic).alias("topic")) for topic, frame in frames.items()
+    ).sort(SEQUENCE, maintain_order=True)
+    timed = with_stream_time(together, clock)
+    return {
+        topic: frame.with_columns(timed.filter(pl.col("topic") == topic)[STREAM_TIME])
+        for topic, frame in frames.items()
+    }

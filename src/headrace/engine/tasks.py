@@ -62,7 +62,6 @@ class TaskSet:
         self._assigned: set[TopicPartition] = set()
         self._kept: dict[TopicPartition, Checkpoint] = {}
         """As last committed."""
-        self._kept_output_clocks: dict[int, dict[str, dict[int, int]]] = {}
         self._marks: dict[TopicPartition, OriginMarks] = {}
         self._coming_marks: dict[TopicPartition, deque[tuple[int, Marks]]] = {}
         self._moved: set[int] = set()
@@ -108,7 +107,6 @@ class TaskSet:
             self._read_again(other, [each for each in here if each.partition in other.partitions])
         self._restorer.restore(task.runner, sorted(partitions), {each: self._kept[each] for each in here})
         task.partitions |= partitions
-        self._kept_output_clocks[task.runner.index] = task.runner.copy_output_clocks()
         for each in here:
             self._load(task, each)
         self._consumer.seek({each: self._kept[each].offset for each in here})
@@ -130,13 +128,17 @@ class TaskSet:
         task.queue.forget([here])
         task.queue.start_at(here, progress.merged_ms)
         task.resume_at[here] = (progress.offset, progress.rows_done)
-        clock = task.runner.source_clock
+        clock = self._clock(task, here)
         if progress.stream_time_ms > clock.get(here.partition, BEFORE_ALL_MS):
             clock[here.partition] = progress.stream_time_ms
         if here.topic in self._origins_of:
             self._marks[here] = kept.marks(self._origins_of[here.topic])
             self._coming_marks[here] = deque()
             task.runner.repartition_clock.setdefault(here.topic, {})[here.partition] = self._marks[here].closing_ms
+
+    def _clock(self, task: Task, here: TopicPartition) -> dict[int, int]:
+        """The clock that rows of a source topic move."""
+        return task.runner.table_clock if task.queue.inputs[here.topic].is_table else task.runner.source_clock
 
     def give_up(self, lost: Sequence[TopicPartition]) -> list[int]:
         """Partitions moved away: stop their tasks, forget their state. Returns the partition numbers that stopped."""
@@ -228,8 +230,9 @@ class TaskSet:
                     self._moved.add(task.runner.index)
 
     def stream_reads(self, task: Task, partition: int) -> list[TopicPartition]:
-        """What moves the time of a task: everything it reads but tables."""
-        return [here for here in self._reads(task, partition) if not task.queue.inputs[here.topic].is_table]
+        """What moves the time of a task: everything it reads but tables, or all of it where it reads only tables."""
+        reads = self._reads(task, partition)
+        return [here for here in reads if not task.queue.inputs[here.topic].is_table] or reads
 
     def all_origins_idle(self, task: Task, partition: int) -> bool:
         """Whether every repartition input of a task waits for nobody."""
@@ -246,8 +249,8 @@ class TaskSet:
         found: dict[TopicPartition, dict[int, Progress]] = {}
         for task in self.tasks:
             for partition in task.partitions:
-                stream_time_ms = task.runner.source_clock.get(partition)
                 for here in self._reads(task, partition):
+                    stream_time_ms = self._clock(task, here).get(partition)
                     offset, rows_done = self._next_row(task, here)
                     progress = Progress(offset, rows_done, task.queue.done_ms(here))
                     if stream_time_ms is not None and here.topic not in self._origins_of:
@@ -270,14 +273,12 @@ class TaskSet:
     def committed(self, checkpoints: Mapping[TopicPartition, Checkpoint]) -> None:
         """These are durable now."""
         self._kept.update(checkpoints)
-        for task in self.tasks:
-            self._kept_output_clocks[task.runner.index] = task.runner.copy_output_clocks()
 
     def rewind(self) -> None:
         """Back to the last commit: queues empty, clocks as they were, positions to read from again."""
         for task in self.tasks:
             task.runner.source_clock.clear()
-            task.runner.set_output_clocks(self._kept_output_clocks.get(task.runner.index, {}))
+            task.runner.table_clock.clear()
             for partition in task.partitions:
                 for here in self._reads(task, partition):
                     self._load(task, here)

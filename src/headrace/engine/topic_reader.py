@@ -3,6 +3,7 @@
 Owns decoding by contract, the event time of each row, and the reasons why a record is no row.
 
 - Every record becomes a row, a deletion (tables), or a `BadRecord`; none is left out silently.
+- A record without a key is a row of an event topic if the row's key columns are null too, else it is bad.
 - Rows keep the order of the batch.
 - Nothing here depends on the wall clock: an absurd event time is judged against the record's own timestamp.
 """
@@ -120,7 +121,8 @@ class TopicReader:
         keys = batch.key.take(pa.array(rows))
         decoded = self._keys.decode(keys)
         wrong = {int(rows[failed.row]): (failed.code, failed.message) for failed in decoded.failed}
-        wrong.update((int(rows[row]), ("decode.null_key", "the record has no key")) for row in _null_rows(keys))
+        unkeyed = self._unkeyed(frame, _null_rows(keys))
+        wrong.update((int(rows[row]), ("decode.null_key", "the record has no key")) for row in unkeyed)
         matching = self._key_frame(decoded)
         theirs = frame[decoded.rows].select(self.contract.key)
         for index in np.flatnonzero(~_equal_rows(matching, theirs)).tolist():
@@ -130,6 +132,14 @@ class TopicReader:
             return frame
         bad.extend(BadRecord(row, code, f"key: {message}") for row, (code, message) in wrong.items())
         return frame.filter(~pl.col(ROW).is_in(list(wrong)))
+
+    def _unkeyed(self, frame: pl.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Those of the rows without a record key that should have one: an event whose key columns are all null is an
+        event with a null key, and each step says what becomes of it."""
+        if self._is_table or not len(rows):
+            return rows
+        all_null = frame[rows].select(pl.all_horizontal(pl.col(self.contract.key).is_null())).to_series()
+        return rows[~all_null.to_numpy()]
 
     def _key_frame(self, decoded: Decoded) -> pl.DataFrame:
         assert self.contract.key_schema is not None

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import polars as pl
 import structlog
 
 from headrace.contracts.contract import Contract
@@ -26,7 +27,7 @@ from headrace.engine.repartition import Marks
 from headrace.engine.retry import Patience, Stopped
 from headrace.engine.settings import INPUT_ROWS_MAX, PENDING_ROWS_MAX, WorkerSettings, WorkerStatus
 from headrace.engine.tasks import Task
-from headrace.flow.plan import AggregateStep, CompiledPipeline, RepartitionStep
+from headrace.flow.plan import AnyStep, CompiledPipeline, RepartitionStep, StatefulStep, idle_close_ms
 from headrace.log.port import (
     Fenced,
     Log,
@@ -89,6 +90,7 @@ class PipelineWorker:
         patience = Patience(stop, self._wait_for)
         try:
             self._assembly = patience.call(lambda: self._assemble(patience))
+            self._parts.broadcasts.read_whole(self._take_broadcast, patience)
             self._set_state("running")
             self._loop(stop, patience)
             self._drain(patience)
@@ -140,6 +142,7 @@ class PipelineWorker:
 
     def _cycle(self, patience: Patience) -> None:
         parts = self._parts
+        parts.broadcasts.poll(self._take_broadcast, patience)
         batches = patience.call(lambda: parts.consumer.poll(self._settings.batch_records_max, self._poll_timeout_s()))
         now = self._clock()
         if sum(map(len, batches)) >= self._settings.batch_records_max:
@@ -188,7 +191,20 @@ class PipelineWorker:
                 task.runner.run(piece, parts.outbox.emit)
                 if piece:
                     self._metrics.observe_batch(self._plan.name, sum(frame.height for frame in piece.values()))
+            self._wake(task)
             self._back_pressure(task)
+
+    def _wake(self, task: Task) -> None:
+        """A pass for operators that wait for the wall clock."""
+        at_ms = task.runner.wake_at_ms()
+        if at_ms is not None and at_ms <= self._now_ms():
+            self._begin()
+            task.runner.run({}, self._parts.outbox.emit)
+
+    def _take_broadcast(self, topic: str, frame: pl.DataFrame) -> None:
+        for task in self._parts.tasks.tasks:
+            if topic in task.runner.lookup_topics(broadcast=True):
+                task.runner.load_table(topic, frame)
 
     def _complete(self, patience: Patience) -> set[TopicPartition]:
         """Partitions with nothing left to read, of those that hold rows up."""
@@ -265,7 +281,7 @@ class PipelineWorker:
 
     def _close_idle(self, task: Task, now: float, patience: Patience) -> None:
         for step in task.runner.steps:
-            if not isinstance(step, AggregateStep) or step.window is None or step.window.idle_close_ms is None:
+            if not isinstance(step, StatefulStep) or idle_close_ms(step) is None:
                 continue
             if not any(self._idle_close_due(task, step, p, now) for p in task.partitions):
                 continue
@@ -276,13 +292,13 @@ class PipelineWorker:
                 task.runner.close_idle(step, due, self._parts.outbox.emit)
                 self._idle_closed.update({(step.name, partition): 1 for partition in due})
 
-    def _idle_close_due(self, task: Task, step: AggregateStep, partition: int, now: float) -> bool:
-        assert step.window is not None
-        assert step.window.idle_close_ms is not None
+    def _idle_close_due(self, task: Task, step: AnyStep, partition: int, now: float) -> bool:
+        after_ms = idle_close_ms(step)
+        assert after_ms is not None
         if (step.name, partition) in self._idle_closed or not self._is_idle(task, partition):
             return False
         quiet = [self._quiet_since.get(here, now) for here in self._parts.tasks.stream_reads(task, partition)]
-        return (now - max(quiet)) * 1000 >= step.window.idle_close_ms
+        return (now - max(quiet)) * 1000 >= after_ms
 
     # Commit and recovery
 

@@ -22,7 +22,7 @@ from headrace.flow.columns import columns_of, sorted_fields
 from headrace.flow.errors import OptionInvalid, StepRefused, UnknownTopic
 from headrace.flow.expressions import Resolved
 from headrace.flow.names import step_name
-from headrace.flow.plan import Column, Emit, Place, ProjectStep, SourceField, SourceStep, Step
+from headrace.flow.plan import Column, Emit, Messages, Place, ProjectStep, SourceField, SourceStep, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Facts:
     """Partitions of the topic that the rows are spread like, where its keys are plain texts."""
     record_key: tuple[str, ...] = ()
     time: EventTime = EventTime()
+    has_retractions: bool = False
+    messages: Messages = ""
     influences: frozenset[SourceField] = frozenset()
 
     def influenced(self, fields: Iterable[SourceField]) -> Facts:
@@ -119,7 +121,7 @@ class Compilation:
         self.declared, self.derived = declared, derived
         self.drafts: list[Draft] = []
         self.sinks: list[Draft] = []
-        self._sources: dict[tuple[str, bool], Draft] = {}
+        self._sources: dict[tuple[str, str], Draft] = {}
         self.repartitions: dict[tuple[int, tuple[str, ...], str | None, tuple[str, ...]], Draft] = {}
         """Made for a join or an aggregate, by input, key, topic that they are like, and record key."""
 
@@ -153,20 +155,11 @@ class Compilation:
                 place=place,
                 cure=f"read it with hr.table({topic!r})",
             )
-        return self._source(contract, place, is_table=False)
+        return self._source(contract, place, "source")
 
     def table(self, topic: str, history_ms: int | None, place: Place) -> Draft:
         """The source of a topic that is a table; asked twice, it is the same one."""
-        contract = self.contract(topic, place)
-        if contract.kind is TopicKind.EVENT:
-            raise StepRefused(
-                f"{topic!r} is of kind event: nothing says that a later record replaces an earlier one",
-                place=place,
-                cure=f"read it with hr.stream({topic!r}), or declare kind: table in its contract",
-            )
-        if not contract.key:
-            raise StepRefused(f"{topic!r} has no key, so it is no table", place=place, cure="add key: to its contract")
-        draft = self._source(contract, place, is_table=True)
+        draft = self._source(self._table_contract(topic, place), place, "table")
         known_ms = draft.fields["history_ms"]
         if history_ms is not None and known_ms not in (None, history_ms):
             raise OptionInvalid(
@@ -177,23 +170,41 @@ class Compilation:
         draft.fields = {**draft.fields, "history_ms": history_ms if history_ms is not None else known_ms}
         return draft
 
-    def _source(self, contract: Contract, place: Place, *, is_table: bool) -> Draft:
-        known = self._sources.get((contract.topic, is_table))
+    def broadcast(self, topic: str, place: Place) -> Draft:
+        """The source of a topic that is a table which every process reads whole; asked twice, it is the same one."""
+        return self._source(self._table_contract(topic, place), place, "broadcast")
+
+    def _table_contract(self, topic: str, place: Place) -> Contract:
+        contract = self.contract(topic, place)
+        if contract.kind is TopicKind.EVENT:
+            raise StepRefused(
+                f"{topic!r} is of kind event: nothing says that a later record replaces an earlier one",
+                place=place,
+                cure=f"read it with hr.stream({topic!r}), or declare kind: table in its contract",
+            )
+        if not contract.key:
+            raise StepRefused(f"{topic!r} has no key, so it is no table", place=place, cure="add key: to its contract")
+        return contract
+
+    def _source(self, contract: Contract, place: Place, kind: str) -> Draft:
+        """`kind`: source, table or broadcast."""
+        known = self._sources.get((contract.topic, kind))
         if known is not None:
             return known
         draft = self.add(
             SourceStep,
-            step_name("table" if is_table else "source", [contract.topic.replace(".", "_")]),
+            step_name(kind, [contract.topic.replace(".", "_")]),
             (),
-            _source_facts(contract, is_table=is_table),
+            _source_facts(contract, is_table=kind != "source"),
             place,
             topic=contract.topic,
             topic_kind=contract.kind.value,
             time=contract.time,
             time_ahead_max_ms=contract.time_ahead_max_ms,
             history_ms=None,
+            is_broadcast=kind == "broadcast",
         )
-        self._sources[contract.topic, is_table] = draft
+        self._sources[contract.topic, kind] = draft
         return draft
 
     def project(self, draft: Draft, expressions: Sequence[Resolved], base_name: str, place: Place) -> Draft:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from headrace.contracts.duration import format_duration
 from headrace.flow.columns import is_nullable, not_null
+from headrace.flow.explain_steps import stateful_text, window_text
 from headrace.flow.plan import (
     AggregateColumn,
     AggregateStep,
@@ -30,10 +31,8 @@ from headrace.flow.plan import (
     SinkStep,
     SourceField,
     SourceStep,
+    StatefulStep,
     Subtopology,
-    TableJoinStep,
-    Window,
-    WindowKind,
 )
 
 
@@ -92,17 +91,16 @@ def _what(step: AnyStep) -> str:
             return f"call {step.function.name} with {'frames' if step.mode == 'batches' else 'each row'}"
         case MapAsyncStep():
             return f"await {step.function.name} for each row, {step.concurrency} at once"
-        case TableJoinStep():
-            return _join(step)
+        case AggregateStep():
+            return _aggregate(step)
+        case SinkStep():
+            return f"write {step.topic}"
         case RepartitionStep():
             spread = f", spread like {step.like}" if step.like else ""
             return f"move rows by {', '.join(step.key)} through {step.topic}{spread}"
         case MergeStep():
             return "rows of all inputs"
-        case AggregateStep():
-            return _aggregate(step)
-        case SinkStep():
-            return f"write {step.topic}"
+    return stateful_text(step)
 
 
 def _source(step: SourceStep) -> str:
@@ -113,29 +111,10 @@ def _source(step: SourceStep) -> str:
     return f"read table {step.topic} (kind {step.topic_kind}{history})"
 
 
-def _join(step: TableJoinStep) -> str:
-    pairs = ", ".join(left if left == right else f"{left} = {right}" for left, right in step.on)
-    when = "as of the row's event time" if step.as_of else "latest"
-    return f"{step.how} join on {pairs} ({when}), adds {', '.join(step.renames.values()) or 'nothing'}"
-
-
 def _aggregate(step: AggregateStep) -> str:
-    window = f" in {_window(step.window)}" if step.window else ""
+    window = f" in {window_text(step.window)}" if step.window else ""
     emits = "each window once, when closed" if step.emit.value == "final" else "changed rows at each commit"
     return f"aggregate by {', '.join(step.group)}{window}; emits {emits}"
-
-
-def _window(window: Window) -> str:
-    match window.kind:
-        case WindowKind.SESSION:
-            size = f"sessions with gaps of {format_duration(window.gap_ms)}"
-        case WindowKind.HOPPING:
-            size = f"windows of {format_duration(window.size_ms)} every {format_duration(window.advance_ms)}"
-        case _:
-            size = f"windows of {format_duration(window.size_ms)}"
-    grace = f", grace {format_duration(window.grace_ms)}" if window.grace_ms else ""
-    idle = f", closed after {format_duration(window.idle_close_ms)} without input" if window.idle_close_ms else ""
-    return f"{size}{grace}{idle}"
 
 
 def _details(step: AnyStep) -> Iterator[str]:
@@ -144,6 +123,7 @@ def _details(step: AnyStep) -> Iterator[str]:
         yield from (_expression(each) for each in step.expressions if each.name not in passed)
     elif isinstance(step, AggregateStep):
         yield from (f"{each.name} = {_call(each)}" for each in step.aggregates)
+    if isinstance(step, StatefulStep):
         yield f"state in {step.changelog}"
 
 

@@ -9,12 +9,13 @@ Owns what may be passed and the columns of the result.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.flow.columns import combined_lineage, declared_column
+from headrace.flow.columns import combined_lineage, declared_column, require
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import OptionInvalid, TypeClash
+from headrace.flow.grouped import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms, whole
 from headrace.flow.place import function_reference
@@ -49,6 +50,7 @@ def map_async_draft(
     concurrency: int,
     timeout: Duration,
     retries: int,
+    one_at_a_time_by: str | Sequence[str],
 ) -> Draft:
     """A coroutine per row."""
     _check_callable(function, "map_async", place)
@@ -57,6 +59,8 @@ def map_async_draft(
         raise TypeClash(
             "map_async needs a coroutine function", place=place, cure="define it with async def, or use .map"
         )
+    serial = (one_at_a_time_by,) if isinstance(one_at_a_time_by, str) else tuple(one_at_a_time_by)
+    check_group_types(require(serial, draft.columns, place), place)
     return _draft(
         compilation,
         draft,
@@ -68,6 +72,7 @@ def map_async_draft(
         concurrency=whole(concurrency, "concurrency", place, least=1, most=CONCURRENCY_MAX),
         timeout_ms=duration_ms(timeout, "timeout", place, least_ms=1, most_ms=TIMEOUT_MAX_MS),
         retries=whole(retries, "retries", place, least=0, most=RETRIES_MAX),
+        one_at_a_time_by=serial,
     )
 
 

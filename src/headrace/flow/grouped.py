@@ -49,6 +49,7 @@ from headrace.flow.plan import (
 )
 from headrace.flow.repartitioning import before_rekey, by_group, is_grouped
 from headrace.flow.rows import Table
+from headrace.flow.top_n import By, Descending, top_n_draft
 
 HIDDEN = "__agg_"
 """Columns with arguments that are expressions: `__agg_0`, `__agg_1`, ..."""
@@ -71,6 +72,24 @@ class Grouped:
         window: Window | None = None,
     ) -> None:
         self._compilation, self._draft, self._group, self._window = compilation, draft, group, window
+
+    def top_n(self, n: int, *, by: By, descending: Descending = True, rank: str = "rank") -> Table:
+        """The first `n` rows of each group (and window) by some columns: a table by group and rank, from 1 on.
+
+        `descending` is for all columns, or one for each. Nulls come last; of equal rows the one that came first.
+        """
+        draft = top_n_draft(
+            self._compilation,
+            self._draft,
+            self._group,
+            self._window,
+            caller_place(),
+            n=n,
+            by=by,
+            descending=descending,
+            rank=rank,
+        )
+        return Table(self._compilation, draft)
 
     def _windowed(self, window: Window, place: Place) -> None:
         if not isinstance(window, Window):

@@ -13,12 +13,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from headrace.flow.errors import PartitionMismatch
-from headrace.flow.plan import AggregateStep, AnyStep, Plan, RepartitionStep, SourceStep, TableJoinStep
+from headrace.flow.plan import (
+    AnyStep,
+    BufferedTableJoinStep,
+    ForeignMatchStep,
+    LookupJoinStep,
+    Plan,
+    RepartitionStep,
+    SourceStep,
+    StatefulStep,
+    StreamJoinStep,
+    TableJoinStep,
+    TableTableJoinStep,
+)
 
 CHANGELOG_MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """A message holds many rows of state."""
 DEAD_LETTER_PARTITIONS = 1
 """Dead letters are few, and read in order."""
+
+JoinStep = TableJoinStep | BufferedTableJoinStep | StreamJoinStep | TableTableJoinStep | ForeignMatchStep
+"""Joins that need their inputs in partitions of one number."""
 
 _FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1"}
 """Nothing ages out: headrace deletes what it no longer needs by `delete_records`, and only that."""
@@ -58,9 +73,9 @@ def plan_partitions(plan: Plan, partitions_of: Callable[[str], int]) -> PlanPart
             step = steps[name]
             if isinstance(step, RepartitionStep):
                 topics[step.topic] = count if step.like is None else partitions_of(step.like)
-            elif isinstance(step, AggregateStep):
+            elif isinstance(step, StatefulStep):
                 topics[step.changelog] = count
-            elif isinstance(step, TableJoinStep):
+            if isinstance(step, JoinStep):
                 _check_join(step, steps, topics)
     return PlanPartitions(tasks, topics)
 
@@ -73,28 +88,27 @@ def internal_topics(plan: Plan, partitions_of: Callable[[str], int]) -> tuple[In
     for step in plan.steps:
         if isinstance(step, RepartitionStep):
             found.append(InternalTopic(step.topic, partitions[step.topic], large))
-        elif isinstance(step, AggregateStep):
+        elif isinstance(step, StatefulStep):
             found.append(InternalTopic(step.changelog, partitions[step.changelog], large))
     return tuple(sorted(found, key=lambda topic: topic.name))
 
 
-def _check_join(step: TableJoinStep, steps: Mapping[str, AnyStep], topics: Mapping[str, int]) -> None:
-    table = steps[step.inputs[1]]
-    while not isinstance(table, SourceStep):
-        table = steps[table.inputs[0]]
-    for topic in _stream_topics(steps[step.inputs[0]], steps):
-        if topics[topic] != topics[table.topic]:
-            raise PartitionMismatch(
-                f"{step.name} joins {topic!r} with {topics[topic]} partitions "
-                f"to {table.topic!r} with {topics[table.topic]}",
-                place=step.place,
-                cure="give both equally many partitions",
-            )
+def _check_join(step: JoinStep, steps: Mapping[str, AnyStep], topics: Mapping[str, int]) -> None:
+    """Rows that meet lie in partitions of one number."""
+    left, right = (sorted(_topics(steps[name], steps)) for name in step.inputs)
+    for mine in left:
+        for other in right:
+            if topics[mine] != topics[other]:
+                raise PartitionMismatch(
+                    f"{step.name} joins {mine!r} with {topics[mine]} partitions to {other!r} with {topics[other]}",
+                    place=step.place,
+                    cure="give both equally many partitions",
+                )
 
 
-def _stream_topics(step: AnyStep, steps: Mapping[str, AnyStep]) -> set[str]:
+def _topics(step: AnyStep, steps: Mapping[str, AnyStep]) -> set[str]:
     """The topics from which this step's rows come in its own subtopology."""
     if isinstance(step, SourceStep | RepartitionStep):
         return {step.topic}
-    inputs = step.inputs[:1] if isinstance(step, TableJoinStep) else step.inputs
-    return {topic for name in inputs for topic in _stream_topics(steps[name], steps)}
+    inputs = step.inputs[:1] if isinstance(step, LookupJoinStep) else step.inputs
+    return {topic for name in inputs for topic in _topics(steps[name], steps)}

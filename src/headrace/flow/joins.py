@@ -9,7 +9,7 @@ Owns which joins are possible, the columns they give and where the stream's rows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,17 +43,16 @@ def join_draft(
     right: Draft = table._draft
     if how not in ("inner", "left"):
         raise OptionInvalid(f"how is {how!r}", place=place, cure='use "inner" or "left"')
-    pairs = _pairs(on, left_on, right_on, right, place)
+    pairs = key_pairs(on, left_on, right_on, right, place)
     lefts = require([left for left, _ in pairs], draft.columns, place)
     keys = require(right.facts.key, right.columns, place)
-    _check_types(lefts, keys, place)
+    check_key_types(lefts, keys, place)
     if as_of:
         _check_as_of(draft, source, place)
     contract = compilation.contract(source.fields["topic"], place)
     moved = like_table(compilation, draft, tuple(left for left, _ in pairs), contract, place)
-    renames = _renames(moved.columns, right, suffix, place)
-    added = [_added(column, renames[column.name], how) for column in right.columns if column.name in renames]
-    columns = (*moved.columns, *added)
+    renames = renamed_columns(moved.columns, right, suffix, place)
+    columns = (*moved.columns, *added_columns(right, renames, how))
     check_columns([column.name for column in columns], place)
     decided_by = {field for column in (*lefts, *keys) for field in column.lineage}
     if as_of:
@@ -97,7 +96,7 @@ def _names(value: Names) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _pairs(on: Names, left_on: Names, right_on: Names, right: Draft, place: Place) -> list[tuple[str, str]]:
+def key_pairs(on: Names, left_on: Names, right_on: Names, right: Draft, place: Place) -> list[tuple[str, str]]:
     """Stream column and table key column, in the order of the table's key."""
     lefts, rights = (_names(on), _names(on)) if on is not None else (_names(left_on), _names(right_on))
     if on is not None and (left_on is not None or right_on is not None):
@@ -121,7 +120,8 @@ def _pairs(on: Names, left_on: Names, right_on: Names, right: Draft, place: Plac
     return [(by_key[name], name) for name in key]
 
 
-def _check_types(lefts: Sequence[Column], keys: Sequence[Column], place: Place) -> None:
+def check_key_types(lefts: Sequence[Column], keys: Sequence[Column], place: Place) -> None:
+    """Refuse columns that cannot be equal."""
     for left, key in zip(lefts, keys, strict=True):
         if dtype_of(left) != dtype_of(key):
             raise TypeClash(
@@ -148,7 +148,8 @@ def _check_as_of(draft: Draft, source: Draft, place: Place) -> None:
         )
 
 
-def _renames(lefts: Sequence[Column], right: Draft, suffix: str, place: Place) -> dict[str, str]:
+def renamed_columns(lefts: Sequence[Column], right: Draft, suffix: str, place: Place) -> dict[str, str]:
+    """Every table column that is output, with its output name."""
     taken = by_name(lefts)
     renames = {
         column.name: f"{column.name}{suffix}" if column.name in taken else column.name
@@ -165,6 +166,12 @@ def _renames(lefts: Sequence[Column], right: Draft, suffix: str, place: Place) -
     return renames
 
 
-def _added(column: Column, name: str, how: str) -> Column:
-    avro = nullable(column.type) if how == "left" else column.type
-    return column.model_copy(update={"name": name, "type": avro})
+def added_columns(right: Draft, renames: Mapping[str, str], how: str) -> tuple[Column, ...]:
+    """The table's columns as the join gives them."""
+    found = [column for column in right.columns if column.name in renames]
+    return tuple(
+        column.model_copy(
+            update={"name": renames[column.name], "type": nullable(column.type) if how == "left" else column.type}
+        )
+        for column in found
+    )

@@ -124,6 +124,9 @@ class Window(Model):
     """Close open windows after this much wall-clock time without input; None waits for stream time."""
 
 
+Messages = Literal["", "subscriptions", "answers"]
+
+
 class Step(Model):
     """What every step has."""
 
@@ -136,6 +139,19 @@ class Step(Model):
     key: tuple[str, ...] = ()
     """Columns by which the rows are partitioned now; for tables the primary key. Empty: unknown."""
     place: Place | None = None
+    has_retractions: bool = False
+    """Rows carry a mark that takes back an earlier row (`RetractStep`)."""
+    messages: Messages = ""
+    """Rows are messages between the steps of a foreign-key join, with system columns of their own."""
+
+
+class StatefulStep(Step):
+    """What every step with a changelog has."""
+
+    changelog: str
+    """Topic of this step's changelog."""
+    fingerprint: str
+    """Of what the state means: a run refuses state of another fingerprint."""
 
 
 class SourceStep(Step):
@@ -148,6 +164,8 @@ class SourceStep(Step):
     time_ahead_max_ms: int
     history_ms: int | None = None
     """Tables: how long old versions can be asked for (as-of joins); None keeps the latest only."""
+    is_broadcast: bool = False
+    """Tables: every process reads all partitions."""
 
 
 class FilterStep(Step):
@@ -162,6 +180,13 @@ class ProjectStep(Step):
 
     kind: Literal["project"] = "project"
     expressions: tuple[NamedExpression, ...]
+
+
+class DropNullsStep(Step):
+    """Leaves out rows with a null in one of `required`, and counts them as dropped."""
+
+    kind: Literal["drop_nulls"] = "drop_nulls"
+    required: tuple[str, ...]
 
 
 class ExplodeStep(Step):
@@ -187,6 +212,8 @@ class MapAsyncStep(Step):
     concurrency: int
     timeout_ms: int
     retries: int
+    one_at_a_time_by: tuple[str, ...] = ()
+    """Rows with the same values in these columns never run at the same time, and run in their order."""
 
 
 class TableJoinStep(Step):
@@ -204,6 +231,180 @@ class TableJoinStep(Step):
     renames: Mapping[str, str]
     """Every table column that is output, with its output name."""
     max_wait_ms: int
+
+
+LateRows = Literal["count", "dead_letter", "stream"]
+"""What becomes of rows that come too late: always counted; `dead_letter` keeps them there; `stream` gives them to
+`LateStep`s."""
+
+
+class BufferedTableJoinStep(StatefulStep):
+    """As `TableJoinStep` with `as_of`, each stream row held back until stream time is `grace_ms` ahead of it."""
+
+    kind: Literal["buffered_table_join"] = "buffered_table_join"
+    on: tuple[tuple[str, str], ...]
+    how: Literal["inner", "left"]
+    renames: Mapping[str, str]
+    grace_ms: int
+    max_wait_ms: int
+
+
+class BroadcastJoinStep(Step):
+    """Stream (first input) looks up a table (second input) that every process holds whole."""
+
+    kind: Literal["broadcast_join"] = "broadcast_join"
+    on: tuple[tuple[str, str], ...]
+    how: Literal["inner", "left"]
+    renames: Mapping[str, str]
+
+
+class StreamJoinStep(StatefulStep):
+    """Stream (first input, left) with stream (second input, right): rows of equal `on` columns with
+    right time in [left time - before_ms, left time + after_ms].
+
+    `on` pairs (left column, right column). Output: all left columns, then right columns by `renames`
+    (right column -> output column); the right `on` columns are not repeated, and take the place of the left ones where
+    there is no left row.
+    """
+
+    kind: Literal["stream_join"] = "stream_join"
+    on: tuple[tuple[str, str], ...]
+    how: Literal["inner", "left", "outer"]
+    before_ms: int
+    after_ms: int
+    grace_ms: int
+    late: LateRows = "count"
+    renames: Mapping[str, str]
+    idle_close_ms: int | None = None
+    """Unmatched rows of a partition without input for this long come out."""
+
+
+class TableTableJoinStep(StatefulStep):
+    """Table with table on their whole keys; the result is a table with the left key.
+
+    `on` pairs (left key column, right key column) in the left key's order; `renames` as in `StreamJoinStep`.
+    """
+
+    kind: Literal["table_table_join"] = "table_table_join"
+    on: tuple[tuple[str, str], ...]
+    how: Literal["inner", "left", "outer"]
+    renames: Mapping[str, str]
+    versioned: tuple[bool, bool] = (False, False)
+    """Left, right: a row older than the newest of its key is left out (and counted), for that side keeps history."""
+    max_wait_ms: int = 60_000
+
+
+class ForeignSubscribeStep(StatefulStep):
+    """First third of a foreign-key join: left table rows become subscriptions, one message per change and foreign key.
+
+    Rows go on to the task of their foreign key (`foreign`, columns of the left table). Output columns: the left
+    table's. System columns of subscriptions: see `engine.operators.foreign_key`.
+    """
+
+    kind: Literal["foreign_subscribe"] = "foreign_subscribe"
+    foreign: tuple[str, ...]
+    how: Literal["inner", "left"]
+    versioned: bool = False
+
+
+class ForeignMatchStep(StatefulStep):
+    """Second third: subscriptions (first input) meet the right table (second input) by its key; answers go back by
+    the left key."""
+
+    kind: Literal["foreign_match"] = "foreign_match"
+    on: tuple[tuple[str, str], ...]
+    """(left column, right key column) in the right key's order."""
+    how: Literal["inner", "left"]
+    renames: Mapping[str, str]
+    versioned: bool = False
+    max_wait_ms: int = 60_000
+
+
+class ForeignResolveStep(StatefulStep):
+    """Last third: answers by the left key, of which only those to the newest subscription count. A table by it."""
+
+    kind: Literal["foreign_resolve"] = "foreign_resolve"
+
+
+class RetractStep(StatefulStep):
+    """Table changes as rows that add up: what a key had is taken back, what it has now is added (`has_retractions`)."""
+
+    kind: Literal["retract"] = "retract"
+    versioned: bool = False
+
+
+class ChangesStep(Step):
+    """The changes of a table as a stream. Deletions are left out, or marked in the Boolean column `deleted`."""
+
+    kind: Literal["changes"] = "changes"
+    deleted: str | None = None
+
+
+class AsTableStep(Step):
+    """A stream as a table: each row replaces the one before it of its key; one where `deleted` is true deletes it."""
+
+    kind: Literal["as_table"] = "as_table"
+    deleted: NamedExpression | None = None
+
+
+class ExpireStep(StatefulStep):
+    """A table whose keys go when stream time is more than `ttl_ms` ahead of their last change."""
+
+    kind: Literal["expire"] = "expire"
+    ttl_ms: int
+
+
+class SuppressStep(StatefulStep):
+    """Holds a table's changes back: per key until `limit_ms` of stream time after the first one held, in at most
+    `rows_max` keys, the oldest of which goes out early when a further one comes."""
+
+    kind: Literal["suppress"] = "suppress"
+    limit_ms: int | None
+    rows_max: int | None
+
+
+class ProcessStep(StatefulStep):
+    """A user's `Processor`: rows and timers by key, with state."""
+
+    kind: Literal["process"] = "process"
+    by: tuple[str, ...]
+    function: FunctionReference
+
+
+class DedupeStep(StatefulStep):
+    """Leaves out rows whose `by` columns were seen within `within_ms` of event time."""
+
+    kind: Literal["dedupe"] = "dedupe"
+    by: tuple[str, ...]
+    within_ms: int
+    grace_ms: int = 0
+    late: LateRows = "count"
+
+
+class TopNStep(StatefulStep):
+    """The `n` rows of each group (and window) that come first by `order`. A table by group, window_start and rank."""
+
+    kind: Literal["top_n"] = "top_n"
+    group: tuple[str, ...]
+    n: int
+    order: tuple[tuple[str, bool], ...]
+    """(column, descending); equal rows by arrival."""
+    rank: str
+    """Name of the rank column, 1 to n."""
+    window: Window | None = None
+    emit: Emit
+    late: LateRows = "count"
+
+
+LookupJoinStep = TableJoinStep | BufferedTableJoinStep | BroadcastJoinStep
+"""Joins whose second input is a table that is only looked up: it triggers nothing."""
+
+
+class LateStep(Step):
+    """The rows that came too late for the step it reads (`late="stream"`), with the window's bounds where it has
+    windows."""
+
+    kind: Literal["late"] = "late"
 
 
 class RepartitionStep(Step):
@@ -233,7 +434,7 @@ class AggregateColumn(Model):
     user_function: FunctionReference | None = None
 
 
-class AggregateStep(Step):
+class AggregateStep(StatefulStep):
     """Groups by `group` and, where given, windows of event time. Output: group columns, window_start and
     window_end when windowed, then the aggregates. A keyed table whose key is group + window bounds."""
 
@@ -242,10 +443,9 @@ class AggregateStep(Step):
     window: Window | None = None
     aggregates: tuple[AggregateColumn, ...]
     emit: Emit
-    changelog: str
-    """Topic of this step's changelog."""
-    fingerprint: str
-    """Of what the state means: group, window, aggregates and their types."""
+    late: LateRows = "count"
+    keep_empty: bool = False
+    """Over a table: a group whose rows are all gone stays, with the aggregates of no rows; else it is deleted."""
 
 
 class SinkStep(Step):
@@ -260,16 +460,42 @@ AnyStep = Annotated[
     SourceStep
     | FilterStep
     | ProjectStep
+    | DropNullsStep
     | ExplodeStep
     | MapStep
     | MapAsyncStep
     | TableJoinStep
+    | BufferedTableJoinStep
+    | BroadcastJoinStep
+    | StreamJoinStep
+    | TableTableJoinStep
+    | ForeignSubscribeStep
+    | ForeignMatchStep
+    | ForeignResolveStep
+    | RetractStep
+    | ChangesStep
+    | AsTableStep
+    | ExpireStep
+    | SuppressStep
+    | ProcessStep
+    | DedupeStep
+    | TopNStep
+    | LateStep
     | RepartitionStep
     | MergeStep
     | AggregateStep
     | SinkStep,
     Field(discriminator="kind"),
 ]
+
+
+def idle_close_ms(step: AnyStep) -> int | None:
+    """After how much wall-clock time without input a step closes what it holds open; None: never."""
+    if isinstance(step, StreamJoinStep):
+        return step.idle_close_ms
+    if isinstance(step, AggregateStep | TopNStep) and step.window is not None:
+        return step.window.idle_close_ms
+    return None
 
 
 class Subtopology(Model):
@@ -283,6 +509,8 @@ class Subtopology(Model):
     """In topological order."""
     reads: tuple[str, ...]
     """Source and repartition topics, co-partitioned: partition n of each makes task n."""
+    broadcasts: tuple[str, ...] = ()
+    """Topics of broadcast tables: read whole by every process."""
     writes: tuple[str, ...]
     """Repartition and derived topics."""
 

@@ -19,7 +19,7 @@ from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import NothingWritten, OptionInvalid, TopicConflict, TypeClash
 from headrace.flow.names import check_step_name, check_topic_name, step_name
 from headrace.flow.place import caller_place
-from headrace.flow.plan import AggregateStep, Emit, Place, SinkStep, SourceStep
+from headrace.flow.plan import AggregateStep, Emit, Place, SinkStep, SourceStep, TopNStep
 from headrace.flow.repartitioning import before_rekey
 
 
@@ -82,9 +82,12 @@ def add_sink(
     return Sink(sink)
 
 
+_AGGREGATES = (AggregateStep, TopNStep)
+
+
 def aggregate_above(draft: Draft) -> Draft | None:
     """The aggregate whose rows these are, through steps that keep them a table."""
-    return next((each for each in draft.above() if each.type is AggregateStep), None) if draft.facts.is_table else None
+    return next((each for each in draft.above() if each.type in _AGGREGATES), None) if draft.facts.is_table else None
 
 
 def _ask_to_emit(draft: Draft, emit: str | None, place: Place) -> None:

@@ -8,12 +8,13 @@ Owns `Stream` and `hr.stream`. Every step returns a new value; nothing runs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import polars as pl
 
+from headrace.flow.broadcast import Broadcast, broadcast_join_draft
 from headrace.flow.columns import (
     by_name,
     combined_lineage,
@@ -24,7 +25,9 @@ from headrace.flow.columns import (
     require,
     stronger,
 )
+from headrace.flow.dedupe import dedupe_draft
 from headrace.flow.draft import current_compilation, merged_time
+from headrace.flow.drop_nulls import drop_nulls_draft
 from headrace.flow.errors import OptionInvalid, StepRefused, TypeClash
 from headrace.flow.expressions import passed_on, resolve, resolve_predicate
 from headrace.flow.functions import map_async_draft, map_draft
@@ -34,6 +37,7 @@ from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms
 from headrace.flow.place import caller_place
 from headrace.flow.plan import Column, Derivation, ExplodeStep, MergeStep, Place
+from headrace.flow.processor import Processor, process_draft
 from headrace.flow.repartitioning import rekeyed
 from headrace.flow.rows import Rows, Table
 
@@ -85,11 +89,13 @@ class Stream(Rows):
         concurrency: int = 16,
         timeout: Duration = "10s",
         retries: int = 2,
+        one_at_a_time_by: str | Sequence[str] = (),
     ) -> Stream:
         """Await a coroutine for each row; it returns a dict, or None to drop the row. Rows stay in their order.
 
         At most `concurrency` run at once. A row that fails or takes longer than `timeout` is tried `retries` times
-        more; then it becomes a dead letter.
+        more; then it becomes a dead letter. Rows with the same values in the columns `one_at_a_time_by` never run at
+        the same time: each begins when the one before it is done.
         """
         draft = map_async_draft(
             self._compilation,
@@ -100,12 +106,40 @@ class Stream(Rows):
             concurrency=concurrency,
             timeout=timeout,
             retries=retries,
+            one_at_a_time_by=one_at_a_time_by,
         )
         return self._then(draft)
 
+    def process(
+        self, processor: Processor, *, by: str | Sequence[str] | None = None, schema: Mapping[str, Any]
+    ) -> Stream:
+        """Call a `Processor` with each row of a key, in order; it keeps state and sets timers by key.
+
+        `by` are the columns of the key (without them the key that the rows have), `schema` those of its results.
+        """
+        return self._then(process_draft(self._compilation, self._draft, processor, by, schema, caller_place()))
+
+    def dedupe(
+        self,
+        *by: str,
+        within: Duration,
+        grace: Duration = "0ms",
+        late: Literal["count", "dead_letter"] = "count",
+    ) -> Stream:
+        """Leave out a row when one with the same `by` columns came before it, with an event time `within` of its own.
+
+        A row that is further behind stream time than `within` and `grace` is late, and left out.
+        """
+        draft = dedupe_draft(self._compilation, self._draft, by, caller_place(), within=within, grace=grace, late=late)
+        return self._then(draft)
+
+    def drop_nulls(self, *columns: str) -> Stream:
+        """Leave out rows with a null in one of these columns, or in any; they are counted as dropped."""
+        return self._then(drop_nulls_draft(self._compilation, self._draft, columns, caller_place()))
+
     def join(
         self,
-        table: Table,
+        table: Table | Broadcast,
         *,
         on: Names = None,
         left_on: Names = None,
@@ -121,6 +155,20 @@ class Stream(Rows):
         at the row's event time. `max_wait` bounds how long a row waits for the table's topic to catch up.
         """
         place = caller_place()
+        if isinstance(table, Broadcast):
+            return self._then(
+                broadcast_join_draft(
+                    self._compilation,
+                    self._draft,
+                    table._draft,
+                    place,
+                    on=on,
+                    left_on=left_on,
+                    right_on=right_on,
+                    how=how,
+                    suffix=suffix,
+                )
+            )
         draft = join_draft(
             self._compilation,
             self._draft,

@@ -28,13 +28,15 @@ from headrace.flow.plan import (
     CompiledPipeline,
     DerivedTopic,
     Emit,
+    LookupJoinStep,
     MergeStep,
     Plan,
     RepartitionStep,
     SinkStep,
     SourceStep,
+    StatefulStep,
     Subtopology,
-    TableJoinStep,
+    TopNStep,
     aggregator_key,
 )
 
@@ -107,8 +109,16 @@ def _reachable(sinks: Iterable[Draft]) -> list[Draft]:
 
 def _own_inputs(draft: Draft) -> tuple[Draft, ...]:
     """Inputs that lie in the same subtopology, but for tables that are looked up."""
-    inputs = draft.inputs[:1] if draft.type is TableJoinStep else draft.inputs
-    return tuple(each for each in inputs if each.type is not RepartitionStep)
+    return tuple(each for each in _main_inputs(draft) if each.type is not RepartitionStep)
+
+
+def _is_lookup(draft: Draft) -> bool:
+    return issubclass(draft.type, LookupJoinStep)
+
+
+def _main_inputs(draft: Draft) -> tuple[Draft, ...]:
+    """All inputs but a table that is only looked up."""
+    return draft.inputs[:1] if _is_lookup(draft) else draft.inputs
 
 
 def _groups(drafts: Sequence[Draft], *, together: bool) -> list[_Group]:
@@ -121,7 +131,7 @@ def _groups(drafts: Sequence[Draft], *, together: bool) -> list[_Group]:
             continue  # A table that is only looked up.
         neighbours = list(_own_inputs(draft))
         if together:
-            read = [each for each in draft.inputs if each.type is RepartitionStep]
+            read = [each for each in _main_inputs(draft) if each.type is RepartitionStep]
             neighbours += [reader_of[each] for each in read if each in reader_of]
             reader_of |= dict.fromkeys(read, draft)
         joined = {id(group_of[each]): group_of[each] for each in neighbours}
@@ -131,7 +141,7 @@ def _groups(drafts: Sequence[Draft], *, together: bool) -> list[_Group]:
             group_of[each] = group
     groups = list({id(group): group for group in group_of.values()}.values())
     for group in groups:
-        tables = [draft.inputs[1] for draft in group.drafts if draft.type is TableJoinStep]
+        tables = [draft.inputs[1] for draft in group.drafts if _is_lookup(draft)]
         chains = {each for table in tables for each in table.above()}
         group.drafts = sorted({*group.drafts, *chains}, key=lambda draft: draft.index)
     return groups
@@ -144,7 +154,7 @@ def _reached_without_lookups(sinks: Iterable[Draft]) -> set[Draft]:
         draft = waiting.pop()
         if draft not in found:
             found.add(draft)
-            waiting.extend(draft.inputs[:1] if draft.type is TableJoinStep else draft.inputs)
+            waiting.extend(_main_inputs(draft))
     return found
 
 
@@ -197,7 +207,7 @@ def _names(pipeline: Pipeline, groups: Sequence[_Group]) -> dict[tuple[int, Draf
         if (index, draft) not in names:
             names[index, draft] = given.give(draft.explicit_name or draft.base_name)
     for (_, draft), name in names.items():
-        if draft.type in _INTERNAL_SUFFIX and len(_internal(pipeline, name, draft)) > TOPIC_NAME_CHARACTERS_MAX:
+        if _suffix(draft) and len(_internal(pipeline, name, draft)) > TOPIC_NAME_CHARACTERS_MAX:
             raise NameInvalid(
                 f"the topic {_internal(pipeline, name, draft)!r} would have too long a name",
                 place=draft.place,
@@ -206,11 +216,15 @@ def _names(pipeline: Pipeline, groups: Sequence[_Group]) -> dict[tuple[int, Draf
     return names
 
 
-_INTERNAL_SUFFIX = {RepartitionStep: "repartition", AggregateStep: "changelog"}
+def _suffix(draft: Draft) -> str | None:
+    """Of the internal topic that a step has."""
+    if draft.type is RepartitionStep:
+        return "repartition"
+    return "changelog" if issubclass(draft.type, StatefulStep) else None
 
 
 def _internal(pipeline: Pipeline, name: str, draft: Draft) -> str:
-    return f"{pipeline.name}.{name}.{_INTERNAL_SUFFIX[draft.type]}"
+    return f"{pipeline.name}.{name}.{_suffix(draft)}"
 
 
 def _inputs(
@@ -226,8 +240,10 @@ def _step(pipeline: Pipeline, draft: Draft, name: str, inputs: tuple[str, ...], 
     columns, key = draft.columns, draft.facts.key
     if draft.type is RepartitionStep:
         fields["topic"] = _internal(pipeline, name, draft)
-    elif draft.type is AggregateStep:
-        fields |= {"changelog": _internal(pipeline, name, draft), "emit": draft.emit or Emit.UPDATES}
+    elif issubclass(draft.type, StatefulStep):
+        fields["changelog"] = _internal(pipeline, name, draft)
+        if draft.type in (AggregateStep, TopNStep):
+            fields["emit"] = draft.emit or Emit.UPDATES
     elif output is not None:
         fields = {"topic": output.topic, "key_encoding": output.key_encoding}
         columns, key = sink_columns(draft, output), output.key
@@ -238,6 +254,8 @@ def _step(pipeline: Pipeline, draft: Draft, name: str, inputs: tuple[str, ...], 
         is_table=draft.facts.is_table,
         key=key,
         place=draft.place,
+        has_retractions=draft.facts.has_retractions,
+        messages=draft.facts.messages,
         **fields,
     )
     return step  # type: ignore[no-any-return]
@@ -249,11 +267,12 @@ def _subtopology(
     by_name = {step.name: step for step in steps}
     own = [by_name[names[group.index, draft]] for draft in group.drafts]
     repartitions = [by_name[names[_writer(each, groups).index, each]] for each in _repartitions_read(group)]
-    sources = [step.topic for step in own if isinstance(step, SourceStep)]
+    sources = [step.topic for step in own if isinstance(step, SourceStep) and not step.is_broadcast]
     return Subtopology(
         index=group.index,
         steps=tuple(step.name for step in own),
         reads=_once([*sources, *(step.topic for step in repartitions if isinstance(step, RepartitionStep))]),
+        broadcasts=_once(step.topic for step in own if isinstance(step, SourceStep) and step.is_broadcast),
         writes=_once(step.topic for step in own if isinstance(step, RepartitionStep | SinkStep)),
     )
 

@@ -164,7 +164,7 @@ class Driver:
     def _write(self, changes: Sequence[StateChange]) -> None:
         for change in changes:
             self.log.extend(
-                (change.partition, message) for message in changelog.encode(change, {}, "f", bytes_max=2_000)
+                (change.partition, message) for message in changelog.encode(change, "f", bytes_max=2_000)
             )
 
     def restore(self) -> None:

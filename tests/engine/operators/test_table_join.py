@@ -161,7 +161,7 @@ def test_forgotten_partitions_match_nothing_and_others_stay() -> None:
     join = make_join(how="left", as_of=False, history_ms=None)
     run(join, [Event("table", 0, "a", 1, 0), Event("table", 1, "a", 2, 0)], [], Context())
     join.commit()
-    join.forget([0])
+    join.forget_table([0])
     asked = [Event("stream", 0, "a", 0, 1), Event("stream", 1, "a", 0, 1)]
     assert [row[3] for row in run(join, asked, [], Context())] == [None, 2]
 

@@ -37,6 +37,9 @@ SQUARES_ORIGIN_BITS = 2 * ORIGIN_BITS
 
 HAS_NAN, HAS_PLUS_INFINITY, HAS_MINUS_INFINITY = 1, 2, 4
 
+ADDED_LIMBS_MAX = 16
+"""Wider numbers are not added up as doubles, where their limbs would overflow."""
+
 _MASK = np.int64((1 << LIMB_BITS) - 1)
 _ROOM = 1 << 61
 _DOUBLE_EXACT = 1 << 53
@@ -64,9 +67,20 @@ def special_flags(values: Floats) -> Flags:
     return flags.astype(np.uint8)
 
 
+def with_specials(special: Flags, result: Floats) -> Floats:
+    """The results, or what NaN and infinities among their terms make of them."""
+    if not special.any():
+        return result
+    result = np.where(special == HAS_PLUS_INFINITY, np.inf, result)
+    result = np.where(special == HAS_MINUS_INFINITY, -np.inf, result)
+    # NaN, or both infinities.
+    unknown = (special & HAS_NAN != 0) | (special == HAS_PLUS_INFINITY | HAS_MINUS_INFINITY)
+    return np.where(unknown, np.nan, result)
+
+
 def add_doubles(limbs: Limbs, top: Limbs, slots: Ints, values: Floats) -> None:
     """Add finite doubles to windowed sums; `top` is the limb number of each window's highest limb."""
-    mantissa, exponent, negative, nonzero = _split(values)
+    mantissa, exponent, negative, nonzero = split_doubles(values)
     slots = slots[nonzero]
     _raise_windows(limbs, top, slots, (exponent + 52) >> 5)
     _deposit(limbs, top, slots, mantissa, exponent, negative)
@@ -74,7 +88,7 @@ def add_doubles(limbs: Limbs, top: Limbs, slots: Ints, values: Floats) -> None:
 
 def add_squares(limbs: Limbs, top: Limbs, slots: Ints, values: Floats) -> None:
     """Add the exact squares of finite doubles; the sums' origin is `SQUARES_ORIGIN_BITS`."""
-    mantissa, exponent, _, nonzero = _split(values)
+    mantissa, exponent, _, nonzero = split_doubles(values)
     slots = slots[nonzero]
     exponent = 2 * exponent
     _raise_windows(limbs, top, slots, (exponent + 105) >> 5)
@@ -119,9 +133,11 @@ def normalised(limbs: Limbs) -> Limbs:
 
 def rounded(limbs: Limbs, exponent: Limbs | int) -> tuple[Floats, Limbs]:
     """The numbers times 2**exponent as (f, e): f * 2**e, f being the number correctly rounded to 53 bits."""
-    numbers, is_sure = _added(limbs)
     scale = np.empty(len(limbs), np.int64)
     scale[:] = exponent
+    if limbs.shape[1] > ADDED_LIMBS_MAX:
+        return _from_digits(limbs, scale)
+    numbers, is_sure = _added(limbs)
     if not is_sure.all():
         others = np.flatnonzero(~is_sure)
         numbers[others], scale[others] = _from_digits(limbs[others], scale[others])
@@ -140,7 +156,7 @@ def _added(limbs: Limbs) -> tuple[Floats, npt.NDArray[np.bool_]]:
 
 
 def _from_digits(limbs: Limbs, exponent: Limbs) -> tuple[Floats, Limbs]:
-    digits, negative = _digits(limbs)
+    digits, negative = absolute_digits(limbs)
     # Two empty limbs below, so that three limbs can be taken at any height.
     padded = np.concatenate([np.zeros((len(digits), 2), np.uint64), digits], axis=1)
     height = padded.shape[1] - 1 - np.argmax(padded[:, ::-1] != 0, axis=1)
@@ -161,7 +177,7 @@ def _from_digits(limbs: Limbs, exponent: Limbs) -> tuple[Floats, Limbs]:
 
 def expansion(limbs: Limbs, exponent: Limbs) -> tuple[Floats, Floats]:
     """The numbers times 2**exponent as unevaluated sums high + low of two doubles, about 106 bits."""
-    digits, negative = _digits(limbs)
+    digits, negative = absolute_digits(limbs)
     count = digits.shape[1]
     high = np.zeros(len(digits))
     low = np.zeros(len(digits))
@@ -187,7 +203,7 @@ def fast_two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     return total, b - (total - a)
 
 
-def _digits(limbs: Limbs) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+def absolute_digits(limbs: Limbs) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """Absolute values as limbs in [0, 2**32), one more than before, and the signs."""
     even = normalised(limbs)
     negative = even[:, -1] < 0
@@ -197,7 +213,7 @@ def _digits(limbs: Limbs) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]
     return np.concatenate([even[:, :-1], high & _MASK, high >> LIMB_BITS], axis=1).astype(np.uint64), negative
 
 
-def _split(values: Floats) -> tuple[Ints, Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def split_doubles(values: Floats) -> tuple[Ints, Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Of the nonzero values: mantissa, exponent (value = mantissa * 2**(exponent - 1074)), sign; and which they are."""
     bits = values.view(np.int64)
     nonzero = (bits & np.int64(2**63 - 1)) != 0
@@ -206,6 +222,14 @@ def _split(values: Floats) -> tuple[Ints, Ints, npt.NDArray[np.bool_], npt.NDArr
     fraction = bits & ((1 << 52) - 1)
     mantissa = np.where(field > 0, fraction | (1 << 52), fraction)
     return mantissa, np.maximum(field, 1) - 1, bits < 0, nonzero
+
+
+def limb_pieces(number: Ints, exponent: Ints) -> tuple[Ints, tuple[Ints, Ints, Ints]]:
+    """number * 2**exponent (number below 2**55) as the number of its lowest limb, and three limbs from there."""
+    shift = exponent & (LIMB_BITS - 1)
+    lower = (number & _MASK) << shift
+    upper = ((number >> LIMB_BITS) << shift) + (lower >> LIMB_BITS)
+    return exponent >> 5, (lower & _MASK, upper & _MASK, upper >> LIMB_BITS)
 
 
 def _raise_windows(limbs: Limbs, top: Limbs, slots: Ints, wanted: Limbs) -> None:
@@ -224,12 +248,10 @@ def _raise_windows(limbs: Limbs, top: Limbs, slots: Ints, wanted: Limbs) -> None
 
 def _deposit(limbs: Limbs, top: Limbs, slots: Ints, number: Ints, exponent: Ints, negative: Any) -> None:
     """Add number * 2**exponent (number below 2**55, no limb above `top`), cut off below the window."""
-    shift = exponent & (LIMB_BITS - 1)
-    lower = (number & _MASK) << shift
-    upper = ((number >> LIMB_BITS) << shift) + (lower >> LIMB_BITS)
-    position = (exponent >> 5) - (top[slots] - (WINDOW_LIMBS - 1))
+    limb, pieces = limb_pieces(number, exponent)
+    position = limb - (top[slots] - (WINDOW_LIMBS - 1))
     flat = limbs.reshape(-1)
-    for piece in (lower & _MASK, upper & _MASK, upper >> LIMB_BITS):
+    for piece in pieces:
         kept = (position >= 0) & (piece != 0)
         signed = np.where(negative, -piece, piece)
         np.add.at(flat, slots[kept] * WINDOW_LIMBS + position[kept], signed[kept])

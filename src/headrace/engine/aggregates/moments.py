@@ -125,9 +125,7 @@ class Spread(_Counted):
         scale = (self._squares.exponent(slots) + 2 * limbs.LIMB_BITS) & ~np.int64(1)
         sums = limbs.expansion(self._sum.limbs(slots), self._sum.exponent(slots) - scale // 2)
         squares = limbs.expansion(self._squares.limbs(slots), self._squares.exponent(slots) - scale)
-        variance = _variance(sums, squares, counts)
-        with np.errstate(over="ignore"):
-            spread = np.ldexp(np.sqrt(variance), scale // 2) if self._root else np.ldexp(variance, scale)
+        spread = spread_of(sums, squares, counts, scale, root=self._root)
         unknown = self._sum.with_specials(slots, np.zeros(len(slots))) != 0
         spread[unknown] = np.nan
         return with_nulls(pl.Series(self.name, spread), counts < 2)
@@ -137,7 +135,7 @@ class Spread(_Counted):
         self._squares.relieve(changed)
 
 
-def _variance(sums: tuple[Floats, Floats], squares: tuple[Floats, Floats], counts: Floats) -> Floats:
+def variance(sums: tuple[Floats, Floats], squares: tuple[Floats, Floats], counts: Floats) -> Floats:
     """(squares - sums**2 / n) / (n - 1) in doubled precision; `counts` below 2 give anything."""
     n = np.maximum(counts, 2)
     high, low = sums
@@ -148,8 +146,17 @@ def _variance(sums: tuple[Floats, Floats], squares: tuple[Floats, Floats], count
     rest = ((product - back) - back_error + error) / n
     difference, lost = limbs.two_sum(squares[0], -part)
     total = difference + (lost + squares[1] - rest)
-    variance: Floats = np.maximum(total, 0.0) / (n - 1)
-    return variance
+    result: Floats = np.maximum(total, 0.0) / (n - 1)
+    return result
+
+
+def spread_of(
+    sums: tuple[Floats, Floats], squares: tuple[Floats, Floats], counts: Floats, scale: Ints, *, root: bool
+) -> Floats:
+    """Variance or its root, of sums times 2**(-scale / 2) and of squares times 2**-scale; `scale` is even."""
+    found = variance(sums, squares, counts)
+    with np.errstate(over="ignore"):
+        return np.ldexp(np.sqrt(found), scale // 2) if root else np.ldexp(found, scale)
 
 
 def _two_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:

@@ -47,19 +47,23 @@ class ExactQuantile(ValueLists):
 
     def result(self, slots: Ints) -> pl.Series:
         lengths, (codes,) = self._lists.values(slots)
-        if not len(codes):
-            return pl.Series(self.name, [None] * len(slots), pl.Float64)
-        values = codes.view(np.float64)
-        values = values[np.lexsort((values, np.repeat(np.arange(len(slots)), lengths)))]
-        starts = np.cumsum(lengths) - lengths
-        position = np.maximum(lengths - 1, 0) * self._q
-        lower = np.floor(position).astype(np.int64)
-        upper = np.ceil(position).astype(np.int64)
-        last = len(values) - 1
-        quantiles = _between(
-            values[np.minimum(starts + lower, last)], values[np.minimum(starts + upper, last)], position - lower
-        )
-        return with_nulls(pl.Series(self.name, quantiles), lengths == 0)
+        return quantiles_of(lengths, codes.view(np.float64), self._q).alias(self.name)
+
+
+def quantiles_of(lengths: Ints, values: Floats, q: float) -> pl.Series:
+    """The quantile of each run of values; runs have these lengths."""
+    if not len(values):
+        return pl.Series([None] * len(lengths), dtype=pl.Float64)
+    values = values[np.lexsort((values, np.repeat(np.arange(len(lengths)), lengths)))]
+    starts = np.cumsum(lengths) - lengths
+    position = np.maximum(lengths - 1, 0) * q
+    lower = np.floor(position).astype(np.int64)
+    upper = np.ceil(position).astype(np.int64)
+    last = len(values) - 1
+    quantiles = _between(
+        values[np.minimum(starts + lower, last)], values[np.minimum(starts + upper, last)], position - lower
+    )
+    return with_nulls(pl.Series(quantiles), lengths == 0)
 
 
 def _between(low: Floats, high: Floats, part: Floats) -> Floats:
@@ -71,19 +75,59 @@ def _between(low: Floats, high: Floats, part: Floats) -> Floats:
     return np.where((part == 0) | (low == high) | np.isneginf(low), low, mixed)
 
 
+class Buckets:
+    """Logarithmic buckets of known accuracy: bucket i holds the values in (gamma**(i-1), gamma**i]."""
+
+    def __init__(self, accuracy: float) -> None:
+        self._gamma = (1 + accuracy) / (1 - accuracy)
+
+    def of(self, values: pl.Series) -> Ints:
+        """The bucket of each value."""
+        return self._bucket(canonical_floats(values))
+
+    def quantiles(self, lengths: Ints, buckets: Ints, counts: Ints, q: float) -> pl.Series:
+        """The quantile of each run of (ascending) buckets and their counts; runs have these lengths."""
+        if not len(buckets):
+            return pl.Series([None] * len(lengths), dtype=pl.Float64)
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        totals = np.bincount(owners, counts, minlength=len(lengths)).astype(np.int64)
+        rank = np.floor(np.maximum(totals - 1, 0) * q).astype(np.int64)
+        before = np.cumsum(totals) - totals
+        at = np.searchsorted(np.cumsum(counts), before + rank, side="right")
+        found = self._middle(buckets[np.minimum(at, len(buckets) - 1)])
+        return with_nulls(pl.Series(found), totals == 0)
+
+    def _bucket(self, values: Floats) -> Ints:
+        size = np.maximum(np.where(np.isfinite(values), np.abs(values), 1.0), _TINY)
+        bucket = _OFFSET + np.ceil(np.log(size) / math.log(self._gamma)).astype(np.int64)
+        bucket = np.where(values < 0, -bucket, bucket)
+        bucket = np.where(values == 0, _ZERO, bucket)
+        bucket = np.where(np.isinf(values), np.where(values > 0, _INFINITY, -_INFINITY), bucket)
+        return np.where(np.isnan(values), _NAN, bucket)
+
+    def _middle(self, buckets: Ints) -> Floats:
+        """The value with the smallest relative distance to both ends of its bucket."""
+        number = np.where(np.abs(buckets) < _INFINITY, np.abs(buckets) - _OFFSET, 0)
+        with np.errstate(over="ignore", under="ignore"):
+            size = 2.0 / (self._gamma + 1.0) * np.exp(number * math.log(self._gamma))
+        size = np.minimum(size, np.finfo(np.float64).max)
+        size = np.where(np.abs(buckets) == _INFINITY, np.inf, size)
+        result = np.where(buckets == _ZERO, 0.0, np.sign(buckets) * size)
+        return np.where(buckets == _NAN, np.nan, result)
+
+
 class SketchQuantile(Accumulator):
-    """Counts by bucket: bucket i holds the values in (gamma**(i-1), gamma**i]."""
+    """Counts by bucket."""
 
     def __init__(self, slab: Slab, name: str, q: float, accuracy: float) -> None:
         super().__init__(slab, name)
-        self._q = q
-        self._gamma = (1 + accuracy) / (1 - accuracy)
+        self._q, self._by = q, Buckets(accuracy)
         self._lists = SlotLists(slab, name, [np.int64, np.int64])
         self._buckets, self._counts = f"{name}.buckets", f"{name}.counts"
 
     def _add(self, rows: Rows) -> None:
         assert rows.values is not None
-        buckets = self._bucket(canonical_floats(rows.values))
+        buckets = self._by.of(rows.values)
         self._offer(rows.slots, buckets, np.ones(len(buckets), np.int64))
 
     def merge(self, into: Ints, other: Ints) -> None:
@@ -92,15 +136,7 @@ class SketchQuantile(Accumulator):
 
     def result(self, slots: Ints) -> pl.Series:
         lengths, (buckets, counts) = self._lists.values(slots)
-        owners = np.repeat(np.arange(len(slots)), lengths)
-        totals = np.bincount(owners, counts, minlength=len(slots)).astype(np.int64)
-        if not len(buckets):
-            return pl.Series(self.name, [None] * len(slots), pl.Float64)
-        rank = np.floor(np.maximum(totals - 1, 0) * self._q).astype(np.int64)
-        before = np.cumsum(totals) - totals
-        at = np.searchsorted(np.cumsum(counts), before + rank, side="right")
-        quantiles = self._middle(buckets[np.minimum(at, len(buckets) - 1)])
-        return with_nulls(pl.Series(self.name, quantiles), totals == 0)
+        return self._by.quantiles(lengths, buckets, counts, self._q).alias(self.name)
 
     def state(self, slots: Ints, *, whole: bool) -> list[pl.Series]:
         lengths, (buckets, counts) = self._lists.values(slots)
@@ -135,21 +171,3 @@ class SketchQuantile(Accumulator):
         owners = slots[starts]
         first = np.flatnonzero(starts_of_runs(owners))
         self._lists.replace(owners[first], np.diff(np.append(first, len(owners))), buckets[starts], counts)
-
-    def _bucket(self, values: Floats) -> Ints:
-        size = np.maximum(np.where(np.isfinite(values), np.abs(values), 1.0), _TINY)
-        bucket = _OFFSET + np.ceil(np.log(size) / math.log(self._gamma)).astype(np.int64)
-        bucket = np.where(values < 0, -bucket, bucket)
-        bucket = np.where(values == 0, _ZERO, bucket)
-        bucket = np.where(np.isinf(values), np.where(values > 0, _INFINITY, -_INFINITY), bucket)
-        return np.where(np.isnan(values), _NAN, bucket)
-
-    def _middle(self, buckets: Ints) -> Floats:
-        """The value with the smallest relative distance to both ends of its bucket."""
-        number = np.where(np.abs(buckets) < _INFINITY, np.abs(buckets) - _OFFSET, 0)
-        with np.errstate(over="ignore", under="ignore"):
-            size = 2.0 / (self._gamma + 1.0) * np.exp(number * math.log(self._gamma))
-        size = np.minimum(size, np.finfo(np.float64).max)
-        size = np.where(np.abs(buckets) == _INFINITY, np.inf, size)
-        result = np.where(buckets == _ZERO, 0.0, np.sign(buckets) * size)
-        return np.where(buckets == _NAN, np.nan, result)

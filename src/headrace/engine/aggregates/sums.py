@@ -72,14 +72,7 @@ class WindowedSum:
 
     def with_specials(self, slots: Ints, result: Floats) -> Floats:
         """The result, or what NaN and infinities among the terms make of it."""
-        special = self._slab[self._special][slots]
-        if not special.any():
-            return result
-        result = np.where(special == limbs.HAS_PLUS_INFINITY, np.inf, result)
-        result = np.where(special == limbs.HAS_MINUS_INFINITY, -np.inf, result)
-        # NaN, or both infinities.
-        unknown = (special & limbs.HAS_NAN != 0) | (special == limbs.HAS_PLUS_INFINITY | limbs.HAS_MINUS_INFINITY)
-        return np.where(unknown, np.nan, result)
+        return limbs.with_specials(self._slab[self._special][slots], result)
 
 
 class DoubleSum(Accumulator):

@@ -12,6 +12,7 @@ import polars as pl
 
 from headrace.engine.operator import DELETED, StatefulOperator
 from headrace.engine.operators.aggregate_session import SessionAggregate
+from headrace.engine.operators.aggregate_sliding import SlidingAggregate
 from headrace.engine.operators.aggregate_table import TableAggregate
 from headrace.engine.operators.aggregate_window import WindowAggregate
 from headrace.errors import Fault, HeadraceError
@@ -50,7 +51,5 @@ def make_aggregate(
             return WindowAggregate(step, input_columns, functions)
         case WindowKind.SESSION:
             return SessionAggregate(step, input_columns, functions)
-    raise AggregateRefused(
-        f"step {step.name!r} has a {step.window.kind.value} window, which this release cannot run",
-        cure="use a tumbling, hopping or session window",
-    )
+        case WindowKind.SLIDING:
+            return SlidingAggregate(step, input_columns, functions)

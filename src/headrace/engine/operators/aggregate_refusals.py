@@ -40,9 +40,26 @@ class RowTrials:
                     staged.append((trial, slot, trial.step(state, row)))
         except RowRefused as refused:
             return refused
+        return self._put(staged)
+
+    def attempt_runs(self, targets: Sequence[tuple[int, Sequence[int]]]) -> RowRefused | None:
+        """Try to put rows into slots, one after the other each; the reason when one refuses, and then nothing
+        happened."""
+        staged: list[tuple[Trial, int, Any]] = []
+        try:
+            for trial in self._trials:
+                for slot, rows in targets:
+                    state = trial.read(slot)
+                    for row in rows:
+                        state = trial.step(state, row)
+                    staged.append((trial, slot, state))
+        except RowRefused as refused:
+            return refused
+        return self._put(staged)
+
+    def _put(self, staged: Sequence[tuple[Trial, int, Any]]) -> None:
         for trial, slot, state in staged:
             trial.put(slot, state)
-        return None
 
     def finish(self, slots: Mapping[int, int]) -> None:
         """All rows were tried; accumulators that add in their trial write what they have."""

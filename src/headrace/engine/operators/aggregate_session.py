@@ -23,7 +23,7 @@ import polars as pl
 from headrace.engine.aggregates.accumulator import Rows
 from headrace.engine.operator import OperatorContext, RowError
 from headrace.engine.operators.aggregate_refusals import RowTrials, may_refuse, suspected
-from headrace.engine.operators.aggregate_state import LATE, AggregateState, Taken
+from headrace.engine.operators.aggregate_state import AggregateState, Taken
 from headrace.engine.operators.session_plan import (
     Components,
     SessionPlan,
@@ -82,7 +82,8 @@ class SessionAggregate(AggregateState):
         lengths, (slots,) = self._lists.values(touched)
         sessions = Sessions(np.repeat(touched, lengths), self._slab[WINDOW_START][slots], self._slab[WINDOW_END][slots])
         plan, trials = self._plan(frame, taken, rows, sessions, slots, context)
-        context.count_dropped(LATE, len(plan.late))
+        late_ms = taken.time_ms[plan.late]
+        self._late.note(frame, taken.row[plan.late], late_ms, late_ms, context)
         used = self._execute(taken, plan, slots)
         if trials is not None:
             trials.finish({-1 - number: int(slot) for number, slot in enumerate(used[len(slots) :].tolist())})
@@ -250,6 +251,10 @@ class SessionAggregate(AggregateState):
         kept = ~np.isin(members, slots)
         self._write_lists(keys, np.repeat(keys, lengths)[kept], members[kept])
         self._by_key.drop(keys[self._lists.lengths(keys) == 0])
+
+    @property
+    def _hold_ms(self) -> int:
+        return self._gap_ms + self._grace_ms
 
     # Rows that are taken back
 

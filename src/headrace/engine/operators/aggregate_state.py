@@ -32,6 +32,7 @@ from headrace.engine.operator import (
     RowError,
     StateChange,
 )
+from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.slab import Slab
@@ -40,10 +41,8 @@ from headrace.flow.plan import AggregateStep, Emit, aggregator_key
 BEFORE_ALL_MS = -(2**62)
 """Below every event time."""
 NULL_KEY = "null_key"
-LATE = "late"
 BEFORE_EPOCH = "time_before_epoch"
 CLOSED_UNTIL = "closed_until_ms"
-_TIMESTAMP = pl.Datetime("ms", "UTC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,7 @@ class AggregateState:
         for name, fill in (("time_ms", BEFORE_ALL_MS), ("stream_time_ms", BEFORE_ALL_MS)):
             slab.add_column(name, np.int64, fill=fill)
         slab.add_column("unflushed", np.bool_)
+        self._late = Latecomers(step.late, columns)
         self._accumulators = [
             make_accumulator(slab, each, columns, functions.get(aggregator_key(step.name, each.name)))
             for each in step.aggregates
@@ -176,13 +176,10 @@ class AggregateState:
             return self._empty
         results = [each.result(slots).cast(self._dtypes[each.name]) for each in self._accumulators]
         columns = [*self._key_output(self._slab["group"][slots], self._window_columns(slots)), *results]
-        return self._with_system(
-            pl.DataFrame(columns),
-            self._slab["partition"][slots],
-            self._slab["time_ms"][slots],
-            self._slab["stream_time_ms"][slots],
-            deleted=False,
-        )
+        time_ms = self._slab["time_ms"][slots]
+        stream_time_ms = self._slab["stream_time_ms"][slots] if self._emits_updates else time_ms
+        partition = self._slab["partition"][slots]
+        return self._with_system(pl.DataFrame(columns), partition, time_ms, stream_time_ms, deleted=False)
 
     def _deletions(
         self, partition: Ints, group: Ints, windows: Mapping[str, Ints], time_ms: Ints, stream_time_ms: Ints
@@ -194,7 +191,7 @@ class AggregateState:
         return self._with_system(frame, partition, time_ms, stream_time_ms, deleted=True)
 
     def _key_output(self, group: Ints, windows: Mapping[str, Ints]) -> list[pl.Series]:
-        bounds = [pl.Series(name, values).cast(_TIMESTAMP) for name, values in windows.items()]
+        bounds = [pl.Series(name, values).cast(TIMESTAMP) for name, values in windows.items()]
         return [*self._groups.take(group).get_columns(), *bounds]
 
     def _with_system(
@@ -234,6 +231,31 @@ class AggregateState:
 
     # Emission
 
+    @property
+    def speaks_at_flush(self) -> bool:
+        """Updates come out of `flush`, final rows when their windows close."""
+        return self._emits_updates
+
+    @property
+    def _hold_ms(self) -> int:
+        """How far the rows of an open window may lie behind the closing time."""
+        return 0
+
+    def output_closing_ms(self, closing_ms: Mapping[int, int]) -> Mapping[int, int]:
+        """No row with a smaller `STREAM_TIME` is still to come.
+
+        Updates carry the stream time of what changed them. A final row carries its own event time: so it is never late
+        for whoever reads it, and when it comes, that is with which other rows, does not show.
+        """
+        if self._emits_updates:
+            return closing_ms
+        bounds = {p: max(time_ms, self._closed_until.get(p, time_ms)) for p, time_ms in closing_ms.items()}
+        return {partition: time_ms - self._hold_ms for partition, time_ms in bounds.items()}
+
+    def take_late(self) -> pl.DataFrame:
+        """Late rows since the last call, of a step that hands them on."""
+        return self._late.take()
+
     def flush(self, context: OperatorContext) -> pl.DataFrame:
         """Rows that changed since the last flush; nothing where only final rows are wanted."""
         if not self._emits_updates:
@@ -242,12 +264,16 @@ class AggregateState:
         slots = slots[self._slab.is_live(slots) & self._slab["unflushed"][slots]]
         self._slab.touch(slots)
         self._slab["unflushed"][slots] = False
-        bounds = self._window_columns(slots)
-        keys = [*reversed(bounds.values()), self._slab["partition"][slots]]
-        ordered = slots[np.lexsort(keys)]
+        ordered = self._flush_order(slots)
         withdrawn = self._withdrawn(ordered)
         pieces, self._pending, self._unflushed = [*self._pending, self._output(ordered)], [], []
         return self._together([withdrawn, *pieces])
+
+    def _flush_order(self, slots: Ints) -> Ints:
+        """Slots in the order in which their updates are told."""
+        keys = [*reversed(self._window_columns(slots).values()), self._slab["partition"][slots]]
+        ordered: Ints = slots[np.lexsort(keys)]
+        return ordered
 
     def _withdrawn(self, slots: Ints) -> pl.DataFrame:
         """Deletions of keys that were flushed and are no more; `slots` are about to be flushed."""
@@ -409,6 +435,7 @@ class AggregateState:
         live = self._slab.live()
         self._unflushed = [live[self._slab["unflushed"][live]]]
         self._pending = []
+        self._late.rollback()
         self._closed_until = dict(self._closed_until_committed)
         self._keys = {}
         self._count(live, 1)

@@ -19,11 +19,11 @@ import polars as pl
 
 from headrace.engine.operator import OperatorContext
 from headrace.engine.operators.aggregate_slots import SlotAggregate
-from headrace.engine.operators.aggregate_state import LATE, Taken
+from headrace.engine.operators.aggregate_state import Taken
 from headrace.engine.state.arrays import NO_INTS, Ints, distinct
 from headrace.engine.state.keyed_slab import KeyedSlab
 from headrace.engine.state.time_buckets import TimeBuckets
-from headrace.flow.plan import WINDOW_END, WINDOW_START, AggregateStep
+from headrace.flow.plan import WINDOW_END, WINDOW_START, AggregateStep, WindowKind
 
 PAIRS_MAX = 500_000
 """(row, window) pairs at work at once; more windows per row means fewer rows."""
@@ -35,8 +35,10 @@ class WindowAggregate(SlotAggregate):
     def __init__(self, step: AggregateStep, columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]) -> None:
         assert step.window is not None
         window = step.window
-        self._size_ms, self._grace_ms = window.size_ms, window.grace_ms
-        self._advance_ms = window.advance_ms or window.size_ms
+        # The end of a sliding window is in it.
+        self._size_ms = window.size_ms + (window.kind is WindowKind.SLIDING)
+        self._grace_ms = window.grace_ms
+        self._advance_ms = window.advance_ms or self._size_ms
         super().__init__(step, columns, functions, KeyedSlab(("partition", "group", WINDOW_START)))
         # By window start, so that a bucket is a window and closes whole.
         self._due = TimeBuckets(self._advance_ms)
@@ -56,7 +58,7 @@ class WindowAggregate(SlotAggregate):
 
     def _process(self, frame: pl.DataFrame, taken: Taken, context: OperatorContext) -> None:
         rows, starts = self._windows(taken)
-        rows, starts = self._in_time(taken, rows, starts, context)
+        rows, starts = self._in_time(frame, taken, rows, starts, context)
         if len(rows):
             new = self._add(frame, taken, rows, (taken.partition[rows], taken.group[rows], starts), context)
             self._note(new)
@@ -86,13 +88,15 @@ class WindowAggregate(SlotAggregate):
         rows, _ = np.nonzero(inside)
         return rows.astype(np.int64), starts[inside]
 
-    def _in_time(self, taken: Taken, rows: Ints, starts: Ints, context: OperatorContext) -> tuple[Ints, Ints]:
+    def _in_time(
+        self, frame: pl.DataFrame, taken: Taken, rows: Ints, starts: Ints, context: OperatorContext
+    ) -> tuple[Ints, Ints]:
         """The pairs that are not late."""
         reached = np.maximum(taken.stream_time_ms, self._closed_bound(taken.partition))
         late = starts + (self._size_ms + self._grace_ms) <= reached[rows]
         if not late.any():
             return rows, starts
-        context.count_dropped(LATE, int(late.sum()))
+        self._late.note(frame, taken.row[rows[late]], starts[late], starts[late] + self._size_ms, context)
         return rows[~late], starts[~late]
 
     def _take_due(self, closing_ms: Mapping[int, int]) -> Ints:
@@ -118,6 +122,10 @@ class WindowAggregate(SlotAggregate):
         """When the slots' windows close."""
         closing: Ints = self._slab[WINDOW_START][slots] + (self._size_ms + self._grace_ms)
         return closing
+
+    @property
+    def _hold_ms(self) -> int:
+        return self._size_ms + self._grace_ms
 
     def _window_columns(self, slots: Ints) -> dict[str, Ints]:
         starts = self._slab[WINDOW_START][slots]

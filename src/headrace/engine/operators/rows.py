@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from headrace.engine.operator import DELETED, SEQUENCE, SYSTEM_COLUMNS, OperatorContext
+from headrace.engine.operator import DELETED, SEQUENCE, OperatorContext, system_schema
 from headrace.flow.plan import ExplodeStep, FilterStep, NamedExpression, ProjectStep
 
 
@@ -44,8 +44,7 @@ class Project:
 
     def __init__(self, step: ProjectStep) -> None:
         self._expressions = [expression_of(named) for named in step.expressions]
-        carried = list(SYSTEM_COLUMNS)
-        self._carried = [*carried, DELETED] if step.is_table else carried
+        self._carried = list(system_schema(step))
         self._values = [c.name for c in step.columns if c.name not in step.key] if step.is_table else []
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:

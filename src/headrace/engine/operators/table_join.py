@@ -16,22 +16,33 @@ import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE, TIME, OperatorContext, RowError
 from headrace.engine.state.table_store import ABSENT, TableStore
-from headrace.flow.plan import TableJoinStep
+from headrace.flow.plan import BroadcastJoinStep, TableJoinStep
 
 
-class TableJoin:
-    """Looks rows of the first input up in the second."""
+class TableLookup:
+    """What joins with a table in memory share."""
 
-    def __init__(self, step: TableJoinStep, table_schema: Mapping[str, pl.DataType], *, history_ms: int | None) -> None:
+    def __init__(
+        self,
+        step: TableJoinStep | BroadcastJoinStep,
+        table_schema: Mapping[str, pl.DataType],
+        *,
+        versioned: bool,
+        history_ms: int | None,
+    ) -> None:
         self._step = step
         key = [theirs for _, theirs in step.on]
         self._on = [pl.col(mine).cast(table_schema[theirs]).alias(theirs) for mine, theirs in step.on]
         self._columns = [column.name for column in step.columns]
-        self._store = TableStore(key, table_schema, versioned=step.as_of, history_ms=history_ms)
+        self._store = TableStore(key, table_schema, versioned=versioned, history_ms=history_ms)
 
-    def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
-        stream, table = inputs
-        keys = stream.select(*self._on, PARTITION, TIME, SEQUENCE)
+    def _keys(self, stream: pl.DataFrame) -> pl.DataFrame:
+        """What each stream row looks up."""
+        return stream.select(*self._on, PARTITION, TIME, SEQUENCE)
+
+    def _joined(self, stream: pl.DataFrame, table: pl.DataFrame, context: OperatorContext) -> pl.DataFrame:
+        """Put the table's rows; the stream's rows with what they find."""
+        keys = self._keys(stream)
         rows = self._store.put_and_find(table, keys)
         joined = stream.hstack(self._store.take(rows, self._step.renames))
         if self._step.how == "inner":
@@ -49,6 +60,11 @@ class TableJoin:
             errors = [RowError(row, "process.null_key", message) for row in np.flatnonzero(unkeyed).tolist()]
             context.dead_letter(stream, errors)
 
+    def load_table(self, table: pl.DataFrame) -> None:
+        """Put rows without looking any up."""
+        nobody = table.clear().select(*(theirs for _, theirs in self._step.on), PARTITION, TIME, SEQUENCE)
+        self._store.put_and_find(table, nobody)
+
     def commit(self) -> None:
         """Table rows taken in are behind a committed position."""
         self._store.commit()
@@ -57,9 +73,20 @@ class TableJoin:
         """Table rows since the last commit are read again."""
         self._store.rollback()
 
-    def forget(self, partitions: Sequence[int]) -> None:
+    def forget_table(self, partitions: Sequence[int]) -> None:
         """Partitions moved away."""
         self._store.forget(partitions)
 
     def keys_count(self) -> int:
         return len(self._store)
+
+
+class TableJoin(TableLookup):
+    """Looks rows of the first input up in the second, in one partition."""
+
+    def __init__(self, step: TableJoinStep, table_schema: Mapping[str, pl.DataType], *, history_ms: int | None) -> None:
+        super().__init__(step, table_schema, versioned=step.as_of, history_ms=history_ms)
+
+    def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
+        stream, table = inputs
+        return self._joined(stream, table, context)

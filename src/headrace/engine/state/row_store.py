@@ -50,6 +50,10 @@ class RowStore:
         """The rows of these numbers, in this order."""
         return gathered(self._frame, rows)
 
+    def take_optional(self, rows: pl.Series) -> pl.DataFrame:
+        """The rows of these numbers; a null number gives a row of nulls."""
+        return self._frame.select(pl.all().gather(rows))
+
     def equal(self, rows: Ints, frame: pl.DataFrame) -> Mask:
         """Whether row `rows[i]` equals row i of `frame`; nulls equal nulls."""
         return equal_rows(self.take(rows), frame)

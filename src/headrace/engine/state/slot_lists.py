@@ -56,6 +56,12 @@ class SlotLists:
         at = ranges(starts, lengths)
         return lengths, [arena[at] for arena in self._arenas]
 
+    def committed_values(self, slots: Ints) -> tuple[Ints, list[Array]]:
+        """Lengths and values as they were at the last commit."""
+        starts, lengths = self._slab.committed(self._start, slots), self.committed_lengths(slots)
+        at = ranges(starts, lengths)
+        return lengths, [arena[at] for arena in self._arenas]
+
     def append(self, slots: Ints, *columns: Array) -> None:
         """Add row i of `columns` to the list of `slots[i]`. The slots must be touched."""
         if not len(slots):

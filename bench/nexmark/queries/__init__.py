@@ -1,0 +1,1 @@
+"""The queries, one module each: the pipeline, and the same question as SQL over all events."""

@@ -1,0 +1,209 @@
+"""Table-table join: two tables with one key make a third.
+
+Owns the last row of both sides by key, and when their result was last touched.
+
+- Both sides trigger. A key's result is touched by each row that leaves a result, or that takes one away.
+- A flush gives one row per touched key, in order of last touch: the result as it is, or a deletion. Several changes
+  of a key between two flushes give the last of the rows that they would have given one by one.
+- `TIME` of a result is the larger of the last row's and that of the other side's row, if there is one.
+- A key with no row on either side keeps nothing, but where a side keeps history: there its last time stays, so that
+  what is older is still known to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from headrace.engine.operator import PARTITION, TIME, OperatorContext, system_schema
+from headrace.engine.operators.pending import Pending, Touched
+from headrace.engine.operators.stores import StoreOperator
+from headrace.engine.operators.table_rows import OUT_OF_ORDER, nulls_where, system_columns, with_key
+from headrace.engine.operators.turns import LEFT, RIGHT, Turns, before, in_turn, last_of_runs, latest, not_older
+from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
+from headrace.engine.state.keyed_rows import KeyedRows
+from headrace.engine.stream_time import BEFORE_ALL_MS
+from headrace.flow.plan import TableTableJoinStep
+
+Schema = Mapping[str, pl.DataType]
+
+_UNKNOWN, _GONE, _ALIVE = 0, 1, 2
+"""What is known of one side of a key."""
+_STATE = ("left_state", "right_state")
+_TIME = ("left_time_ms", "right_time_ms")
+
+
+class TableTableJoin(StoreOperator):
+    """Joins two tables on their keys. `at_flush`: which inputs come out of a flush."""
+
+    speaks_at_flush: ClassVar[bool] = True
+
+    def __init__(
+        self, step: TableTableJoinStep, left: Schema, right: Schema, at_flush: tuple[bool, bool] = (False, False)
+    ) -> None:
+        self._step, self._at_flush = step, at_flush
+        self._key = [mine for mine, _ in step.on]
+        self._keys = (self._key, [theirs for _, theirs in step.on])
+        self._key_schema = {name: left[name] for name in self._key}
+        self._names = (
+            {name: name for name in left if name not in self._key},
+            dict(step.renames),
+        )
+        """Value columns of both sides: input name to output name."""
+        values = {name: left[name] for name in self._names[LEFT]}
+        values |= {output: right[name] for name, output in step.renames.items()}
+        self._rows = KeyedRows(self._key_schema, values, (*_STATE, *_TIME))
+        self._pending = Pending()
+        self._seen: list[Ints] = []
+        """Slots that were looked at since the last flush."""
+        schema = {**{c.name: {**self._key_schema, **values}[c.name] for c in step.columns}, **system_schema(step)}
+        super().__init__({"rows": self._rows}, pl.DataFrame(schema=schema))
+
+    # Rows in
+
+    def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
+        """Take changes in. What they come to is said at the flush."""
+        frames = [with_key(frame, key, context) for frame, key in zip(inputs, self._keys, strict=True)]
+        if not any(frame.height for frame in frames):
+            return self._empty
+        slots = self._slots(frames)
+        frames, slots = self._in_order(frames, slots, context)
+        turns = in_turn(frames, slots, self._at_flush)
+        if len(turns):
+            self._pending.add(self._touched(turns))
+            self._put(turns, frames)
+        return self._empty
+
+    def _slots(self, frames: Sequence[pl.DataFrame]) -> list[Ints]:
+        """The slot of each row, by side."""
+        keys = pl.concat(
+            frame.select(PARTITION, *(pl.col(theirs).cast(dtype).alias(mine) for theirs, (mine, dtype) in names))
+            for frame, names in ((f, zip(k, self._key_schema.items(), strict=True)) for f, k in self._with_keys(frames))
+        )
+        slots, _ = self._rows.upsert(keys)
+        self._seen.append(slots)
+        return [slots[: frames[LEFT].height], slots[frames[LEFT].height :]]
+
+    def _with_keys(self, frames: Sequence[pl.DataFrame]) -> list[tuple[pl.DataFrame, list[str]]]:
+        return list(zip(frames, self._keys, strict=True))
+
+    def _in_order(
+        self, frames: Sequence[pl.DataFrame], slots: Sequence[Ints], context: OperatorContext
+    ) -> tuple[list[pl.DataFrame], list[Ints]]:
+        """The rows that count: of a side with history, those that are not older than the newest of their key."""
+        kept_frames, kept_slots = list(frames), list(slots)
+        for side in (LEFT, RIGHT):
+            if not self._step.versioned[side] or not len(slots[side]):
+                continue
+            known = self._rows[_STATE[side]][slots[side]] != _UNKNOWN
+            newest = np.where(known, self._rows[_TIME[side]][slots[side]], BEFORE_ALL_MS)
+            kept = not_older(slots[side], frames[side][TIME].to_numpy(), newest)
+            context.count_dropped(OUT_OF_ORDER, int(np.count_nonzero(~kept)))
+            kept_frames[side], kept_slots[side] = frames[side].filter(pl.Series(kept)), slots[side][kept]
+        return kept_frames, kept_slots
+
+    def _touched(self, turns: Turns) -> Touched:
+        """The last row of each key that left a result or took one away."""
+        alive, time_ms = zip(*(self._along(turns, side) for side in (LEFT, RIGHT)), strict=True)
+        result = self._result(*alive)
+        stood = before(result, turns.first, self._result(*(self._is_alive(side, turns.slot) for side in (LEFT, RIGHT))))
+        others = [np.where(alive[side], time_ms[side], BEFORE_ALL_MS) for side in (LEFT, RIGHT)]
+        other_ms = np.where(turns.side == LEFT, others[RIGHT], others[LEFT])
+        spoken = np.flatnonzero(result | stood)
+        last = spoken[last_of_runs(turns.slot[spoken])]
+        last = last[np.argsort(turns.place[last])]
+        return Touched(turns.slot[last], np.maximum(turns.time_ms[last], other_ms[last]), turns.stream_time_ms[last])
+
+    def _along(self, turns: Turns, side: int) -> tuple[Mask, Ints]:
+        """After each row: whether this side has a row, and its time."""
+        at = latest(turns.side == side, turns.first)
+        alive = np.where(at >= 0, turns.alive[at], self._is_alive(side, turns.slot))
+        time_ms = np.where(at >= 0, turns.time_ms[at], self._rows[_TIME[side]][turns.slot])
+        return alive, time_ms
+
+    def _is_alive(self, side: int, slots: Ints) -> Mask:
+        result: Mask = self._rows[_STATE[side]][slots] == _ALIVE
+        return result
+
+    def _result(self, left: Mask, right: Mask) -> Mask:
+        match self._step.how:
+            case "inner":
+                return left & right
+            case "left":
+                return left
+            case "outer":
+                return left | right
+
+    def _put(self, turns: Turns, frames: Sequence[pl.DataFrame]) -> None:
+        """Keep the last row of each key and side."""
+        slots = distinct(turns.slot)
+        self._rows.touch(slots)
+        values = self._rows.values(slots)
+        at = np.empty(int(slots.max()) + 1, np.int64)
+        at[slots] = np.arange(len(slots))
+        for side in (LEFT, RIGHT):
+            mine = np.flatnonzero(turns.side == side)
+            last = mine[last_of_runs(turns.slot[mine])]
+            self._rows[_STATE[side]][turns.slot[last]] = np.where(turns.alive[last], _ALIVE, _GONE)
+            self._rows[_TIME[side]][turns.slot[last]] = turns.time_ms[last]
+            values = self._replaced(values, at[turns.slot[last]], side, frames[side], turns.row[last])
+        if values.width:
+            self._rows.set_values(slots, values)
+
+    def _replaced(self, values: pl.DataFrame, at: Ints, side: int, frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
+        """`values` with this side's columns of some rows taken from `frame`."""
+        names = self._names[side]
+        if not len(at) or not names:
+            return values
+        source = np.arange(values.height, dtype=np.int64)
+        source[at] = values.height + rows
+        both = pl.concat(
+            [
+                values.select(names.values()),
+                frame.select(pl.col(name).cast(values.schema[output]).alias(output) for name, output in names.items()),
+            ]
+        )
+        return values.with_columns(both.select(pl.all().gather(source)).get_columns())
+
+    # Rows out
+
+    def flush(self, context: OperatorContext) -> pl.DataFrame:
+        """One row per key that was touched."""
+        touched = self._pending.take()
+        output = self._output(touched) if len(touched) else self._empty
+        self._drop_unused()
+        return output
+
+    def _output(self, touched: Touched) -> pl.DataFrame:
+        slots = touched.slot
+        deleted = ~self._result(*(self._is_alive(side, slots) for side in (LEFT, RIGHT)))
+        values = nulls_where(self._rows.values(slots), deleted)
+        system = system_columns(self._rows["partition"][slots], touched.time_ms, touched.stream_time_ms, deleted)
+        columns = [*self._rows.keys(slots).get_columns(), *values.get_columns(), *system]
+        return pl.DataFrame(columns).select(self._empty.columns)
+
+    def _drop_unused(self) -> None:
+        """Forget keys of which nothing is left to know."""
+        slots, self._seen = distinct(np.concatenate([NO_INTS, *self._seen])), []
+        unused = np.ones(len(slots), np.bool_)
+        for side in (LEFT, RIGHT):
+            least = _GONE if self._step.versioned[side] else _ALIVE
+            unused &= self._rows[_STATE[side]][slots] < least
+        self._rows.drop(slots[unused])
+
+    # Undo, moves
+
+    def rollback(self) -> None:
+        """Back to the last commit."""
+        super().rollback()
+        self._pending.clear()
+        self._seen = []
+
+    def forget(self, partition: int) -> None:
+        """Drop a partition."""
+        self._pending.keep(lambda slots: self._rows["partition"][slots] != partition)
+        self._seen = [slots[self._rows["partition"][slots] != partition] for slots in self._seen]
+        super().forget(partition)
