@@ -72,7 +72,8 @@ class Harness:
         specs = [TopicSpec(topic, partitions) for topic in (*sources, *outputs)]
         internal = internal_topics(compiled.plan, lambda _: partitions)
         specs.extend(TopicSpec(topic.name, topic.partitions, config=topic.config) for topic in internal)
-        self._admin.create_topics(specs)
+        known = self._admin.topics(internal=True)
+        self._admin.create_topics([spec for spec in specs if spec.name not in known])
         self.partitions = partitions
         self.metrics = EngineMetrics()
 

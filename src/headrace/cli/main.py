@@ -25,6 +25,7 @@ from headrace.cli import (
     plan,
     publish,
     read,
+    reset,
     run,
     schema_versions,
     status,
@@ -51,6 +52,7 @@ for command in (
     read.read,
     status.status,
     topics.topics,
+    reset.reset,
     doctor.doctor,
     demo_command.demo,
 ):

@@ -23,6 +23,7 @@ from headrace.engine.repartition import STAYING
 from headrace.engine.retry import Patience
 from headrace.engine.settings import WorkerSettings
 from headrace.engine.sink_writer import SinkWriter
+from headrace.engine.state_owners import check_owners
 from headrace.engine.state_restore import StateRestorer
 from headrace.engine.tasks import Task, TaskSet
 from headrace.engine.topic_reader import TopicReader
@@ -40,7 +41,7 @@ from headrace.flow.plan import (
     StatefulStep,
     Subtopology,
 )
-from headrace.log.port import Admin, Consumer, Log, RebalanceListener, TopicPartition
+from headrace.log.port import Admin, Consumer, Log, RebalanceListener, TopicDescription, TopicPartition
 
 DEFAULT_MAX_WAIT_MS = 60_000
 """How long a row waits for another input that is silent but not at its end, where no join says otherwise."""
@@ -93,10 +94,12 @@ def assemble(
     on_restore: Callable[[str, int], None],
     listener: RebalanceListener,
 ) -> Assembly:
-    """Connect and subscribe. Raises `TopicsMissing`, `LogUnavailable`."""
+    """Connect and subscribe. Raises `TopicsMissing`, `StateWithoutStep`, `LogUnavailable`."""
     plan = compiled.plan
     admin = log.admin()
-    partitions_of = _partition_counts(plan, admin)
+    topics = admin.topics(internal=True)
+    partitions_of = _partition_counts(plan, topics)
+    check_owners(plan, admin, topics)
     group = f"{settings.workspace}.{plan.name}"
     consumer = log.consumer(group=group, client_id=f"{group}.{settings.instance}")
     bridge = AsyncBridge(plan.name)
@@ -145,8 +148,7 @@ def _broadcasts(
     return Broadcasts(log, {topic: partitions_of[topic] for topic in sorted(topics)}, readers, dropped)
 
 
-def _partition_counts(plan: Plan, admin: Admin) -> dict[str, int]:
-    topics = admin.topics(internal=True)
+def _partition_counts(plan: Plan, topics: Mapping[str, TopicDescription]) -> dict[str, int]:
     needed = {topic for each in plan.subtopologies for topic in (*each.reads, *each.broadcasts, *each.writes)}
     needed |= {plan.dead_letter_topic, *(step.changelog for step in plan.steps if isinstance(step, StatefulStep))}
     missing = sorted(needed - set(topics))

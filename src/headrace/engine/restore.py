@@ -96,6 +96,5 @@ def _read(reader: ChangelogReader, batch: RecordBatch, row: int) -> ChangelogMes
     except ChangelogUnreadable as error:
         raise ChangelogUnreadable(
             f"{batch.topic}[{batch.partition[row]}] at offset {batch.offset[row]}: {error.message}",
-            cure="delete the changelog topics and the consumer group of the pipeline: it then computes its state anew"
-            " from its sources",
+            cure="run `headrace reset PIPELINE`: it then computes its state anew from its sources",
         ) from error

@@ -98,6 +98,6 @@ def _check_meaning(step: StatefulStep, message: ChangelogMessage) -> None:
         raise StateMeansAnother(
             f"{step.changelog}[{message.change.partition}] holds state of another form of step {step.name!r}:"
             " what it keeps by key was changed",
-            cure="give the step a new name with .named(...), so that it begins anew where the pipeline stands,"
-            " or delete its changelog topic and the pipeline's consumer group, so that everything is computed again",
+            cure="run `headrace reset PIPELINE` to compute everything again, or `headrace reset PIPELINE --step"
+            f" {step.name}` to begin anew where the pipeline stands; or bring the step back as it was",
         )

@@ -13,6 +13,7 @@ Owns step names, the cut into subtopologies and their order.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -39,6 +40,7 @@ from headrace.flow.plan import (
     TopNStep,
     aggregator_key,
 )
+from headrace.flow.provenance import ambiguous, upstream_digest
 
 
 @dataclass(eq=False, slots=True)
@@ -57,13 +59,15 @@ def plan_of(pipeline: Pipeline, compilation: Compilation) -> CompiledPipeline:
     if groups is None:
         _refuse_loop(drafts)
     names = _names(pipeline, groups)
+    unclear = ambiguous(drafts)
     outputs = {sink: _output(pipeline, compilation, sink) for sink in compilation.sinks}
     steps: list[AnyStep] = []
     functions: dict[str, Any] = {}
     for group in groups:
         for draft in group.drafts:
             name = names[group.index, draft]
-            steps.append(_step(pipeline, draft, name, _inputs(draft, group, groups, names), outputs.get(draft)))
+            step = _step(pipeline, draft, name, _inputs(draft, group, groups, names), outputs.get(draft))
+            steps.append(_told_apart(step, draft) if draft in unclear else step)
             for suffix, function in draft.functions.items():
                 functions[aggregator_key(name, suffix) if suffix else name] = function
     plan = Plan(
@@ -259,6 +263,13 @@ def _step(pipeline: Pipeline, draft: Draft, name: str, inputs: tuple[str, ...], 
         **fields,
     )
     return step  # type: ignore[no-any-return]
+
+
+def _told_apart(step: AnyStep, draft: Draft) -> AnyStep:
+    """A step whose name has a number: its state is of what it stands below, too."""
+    assert isinstance(step, StatefulStep)
+    meaning = hashlib.sha256(f"{step.fingerprint} {upstream_digest(draft)}".encode()).hexdigest()
+    return step.model_copy(update={"fingerprint": meaning})
 
 
 def _subtopology(

@@ -68,6 +68,12 @@ class WorkspaceBusy(WorkspaceError):
     code = "workspace.busy"
 
 
+class PipelineRunning(WorkspaceError):
+    """What is asked for cannot be done while the pipeline runs."""
+
+    code = "workspace.pipeline_running"
+
+
 class StatusInvalid(WorkspaceError):
     """A status file that is not what headrace writes."""
 
