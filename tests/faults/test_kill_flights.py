@@ -2,85 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import polars as pl
 import pytest
 
 from headrace.demo import database, oracle
 from headrace.demo.replay import records_in, replay
 from headrace.demo.source_files import read_flights
-from headrace.engine.topic_reader import TopicReader
-from headrace.log.port import TopicPartition
 from headrace.workspace.apply import apply_plan
-from headrace.workspace.environment import Environment, connect
+from headrace.workspace.environment import connect
 from headrace.workspace.load import load
 from headrace.workspace.plan import make_plan
 from tests.engine.harness import wait_until
+from tests.faults.fleet import committed_rows, fleet, worker_processes
 
 FLIGHTS = 60_000
 """Enough for the workers to be in the middle of something at each kill."""
 KILLS = 3
 OUTPUT = "carrier.delays.hourly"
 ROOT = Path(__file__).parents[2]
-
-
-def worker_processes(supervisor: int) -> list[int]:
-    """Process ids of a supervisor's children."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == supervisor:
-                    found.append(int(entry.name))
-    return sorted(found)
-
-
-@contextlib.contextmanager
-def fleet(root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`headrace run` with two workers."""
-    with (root / "workers.log").open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headrace.cli", "run", "--workers", "2", "--env", "kafka"],
-            cwd=root,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(40)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def committed_rows(environment: Environment, topic: str, contract: Any) -> pl.DataFrame:
-    """Every read-committed row of a derived topic."""
-    reader = TopicReader(contract, environment.registry)
-    consumer = environment.log.consumer()
-    here = [TopicPartition(topic, number) for number in range(4)]
-    ends = consumer.end_offsets(here)
-    consumer.assign(dict.fromkeys(here, -2))
-    frames = []
-    while any(consumer.position([each])[each] < end for each, end in ends.items() if end):
-        frames.extend(reader.read(batch).frame for batch in consumer.poll(100_000, 0.5))
-    consumer.close()
-    return pl.concat(frames)
 
 
 @pytest.mark.kafka
