@@ -108,7 +108,7 @@ def _measure(job: str, log_name: str, log: Log, number: int, records: int) -> Ro
     runs.make_topics(log, [orders.TOPIC])
     runs.make_topics_of(log, compiled)
     runs.publish(log, registry, orders.CONTRACT, frame)
-    used = runs.work(log, registry, compiled, {orders.TOPIC: orders.CONTRACT}, f"{job}-{number}")
+    used = runs.work(log, registry, compiled, {orders.TOPIC: orders.CONTRACT})
     rows_out, correct = _check(log, registry, compiled, frame)
     return Row(
         job=job,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
 import tempfile
 import threading
@@ -31,13 +32,15 @@ from headrace.engine.topic_reader import TopicReader
 from headrace.engine.worker import PipelineWorker
 from headrace.flow.internal_topics import internal_topics
 from headrace.flow.plan import CompiledPipeline
-from headrace.log.port import Admin, Log, TopicPartition, TopicSpec
+from headrace.log.port import Admin, Consumer, Log, TopicPartition, TopicSpec
 
 PARTITIONS = 4
-WORKSPACE = "bench"
 POLL_S = 0.02
 RUN_TIMEOUT_S = 600.0
 CHUNK_ROWS = 20_000
+PROBE_S = 0.5
+TRAILING_MARKERS_MAX = 20
+"""A worker commits the position of its last record; so many markers may follow it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +80,11 @@ def make_topics(log: Log, names: Iterable[str]) -> None:
 
 
 def make_topics_of(log: Log, compiled: CompiledPipeline) -> None:
-    """What the pipeline writes, empty, and no trace of an earlier run of it."""
+    """What the pipeline writes, empty."""
     specs = [TopicSpec(output.topic, PARTITIONS) for output in compiled.plan.outputs]
     internal = internal_topics(compiled.plan, lambda _: PARTITIONS)
     specs += [TopicSpec(topic.name, topic.partitions, config=topic.config) for topic in internal]
     _make(log, specs)
-    with contextlib.closing(log.admin()) as admin:
-        if _group(compiled) in admin.groups():
-            admin.delete_group(_group(compiled))
 
 
 def _make(log: Log, specs: list[TopicSpec]) -> None:
@@ -113,12 +113,13 @@ def work(
     registry: Registry,
     compiled: CompiledPipeline,
     contracts: Mapping[str, Contract],
-    instance: str,
     *,
     batch_records_max: int = BATCH_RECORDS_MAX,
 ) -> Used:
     """Run a worker until everything is committed."""
-    settings = WorkerSettings(workspace=WORKSPACE, instance=instance, batch_records_max=batch_records_max)
+    # A name of its own, so that no position of an earlier run is found: Kafka may write the last ones late.
+    workspace = f"bench-{secrets.token_hex(4)}"
+    settings = WorkerSettings(workspace=workspace, instance="one", batch_records_max=batch_records_max)
     worker = PipelineWorker(compiled, contracts=contracts, registry=registry, log=log, settings=settings)
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -130,10 +131,11 @@ def work(
             failures.append(error)
 
     thread = threading.Thread(target=run)
-    with contextlib.closing(log.admin()) as admin:
+    reads = {topic for each in compiled.plan.subtopologies for topic in each.reads}
+    with contextlib.closing(log.admin()) as admin, contextlib.closing(log.consumer()) as probe:
         started, cpu_started = time.perf_counter(), time.process_time()
         thread.start()
-        while not failures and not _is_done(admin, compiled):
+        while not failures and not _is_done(admin, probe, f"{workspace}.{compiled.plan.name}", reads):
             assert time.perf_counter() - started < RUN_TIMEOUT_S, "the worker does not finish"
             time.sleep(POLL_S)
         used = Used(time.perf_counter() - started, time.process_time() - cpu_started)
@@ -144,15 +146,30 @@ def work(
     return used
 
 
-def _is_done(admin: Admin, compiled: CompiledPipeline) -> bool:
-    reads = {topic for each in compiled.plan.subtopologies for topic in each.reads}
-    ends = admin.end_offsets([TopicPartition(topic, number) for topic in reads for number in range(PARTITIONS)])
-    committed = admin.group_offsets(_group(compiled))
-    return all(not end or (here in committed and committed[here].offset >= end) for here, end in ends.items())
+def _is_done(admin: Admin, probe: Consumer, group: str, reads: Iterable[str]) -> bool:
+    """Whether nothing is left to read behind the committed positions."""
+    # Positions first: rows that are written meanwhile move the ends, and it is not done.
+    committed = admin.group_offsets(group)
+    here = [TopicPartition(topic, number) for topic in reads for number in range(PARTITIONS)]
+    ends = {each: end for each, end in probe.end_offsets(here, committed=False).items() if end}
+    if not committed.keys() >= ends.keys():
+        return False
+    behind = {each: committed[each].offset for each, end in ends.items() if committed[each].offset < end}
+    if any(ends[each] - offset > TRAILING_MARKERS_MAX for each, offset in behind.items()):
+        return False
+    return not behind or _hold_nothing(probe, behind, ends)
 
 
-def _group(compiled: CompiledPipeline) -> str:
-    return f"{WORKSPACE}.{compiled.plan.name}"
+def _hold_nothing(probe: Consumer, behind: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> bool:
+    """Whether there are only markers of transactions between these positions and the ends, as Kafka keeps them."""
+    probe.assign(behind)
+    deadline = time.monotonic() + PROBE_S
+    while time.monotonic() < deadline:
+        if probe.poll(1, POLL_S):
+            return False
+        if all(position >= ends[each] for each, position in probe.position(list(behind)).items()):
+            return True
+    return False
 
 
 def read_all(log: Log, registry: Registry, contract: Contract) -> pl.DataFrame:
@@ -160,7 +177,8 @@ def read_all(log: Log, registry: Registry, contract: Contract) -> pl.DataFrame:
     reader = TopicReader(contract, registry)
     consumer = log.consumer()
     here = [TopicPartition(contract.topic, partition) for partition in range(PARTITIONS)]
-    ends = consumer.end_offsets(here)
+    # Behind the last transaction too, whose marker may be under way.
+    ends = consumer.end_offsets(here, committed=False)
     consumer.assign(dict.fromkeys(here, -2))
     frames: list[pl.DataFrame] = []
     while any(consumer.position([each])[each] < end for each, end in ends.items() if end):

@@ -50,7 +50,7 @@ class Row:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--events", type=int, default=EVENTS, help="people, auctions and bids together")
+    parser.add_argument("--events", type=int, default=EVENTS, help="people, auctions and bids together; %(default)s")
     parser.add_argument("--events-per-second", type=int, default=EVENTS_PER_SECOND, help="of event time")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--queries", default=",".join(QUERIES), help="names, separated by commas")
@@ -106,7 +106,7 @@ class _Bench:
         assert query.needs_tick == self._has_tick
         sources = query.compiled.plan.source_topics()
         runs.make_topics_of(self._log, query.compiled)
-        used = runs.work(self._log, self._registry, query.compiled, CONTRACTS, f"{query.name}-{number}")
+        used = runs.work(self._log, self._registry, query.compiled, CONTRACTS)
         records = sum(self._events.by_topic()[topic].height for topic in sources)
         found = runs.read_all(self._log, self._registry, query.result)
         return Row(

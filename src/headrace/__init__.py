@@ -40,8 +40,12 @@ if TYPE_CHECKING:
     from headrace.flow.rows import table as table
     from headrace.flow.stream import Stream as Stream
     from headrace.flow.stream import stream as stream
+    from headrace.flow.suppression import at_most as at_most
+    from headrace.flow.suppression import until as until
+    from headrace.flow.suppression import until_closed as until_closed
     from headrace.flow.windows import hopping as hopping
     from headrace.flow.windows import session as session
+    from headrace.flow.windows import sliding as sliding
     from headrace.flow.windows import tumbling as tumbling
     from headrace.ingress.publisher import Publisher as Publisher
 
@@ -56,6 +60,7 @@ _HOMES = {
     "Stream": "headrace.flow.stream",
     "Table": "headrace.flow.rows",
     "Where": "headrace.errors",
+    "at_most": "headrace.flow.suppression",
     "broadcast": "headrace.flow.broadcast",
     "col": "polars",
     "collect": "headrace.flow.aggregates",
@@ -71,12 +76,15 @@ _HOMES = {
     "pipeline": "headrace.flow.pipeline",
     "quantile": "headrace.flow.aggregates",
     "session": "headrace.flow.windows",
+    "sliding": "headrace.flow.windows",
     "std": "headrace.flow.aggregates",
     "stream": "headrace.flow.stream",
     "sum": "headrace.flow.aggregates",
     "table": "headrace.flow.rows",
     "top_k": "headrace.flow.aggregates",
     "tumbling": "headrace.flow.windows",
+    "until": "headrace.flow.suppression",
+    "until_closed": "headrace.flow.suppression",
     "var": "headrace.flow.aggregates",
     "when": "polars",
 }

@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -20,24 +22,28 @@ from bench.nexmark.clock import EventClock
 from bench.nexmark.events import CONTRACTS, Events, make_events, make_tick
 
 from bench import runs
+from headrace.contracts.contract import TopicKind
+from headrace.contracts.polars_types import to_polars
 from headrace.contracts.registry import Registry
 from headrace.contracts.registry_memory import MemoryRegistry
 from headrace.log.embedded import EmbeddedLog
 from headrace.log.port import Log
+from headrace.testing.driver import Driver
 
 EVENTS = 5_000
+DRIVER_EVENTS = 3_000
 DAWN_MS = 1_777_618_780_000
 """2026-05-01 06:59:40: the night is over soon, and 8 o'clock is not reached."""
 MIDNIGHT_MS = 1_777_679_980_000
 """2026-05-01 23:59:40."""
 BEGINS_MS = {"q14": DAWN_MS - 3_600_000, "q17": MIDNIGHT_MS}
-BATCHES = (37, 1_000)
+BATCHES = (100, 2_000)
 """Records of one poll."""
 
 
-def small_events(query: Query) -> Events:
-    """50 seconds of events: five windows, auctions that expire, sessions that end."""
-    return make_events(EVENTS, clock=EventClock(BEGINS_MS.get(query.name, DAWN_MS), events_per_second=100))
+def small_events(query: Query, count: int = EVENTS) -> Events:
+    """A hundred events a second: windows that close, auctions that expire, sessions that end."""
+    return make_events(count, clock=EventClock(BEGINS_MS.get(query.name, DAWN_MS), events_per_second=100))
 
 
 @dataclass
@@ -54,7 +60,7 @@ class Topics:
     def answer(self, query: Query, batch_records_max: int) -> pl.DataFrame:
         """What the query's topic says after a worker has read everything."""
         runs.make_topics_of(self.log, query.compiled)
-        runs.work(self.log, self.registry, query.compiled, CONTRACTS, query.name, batch_records_max=batch_records_max)
+        runs.work(self.log, self.registry, query.compiled, CONTRACTS, batch_records_max=batch_records_max)
         return standing_rows(query.result, runs.read_all(self.log, self.registry, query.result))
 
 
@@ -78,6 +84,47 @@ def test_a_worker_gives_the_right_answer(name: str, topics: Topics) -> None:
         topics.publish(make_tick(events))
     for batch_records_max in BATCHES:
         check_rows(topics.answer(query, batch_records_max), expected)
+
+
+def in_order(events: Events) -> list[tuple[str, dict[str, Any], None]]:
+    """Topic and row of every event, in the order of event numbers."""
+    found: dict[int, tuple[str, dict[str, Any], None]] = {}
+    begins = 0
+    for (topic, frame), per_round in zip(events.by_topic().items(), (1, 3, 46), strict=True):
+        for index, row in enumerate(frame.iter_rows(named=True)):
+            found[index // per_round * 50 + begins + index % per_round] = (topic, row, None)
+        begins += per_round
+    return [found[number] for number in sorted(found)]
+
+
+def cuts(total: int, seed: int) -> list[int]:
+    """Sizes of batches, one row to hundreds, that cut so many rows."""
+    generator = random.Random(seed)
+    sizes: list[int] = []
+    while (rest := total - sum(sizes)) > 0:
+        sizes.append(min(rest, generator.choice((1, 3, 40, 400))))
+    return sizes
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_any_cut_gives_the_right_answer(name: str) -> None:
+    """Events one after another as they happen, in batches of any size, over two partitions, with a restart between."""
+    query = QUERIES[name]
+    events = small_events(query, DRIVER_EVENTS)
+    rows = in_order(events)
+    tick = in_order(make_tick(events)) if query.needs_tick else []
+    with Driver(query.pipeline, contracts=CONTRACTS, partitions=2) as driver:
+        half = len(rows) // 2
+        driver.publish_many(rows[:half], batches=cuts(half, seed=1))
+        driver.restart()
+        driver.publish_many(rows[half:], batches=cuts(len(rows) - half, seed=2))
+        if tick:
+            driver.publish_many(tick)
+        topic = query.result.topic
+        found = driver.table(topic).values() if query.result.kind is TopicKind.TABLE else driver.rows(topic)
+        assert not driver.dead_letters()
+    schema = to_polars(query.result.schema)
+    check_rows(pl.DataFrame(list(found), schema=schema, orient="row"), expected_rows(query, events))
 
 
 def test_a_wrong_answer_is_seen() -> None:

@@ -79,9 +79,8 @@ def test_numbers_on_the_page_are_those_of_the_code() -> None:
     """Limits that the page tells."""
     from headrace.engine.changelog import MESSAGE_BYTES_MAX
     from headrace.flow.aggregate_types import COLLECT_LIMIT_DEFAULT, COLLECT_LIMIT_MAX, TOP_K_MAX
-    from headrace.flow.windows import WINDOWS_PER_RECORD_MAX
 
-    for number in (COLLECT_LIMIT_MAX, TOP_K_MAX, WINDOWS_PER_RECORD_MAX):
+    for number in (COLLECT_LIMIT_MAX, TOP_K_MAX):
         assert f"{number:,}" in TEXT
     assert f"limit={COLLECT_LIMIT_DEFAULT}" in TEXT
     assert f"{MESSAGE_BYTES_MAX // 1000} kB" in TEXT

@@ -10,6 +10,9 @@ from prometheus_client.metrics_core import Metric
 
 from headrace.engine.metrics import EngineMetrics
 from headrace.engine.operators import aggregate_state
+from headrace.engine.operators.aggregate_late import LATE
+from headrace.engine.operators.dedupe import REPEAT
+from headrace.engine.operators.drop_nulls import NULL_VALUE
 from headrace.log.dead_letters import PREFIX, Reason, error_headers
 from headrace.workspace.config import HttpConfig
 from headrace.workspace.health import Health
@@ -59,7 +62,8 @@ def test_labels_are_those_of_the_code() -> None:
 
 def test_reasons_of_dropped_rows_are_listed() -> None:
     """Each reason that the operators count."""
-    for reason in (aggregate_state.LATE, aggregate_state.NULL_KEY, aggregate_state.BEFORE_EPOCH):
+    reasons = (LATE, aggregate_state.NULL_KEY, aggregate_state.BEFORE_EPOCH, REPEAT, NULL_VALUE)
+    for reason in reasons:
         assert f"`{reason}`" in TEXT
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from headrace.flow.plan import AggregateColumn, Window, WindowKind
 
 LONG_MAX = 2**63 - 1
+_END_IS_IN = (WindowKind.SESSION, WindowKind.SLIDING)
 DECIMAL_SCALE = 2
 """Digits behind the point of all decimals in these tests."""
 RAISES = "raise"
@@ -54,6 +55,17 @@ class Held:
     start_ms: int | None
     end_ms: int | None
     rows: list[Row] = field(default_factory=list)
+    asked_by: list[Row] = field(default_factory=list)
+    """Sliding: rows that made the window and are not in it."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Sliding: a row that some window took."""
+
+    key: tuple[Any, ...]
+    row: Row
+    reached_ms: int
 
 
 class Reference:
@@ -65,6 +77,7 @@ class Reference:
         self.closed_until: dict[int, int] = {}
         self.dropped: dict[str, int] = {}
         self.refused: list[Row] = []
+        self._taken: list[Taken] = []
         self._published: dict[tuple[Any, ...], Held] = {}
 
     @property
@@ -83,6 +96,8 @@ class Reference:
             self._drop("time_before_epoch")
         elif self.window.kind is WindowKind.SESSION:
             self._put_in_session(row, key, self.window)
+        elif self.window.kind is WindowKind.SLIDING:
+            self._put_in_sliding(row, key, self.window)
         else:
             self._put_in_windows(row, key, self.window)
 
@@ -92,7 +107,9 @@ class Reference:
         if due:
             self.closed_until[partition] = max(closing_ms, self.closed_until.get(partition, closing_ms))
         self.held = [held for held in self.held if held not in due]
-        return [self.result(held) for held in due]
+        finals = [self.result(held) for held in due]
+        # A final row carries its own event time as stream time.
+        return [replace(final, stream_time_ms=final.time_ms) for final in finals]
 
     def close_idle(self, partition: int) -> list[Result]:
         """Close everything, as if stream time had passed it."""
@@ -101,13 +118,13 @@ class Reference:
         ends = [self._open_until(held) for held in self.held if held.partition == partition]
         if not ends:
             return []
-        return self.close(partition, max(ends) + (1 if self.window.kind is WindowKind.SESSION else 0))
+        return self.close(partition, max(ends) + (1 if self.window.kind in _END_IS_IN else 0))
 
     def result(self, held: Held) -> Result:
         """The output row of a window as it is."""
         values = tuple(compute(each, held.rows) for each in self.aggregates)
         time_ms = max(row.time_ms for row in held.rows)
-        stream_time_ms = max(row.stream_time_ms for row in held.rows)
+        stream_time_ms = max(row.stream_time_ms for row in [*held.rows, *held.asked_by])
         return Result(held.partition, held.key, held.start_ms, held.end_ms, time_ms, stream_time_ms, values)
 
     def _drop(self, reason: str) -> None:
@@ -183,9 +200,54 @@ class Reference:
     def _is_due(self, held: Held, closing_ms: int) -> bool:
         if self.window is None:
             return False
-        if self.window.kind is WindowKind.SESSION:
+        if self.window.kind in _END_IS_IN:
             return self._open_until(held) < closing_ms
         return self._open_until(held) <= closing_ms
+
+    def _put_in_sliding(self, row: Row, key: tuple[Any, ...], window: Window) -> None:
+        """All windows that the rows so far ask for, from scratch; those that this row changes or makes are put."""
+        reached = max(row.stream_time_ms, self.closed_until.get(row.partition, row.stream_time_ms))
+        if row.time_ms + window.size_ms + window.grace_ms < reached:
+            self._drop("late")
+            return
+        taken = [each for each in self._taken if each.row.partition == row.partition and same(each.key, key)]
+        self._drop_for_closed(row, reached, taken, window)
+        taken.append(Taken(key, row, reached))
+        changed = []
+        for start in sorted({start for each in taken for start in self._asked(each, window)}):
+            end = start + window.size_ms
+            rows = [
+                each.row
+                for each in taken
+                if start <= each.row.time_ms <= end and end + window.grace_ms >= each.reached_ms
+            ]
+            if rows and (rows[-1] is row or start == row.time_ms + 1):
+                changed.append((self._exactly(row, taken[0].key, start, end), rows))
+        if not any(rows[-1] is row for _, rows in changed):
+            return
+        if any(self._refuses(rows) for _, rows in changed):
+            self.refused.append(row)
+            return
+        self._taken.append(taken[-1])
+        for held, rows in changed:
+            if held not in self.held:
+                self.held.append(held)
+                held.asked_by.append(row)
+            held.rows = rows
+            self._publish(held)
+
+    def _drop_for_closed(self, row: Row, reached: int, taken: list[Taken], window: Window) -> None:
+        """Count the windows around the row that are closed: its own, and those that earlier rows ask for."""
+        own = max(row.time_ms, window.size_ms) - window.size_ms
+        for start in {own, *(start for each in taken for start in self._asked(each, window))}:
+            if start <= row.time_ms <= start + window.size_ms and start + window.size_ms + window.grace_ms < reached:
+                self._drop("late")
+
+    def _asked(self, taken: Taken, window: Window) -> list[int]:
+        """Starts of the windows that exist because of a row."""
+        end = max(taken.row.time_ms, window.size_ms)
+        ends_open = end + window.grace_ms >= taken.reached_ms
+        return [taken.row.time_ms + 1, *([end - window.size_ms] if ends_open else [])]
 
     def _refuses(self, rows: Sequence[Row]) -> bool:
         """Whether the last of these rows takes an aggregate out of its range, or makes a user's function raise."""

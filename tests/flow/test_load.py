@@ -188,8 +188,8 @@ def test_public_names() -> None:
     for name in hr.__all__:
         assert getattr(hr, name) is not None
     assert set(hr.__all__) <= set(dir(hr))
-    with pytest.raises(AttributeError, match="no attribute 'sliding'"):
-        _ = hr.sliding  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'gliding'"):
+        _ = hr.gliding  # type: ignore[attr-defined]
 
 
 def test_importing_headrace_loads_no_room() -> None:

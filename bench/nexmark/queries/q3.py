@@ -17,8 +17,8 @@ from headrace import col
 def q3() -> Any:
     """Auctions of category 10 whose sellers live in Oregon, Idaho or California."""
     offered = hr.stream(auctions.TOPIC).filter(category=10).select("id", "seller").as_table("id")
-    sellers = hr.stream(persons.TOPIC).filter(col("state").is_in(["OR", "ID", "CA"]))
-    sellers = sellers.select("id", "name", "city", "state").as_table("id")
+    nearby = hr.stream(persons.TOPIC).filter(col("state").is_in(["OR", "ID", "CA"]))
+    sellers = nearby.select("id", "name", "city", "state").as_table("id")
     return offered.join(sellers, left_on="seller").select("id", "name", "city", "state").to("nexmark.q3")
 
 

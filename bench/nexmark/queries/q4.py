@@ -16,13 +16,12 @@ from headrace import col
 @hr.pipeline(owner="bench")
 def q4() -> Any:
     """The mean of the winning bids by category."""
-    offered = hr.stream(auctions.TOPIC).select("id", "category", "date_time", "expires")
-    offers = hr.stream(bids.TOPIC).select("auction", "price", bid_at="date_time")
+    offers = hr.stream(bids.TOPIC).select("auction", "price", "date_time")
+    offered = hr.stream(auctions.TOPIC).select("id", "category", "expires", "date_time")
     lasts = f"{auctions.LASTS_MS_MAX}ms"
-    in_time = offered.join(offers, left_on="id", right_on="auction", before="0s", after=lasts).filter(
-        col("bid_at") <= col("expires")
-    )
-    best = in_time.group_by("id", "category").agg(final=hr.max("price"))
+    joined = offers.join(offered, left_on="auction", right_on="id", before=lasts, after="0s")
+    in_time = joined.filter(col("date_time") <= col("expires"))
+    best = in_time.group_by("auction", "category").agg(final=hr.max("price"))
     return best.group_by("category").agg(average=hr.mean("final")).to("nexmark.q4")
 
 

@@ -18,8 +18,8 @@ def q5() -> Any:
     windows = hr.stream(bids.TOPIC).group_by("auction").window(hr.hopping("10s", "2s")).agg(bids=hr.count())
     counts = windows.suppress(hr.until_closed()).changes()
     counts = counts.select("auction", "bids", starts="window_start", ends="window_end")
-    most = counts.group_by("starts").window(hr.tumbling("2s")).agg(most=hr.max("bids"))
-    most = most.suppress(hr.until_closed()).changes().select("starts", "most")
+    best = counts.group_by("starts").window(hr.tumbling("2s")).agg(most=hr.max("bids"))
+    most = best.suppress(hr.until_closed()).changes().select("starts", "most")
     hot = counts.join(most, left_on=["starts", "bids"], right_on=["starts", "most"], within="0s")
     return hot.select("auction", "bids", "starts", "ends").to("nexmark.q5")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +19,7 @@ from polars.datatypes import DataTypeClass
 
 from headrace.contracts.avro import AvroField, AvroSchema, AvroType
 from headrace.contracts.binary.nested import list_array, list_parts, map_parts, null_mask, struct_array, struct_children
-from headrace.contracts.shape import DECIMAL128_PRECISION_MAX, Kind, Shape, record_shape
+from headrace.contracts.shape import DECIMAL128_PRECISION_MAX, SHAPES_KEPT_MAX, Kind, Shape, record_shape
 from headrace.contracts.type_unsupported import TypeUnsupported
 
 DtypeLike = pl.DataType | DataTypeClass
@@ -61,6 +62,11 @@ _UNITS = {"ms": "millis", "us": "micros", "ns": "nanos"}
 
 def to_polars(schema: AvroSchema) -> dict[str, pl.DataType]:
     """The columns of a record schema. Raises `NotARecord`."""
+    return dict(_columns(schema))
+
+
+@lru_cache(maxsize=SHAPES_KEPT_MAX)
+def _columns(schema: AvroSchema) -> Mapping[str, pl.DataType]:
     return {child.name: _dtype(child.shape) for child in record_shape(schema).children}
 
 
@@ -104,7 +110,7 @@ def dtype_to_avro(dtype: DtypeLike, *, nullable: bool, path: str) -> AvroType:
 
 def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
     """The table as a frame of exactly the types `to_polars(schema)` gives; nothing is copied where types agree."""
-    dtypes = to_polars(schema)
+    dtypes = _columns(schema)
     shapes = {child.name: child.shape for child in record_shape(schema).children}
     columns = [_polars_ready(table.column(name), shapes[name]) for name in table.column_names]
     frame = pl.from_arrow(pa.Table.from_arrays(columns, names=table.column_names))

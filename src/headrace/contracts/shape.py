@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Any
 
 from headrace.contracts.avro import NAMED, PRIMITIVES, AvroSchema, AvroType, branch_name, logical_type
@@ -108,12 +109,17 @@ class Shape:
             yield from child.shape.walk()
 
 
+SHAPES_KEPT_MAX = 4096
+"""Shapes are asked for with every batch; a process knows a few hundred schemas."""
+
+
 class NotARecord(HeadraceError):
     """Columns were asked of a schema that has no fields."""
 
     code = "contracts.not_a_record"
 
 
+@lru_cache(maxsize=SHAPES_KEPT_MAX)
 def record_shape(schema: AvroSchema) -> Shape:
     """The shape of a record schema; its children are the columns. Raises `NotARecord`."""
     if schema.type != "record":

@@ -164,7 +164,7 @@ def _inputs(plan: Plan, subtopology: Subtopology) -> list[Input]:
     inputs = []
     for topic in subtopology.reads:
         step = sources.get(topic) or moved[topic]
-        is_eager = isinstance(step, SourceStep) and step.is_table and step.time is None
+        is_eager = isinstance(step, SourceStep) and step.is_table and step.time is None and not step.record_time
         inputs.append(Input(topic, step.is_table, is_eager))
     return inputs
 

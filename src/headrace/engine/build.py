@@ -22,29 +22,62 @@ from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.operator import PARTITION, Operator, system_schema
 from headrace.engine.operators.aggregate import make_aggregate
 from headrace.engine.operators.broadcast_join import BroadcastJoin
+from headrace.engine.operators.buffered_table_join import BufferedTableJoin
+from headrace.engine.operators.dedupe import Dedupe
+from headrace.engine.operators.drop_nulls import DropNulls
+from headrace.engine.operators.duality import AsTable, Changes
+from headrace.engine.operators.expire import Expire
+from headrace.engine.operators.foreign_match import ForeignMatch
+from headrace.engine.operators.foreign_resolve import ForeignResolve
+from headrace.engine.operators.foreign_subscribe import ForeignSubscribe
 from headrace.engine.operators.map_async import MapAsync
 from headrace.engine.operators.map_rows import MapBatches, MapRows
+from headrace.engine.operators.process import Process
+from headrace.engine.operators.retract import Retract
 from headrace.engine.operators.rows import Explode, Filter, Merge, Project
+from headrace.engine.operators.stream_join import StreamJoin
+from headrace.engine.operators.suppress import Suppress
 from headrace.engine.operators.table_join import TableJoin
+from headrace.engine.operators.table_table_join import TableTableJoin
+from headrace.engine.operators.top_n import TopN
+from headrace.engine.operators.turns import Origin
 from headrace.engine.outbox import Partitioner
 from headrace.engine.subtopology import StepContext, SubtopologyRunner
 from headrace.flow.plan import (
     AggregateStep,
     AnyStep,
+    AsTableStep,
     BroadcastJoinStep,
+    BufferedTableJoinStep,
+    ChangesStep,
     CompiledPipeline,
+    DedupeStep,
+    DropNullsStep,
+    ExpireStep,
     ExplodeStep,
     FilterStep,
+    ForeignMatchStep,
+    ForeignResolveStep,
+    ForeignSubscribeStep,
     LateStep,
     MapAsyncStep,
     MapStep,
     MergeStep,
+    Plan,
+    ProcessStep,
     ProjectStep,
     RepartitionStep,
+    RetractStep,
     SinkStep,
     SourceStep,
+    StatefulStep,
+    StreamJoinStep,
     Subtopology,
+    SuppressStep,
     TableJoinStep,
+    TableTableJoinStep,
+    TopNStep,
+    foreign_columns,
 )
 from headrace.log.partitioner import partition_for
 
@@ -95,20 +128,67 @@ def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge) ->
             return Explode(step)
         case MergeStep():
             return Merge()
+        case DropNullsStep():
+            return DropNulls(step)
         case MapStep():
             kind = MapBatches if step.mode == "batches" else MapRows
-            return kind(step, compiled.functions[step.name], user_schema(step), list(user_schema(first)))
+            return kind(step, compiled.functions[step.name], list(user_schema(first)))
         case MapAsyncStep():
             function = compiled.functions[step.name]
-            return MapAsync(step, function, user_schema(step), list(user_schema(first)), bridge)
+            return MapAsync(step, function, list(user_schema(first)), bridge)
         case TableJoinStep():
             table = plan.step(step.inputs[1])
             return TableJoin(step, user_schema(table), history_ms=_history_ms(compiled, table))
+        case BufferedTableJoinStep():
+            table = plan.step(step.inputs[1])
+            return BufferedTableJoin(
+                step, user_schema(first), user_schema(table), history_ms=_history_ms(compiled, table)
+            )
+        case StreamJoinStep():
+            return StreamJoin(step, user_schema(first), user_schema(plan.step(step.inputs[1])))
         case BroadcastJoinStep():
             return BroadcastJoin(step, user_schema(plan.step(step.inputs[1])))
+        case ProcessStep():
+            return Process(step, compiled.functions[step.name], user_schema(first))
+        case DedupeStep():
+            return Dedupe(step, user_schema(first))
+        case TopNStep():
+            return TopN(step, user_schema(first))
         case AggregateStep():
-            return make_aggregate(step, user_schema(first), compiled.functions)
+            return make_aggregate(step, user_schema(first), compiled.functions, retracts=first.has_retractions)
+        case TableTableJoinStep():
+            second = plan.step(step.inputs[1])
+            origins = (_origin(plan, first), _origin(plan, second))
+            return TableTableJoin(step, user_schema(first), user_schema(second), origins)
+        case ForeignSubscribeStep():
+            foreign = [user_schema(step)[name] for name in foreign_columns(len(step.foreign))]
+            return ForeignSubscribe(step, user_schema(first), foreign)
+        case ForeignMatchStep():
+            second = plan.step(step.inputs[1])
+            is_read = _origin(plan, second) is Origin.READ
+            return ForeignMatch(step, user_schema(first), user_schema(second), right_at_flush=not is_read)
+        case ForeignResolveStep():
+            return ForeignResolve(step, user_schema(first))
+        case RetractStep():
+            return Retract(step, user_schema(first))
+        case ChangesStep():
+            return Changes(step)
+        case AsTableStep():
+            return AsTable(step)
+        case SuppressStep():
+            return Suppress(step, user_schema(first))
+        case ExpireStep():
+            return Expire(step, user_schema(first))
     raise AssertionError(f"{step.kind} runs outside operators")
+
+
+def _origin(plan: Plan, step: AnyStep) -> Origin:
+    """Where a table's rows come from in the subtopology that reads them."""
+    while not isinstance(step, SourceStep | RepartitionStep | StatefulStep):
+        step = plan.step(step.inputs[0])
+    if isinstance(step, TableTableJoinStep):
+        return Origin.JOINED
+    return Origin.MADE if isinstance(step, StatefulStep) else Origin.READ
 
 
 def _history_ms(compiled: CompiledPipeline, step: AnyStep) -> int | None:

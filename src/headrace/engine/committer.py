@@ -107,9 +107,7 @@ class Committer:
         changes, cuts = self._changelog_messages(runners)
         for outgoing in changes:
             self.producer.produce(outgoing)
-        letters = self._dead_letters.take()
-        if letters is not None:
-            self.producer.produce(letters)
+        self._dead_letters.send(self.producer)
         durable = checkpoints()
         self._commit_positions(durable)
         self.is_open = False

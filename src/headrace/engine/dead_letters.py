@@ -17,8 +17,9 @@ import polars as pl
 import pyarrow as pa
 
 from headrace.engine.operator import SOURCE, RowError
+from headrace.engine.record_sizes import produce_fitting
 from headrace.engine.topic_reader import BadRecord
-from headrace.log.port import HEADERS_TYPE, Log, Outgoing, RecordBatch, TopicPartition
+from headrace.log.port import HEADERS_TYPE, Log, Outgoing, Producer, RecordBatch, TopicPartition
 
 PREFIX = "headrace.error."
 FETCH_TIMEOUT_S = 10.0
@@ -35,6 +36,9 @@ class Original:
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...]
+
+
+Letter = tuple[Original, tuple[Header, ...]]
 
 
 def original_of(batch: RecordBatch, row: int) -> Original:
@@ -63,7 +67,7 @@ class DeadLetters:
 
     def __init__(self, *, topic: str, pipeline: str, log: Log) -> None:
         self._topic, self._pipeline, self._log = topic, pipeline, log
-        self._records: list[tuple[Original, tuple[Header, ...]]] = []
+        self._letters: list[Letter] = []
         self._batches: dict[str, list[RecordBatch]] = {}
         self.counts: Counter[tuple[str, str, str]] = Counter()
         """Dead letters so far by (step, stage, code), committed or not."""
@@ -82,7 +86,7 @@ class DeadLetters:
                 "time": int(batch.timestamp_ms[record.row]),
             }
             headers = self._headers("decode", record.code, record.message, step, place)
-            self._records.append((original_of(batch, record.row), headers))
+            self._letters.append((original_of(batch, record.row), headers))
 
     def add_rows(self, frame: pl.DataFrame, errors: Sequence[RowError], *, step: str, stage: str) -> None:
         """Rows that could not be processed or encoded."""
@@ -94,27 +98,34 @@ class DeadLetters:
             if original is None:
                 original = _as_json(row)
                 headers = (*headers, (PREFIX + "original", b"false"))
-            self._records.append((original, headers))
+            self._letters.append((original, headers))
 
-    def take(self) -> Outgoing | None:
-        """All collected records for the dead-letter topic; the collection is empty then."""
-        records, self._records = self._records, []
+    def send(self, producer: Producer) -> None:
+        """Produce all that is collected. An original that is too large for the topic stays where it is: its letter
+        says where, and has a note in its place."""
+        letters, self._letters = self._letters, []
         self._batches.clear()
-        if not records:
-            return None
+        if not letters:
+            return
+        notes: list[Letter] = []
+        produce_fitting(producer, self._outgoing(letters), lambda row, why: notes.append(_noted(letters[row], why)))
+        if notes:
+            producer.produce(self._outgoing(notes))
+
+    def _outgoing(self, letters: Sequence[Letter]) -> Outgoing:
         headers = [
-            [{"key": key, "value": value} for key, value in (*original.headers, *added)] for original, added in records
+            [{"key": key, "value": value} for key, value in (*original.headers, *added)] for original, added in letters
         ]
         return Outgoing(
             self._topic,
-            pa.array([original.value for original, _ in records], pa.large_binary()),
-            key=pa.array([original.key for original, _ in records], pa.large_binary()),
+            pa.array([original.value for original, _ in letters], pa.large_binary()),
+            key=pa.array([original.key for original, _ in letters], pa.large_binary()),
             headers=pa.array(headers, HEADERS_TYPE),
         )
 
     def discard(self) -> None:
         """The transaction was aborted; its records are read again."""
-        self._records.clear()
+        self._letters.clear()
         self._batches.clear()
 
     def _find(self, source: Mapping[str, object]) -> Original | None:
@@ -131,6 +142,13 @@ class DeadLetters:
         self.counts[step, stage, code] += 1
         texts = {"stage": stage, "code": code, "message": message, "pipeline": self._pipeline, "step": step, **place}
         return tuple((PREFIX + name, str(text).encode()) for name, text in texts.items())
+
+
+def _noted(letter: Letter, why: str) -> Letter:
+    """The letter with a note in place of its original."""
+    _, headers = letter
+    kept = tuple(header for header in headers if header[0] != PREFIX + "original")
+    return Original(None, json.dumps({"left_out": why}).encode(), ()), (*kept, (PREFIX + "original", b"false"))
 
 
 def _as_json(row: Mapping[str, object]) -> Original:

@@ -68,7 +68,7 @@ _NUMBERS: tuple[tuple[type[Family], str, str, Callable[[WorkerStatus], float | N
     (
         GaugeMetricFamily,
         "headrace_state_bytes",
-        "Memory that aggregates hold, about.",
+        "Memory that the state of all steps takes, about.",
         lambda status: status.state_bytes,
     ),
     (

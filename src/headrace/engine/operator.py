@@ -27,7 +27,7 @@ STREAM_TIME = "__stream_time_ms"
 """Int64: largest event time of the row's source partition, up to and including the row. Lateness is judged by it,
 so that it does not depend on how partitions interleave downstream."""
 SEQUENCE = "__sequence"
-"""Int64: position of the row in the task's input of this call; ascending inside a partition."""
+"""Int64: position of the row in the task's input; ascending inside a partition, over calls too."""
 DELETED = "__deleted"
 """Boolean, tables only: the row of this key is gone; its other columns are null."""
 RETRACTS = "__retracts"
@@ -171,6 +171,9 @@ class LookupTable(Protocol):
 
     def forget_table(self, partitions: Sequence[int]) -> None:
         """Drop the table's rows of partitions that moved away."""
+
+    def state_bytes(self) -> int:
+        """Memory held, about."""
 
 
 @runtime_checkable

@@ -18,11 +18,13 @@ import pyarrow as pa
 
 from headrace.engine import repartition
 from headrace.engine.dead_letters import DeadLetters
+from headrace.engine.operator import RowError
+from headrace.engine.record_sizes import TOO_LARGE, produce_fitting
 from headrace.engine.repartition import Marks
 from headrace.engine.sink_writer import SinkWriter
 from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.flow.plan import RepartitionStep, SinkStep
-from headrace.log.port import Outgoing, Producer
+from headrace.log.port import Outgoing, Producer, RecordTooLarge
 
 Partitioner = Callable[[pl.DataFrame], npt.NDArray[np.int32]]
 
@@ -89,19 +91,25 @@ class Outbox:
         for step, route in self._routes.items():
             pieces = frames.get(step, [])
             if pieces or marks.get(step):
-                self._send_repartition(producer, route, pieces, marks.get(step, Marks()))
+                self._send_repartition(producer, step, route, pieces, marks.get(step, Marks()))
                 self._note_sent(step, marks.get(step, Marks()))
 
     def _send_sink(self, producer: Producer, step: str, frame: pl.DataFrame) -> None:
         records, errors = self._sinks[step].encode(frame)
         if errors:
             self._dead_letters.add_rows(frame, errors, step=step, stage="encode")
-        if len(records):
-            producer.produce(records)
-            self.rows_out += len(records)
+        if not len(records):
+            return
+        rows = np.delete(np.arange(frame.height), [error.row for error in errors])
+        too_large: list[RowError] = []
+        self.rows_out += produce_fitting(
+            producer, records, lambda row, why: too_large.append(RowError(int(rows[row]), TOO_LARGE, why))
+        )
+        if too_large:
+            self._dead_letters.add_rows(frame, too_large, step=step, stage="encode")
 
     def _send_repartition(
-        self, producer: Producer, route: RepartitionRoute, pieces: Sequence[pl.DataFrame], marks: Marks
+        self, producer: Producer, step: str, route: RepartitionRoute, pieces: Sequence[pl.DataFrame], marks: Marks
     ) -> None:
         values: list[bytes] = []
         partitions: list[int] = []
@@ -121,8 +129,27 @@ class Outbox:
                 values.append(value)
                 partitions.append(partition)
         if values:
-            column = pa.array(values, pa.large_binary())
-            producer.produce(Outgoing(route.topic, column, partition=np.array(partitions, np.int32)))
+            self._send_messages(producer, step, route.topic, values, np.array(partitions, np.int32))
+
+    def _send_messages(
+        self, producer: Producer, step: str, topic: str, values: Sequence[bytes], partitions: npt.NDArray[np.int32]
+    ) -> None:
+        """Messages that are too large are cut in halves; a row that is too large alone becomes a dead letter."""
+        again: list[tuple[bytes, int]] = []
+
+        def refuse(message: int, why: str) -> None:
+            rows, marks = repartition.decode(values[message])
+            if not rows.height:
+                raise RecordTooLarge(why, row=message)
+            if rows.height == 1:
+                self._dead_letters.add_rows(rows, [RowError(0, TOO_LARGE, why)], step=step, stage="encode")
+            pieces = repartition.halves(rows, marks) if rows.height > 1 else repartition.encode(rows.clear(), marks)
+            again.extend((piece, int(partitions[message])) for piece in pieces)
+
+        produce_fitting(producer, Outgoing(topic, pa.array(values, pa.large_binary()), partition=partitions), refuse)
+        if again:
+            pieces, places = [piece for piece, _ in again], np.array([place for _, place in again], np.int32)
+            self._send_messages(producer, step, topic, pieces, places)
 
     def _note_sent(self, step: str, marks: Marks) -> None:
         sent = self._sent[step]

@@ -70,6 +70,11 @@ def _messages(frame: pl.DataFrame, marks: Marks) -> Iterator[bytes]:
     if len(value) <= MESSAGE_BYTES_MAX or frame.height == 1:
         yield value
         return
+    yield from halves(frame, marks)
+
+
+def halves(frame: pl.DataFrame, marks: Marks) -> Iterator[bytes]:
+    """The rows in two messages at least, for whom one is too large."""
     half = frame.height // 2
     yield from _messages(frame.head(half), Marks())
     yield from _messages(frame.slice(half), marks)

@@ -15,6 +15,8 @@ BATCH_RECORDS_LIMIT = 1_000_000
 IDLE_AFTER_MS = 500
 """A partition without input for this long, with nothing left in the log, stops holding back the closing time of
 tasks downstream. Its later rows are judged by their own stream time and by what is already closed."""
+STUCK_AFTER_S = 30.0
+"""No pass over a batch takes so long, unless a user's function does."""
 PENDING_ROWS_MAX = 200_000
 """Output rows collected before they are handed to the producer without waiting for the commit."""
 INPUT_ROWS_MAX = 500_000
@@ -35,6 +37,10 @@ class WorkerSettings:
     commit_interval_ms: int | None = None
     """None: the pipeline's own."""
     idle_after_ms: int = IDLE_AFTER_MS
+    state_bytes_max: int | None = None
+    """Beyond it the worker reads nothing more (`headrace.engine.memory_guard`); None: a share of the machine's."""
+    stuck_after_s: float = STUCK_AFTER_S
+    """A step that works longer than this on one pass is reported by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,22 @@ in as frames and leave through `emit`.
   says what it can promise (`output_closing_ms`).
 - A pass with `flush` also takes out what a commit publishes; after it, operators hold nothing back. What was promised
   for a step that speaks at flushes holds until its next one.
+- A step that must tell every change (`headrace.engine.every_change`) is flushed as often as it takes.
 - Streams of one task share a clock, and so do its tables; tables that are only looked up move none.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import cast
 
 import polars as pl
 
 from headrace.engine.dead_letters import DeadLetters
+from headrace.engine.every_change import every_change, tellers
 from headrace.engine.operator import (
     PARTITION,
     SEQUENCE,
@@ -35,6 +39,7 @@ from headrace.engine.operator import (
 )
 from headrace.engine.operators.map_async import MapAsync
 from headrace.engine.stream_time import BEFORE_ALL_MS, with_stream_time
+from headrace.engine.watch import Working
 from headrace.flow.plan import (
     AnyStep,
     LateStep,
@@ -49,6 +54,10 @@ from headrace.flow.plan import (
 
 Emit = Callable[[SinkStep | RepartitionStep, pl.DataFrame], None]
 Clocks = dict[int, int]
+
+
+EMPTY_FRAMES_KEPT_MAX = 4096
+"""Of all plans of a process; one for each different list of columns."""
 
 
 class StepContext:
@@ -90,17 +99,21 @@ class SubtopologyRunner:
         self._plan = plan
         self._operators = operators
         self._schemas = schemas
-        # Making one costs milliseconds where columns are nested.
-        self._empties = {step: pl.DataFrame(schema=dict(schema)) for step, schema in schemas.items()}
+        self._empties = {step: _empty_frame(tuple(schema.items())) for step, schema in schemas.items()}
         self._contexts = contexts
+        self._tellers = tellers(plan)
         self.source_clock: Clocks = {}
         self.table_clock: Clocks = {}
         self.repartition_clock: dict[str, Clocks] = {}
         """Closing time by repartition topic and partition, set by the owner of the marks."""
         self.closing: dict[str, Clocks] = {}
+        self._sequence = 0
+        """The `SEQUENCE` of the next row."""
         self._flushed: dict[str, Clocks] = {}
         """Closing time of the output at the last flush, of steps that speak at flushes."""
         self._flushed_committed: dict[str, Clocks] = {}
+        self.working_on: Working | None = None
+        """The step at work, for whoever looks on from another thread."""
 
     @property
     def stateful(self) -> dict[str, StatefulOperator]:
@@ -122,7 +135,7 @@ class SubtopologyRunner:
 
     def run(self, rows: Mapping[str, pl.DataFrame], emit: Emit, *, flush: bool = False) -> None:
         """One pass. `rows` by topic: source rows without `STREAM_TIME`, repartition rows with it."""
-        outputs = self._with_sources(rows)
+        outputs = self._with_sources(self._numbered(rows))
         for step in self.steps:
             if isinstance(step, SourceStep):
                 continue
@@ -132,7 +145,19 @@ class SubtopologyRunner:
                 if inputs[0].height:
                     emit(step, inputs[0])
                 continue
-            outputs[step.name] = self._run_step(step, inputs, flush=flush)
+            self.working_on = (step.name, time.monotonic())
+            try:
+                outputs[step.name] = self._run_step(step, inputs, flush=flush)
+            finally:
+                self.working_on = None
+
+    def _numbered(self, rows: Mapping[str, pl.DataFrame]) -> Mapping[str, pl.DataFrame]:
+        """`SEQUENCE` goes on from earlier passes: rows that wait for a flush keep their place among later ones."""
+        first = self._sequence
+        numbered = {topic: frame.with_columns(pl.col(SEQUENCE) + first) for topic, frame in rows.items()}
+        lasts = [int(frame[SEQUENCE].to_numpy().max()) for frame in numbered.values() if frame.height]
+        self._sequence = max([first, *(last + 1 for last in lasts)])
+        return numbered
 
     def _with_sources(self, rows: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Frames by step name for everything that comes from outside."""
@@ -163,13 +188,13 @@ class SubtopologyRunner:
         return frame
 
     def _run_step(self, step: AnyStep, inputs: Sequence[pl.DataFrame], *, flush: bool) -> pl.DataFrame:
+        if isinstance(step, LateStep):
+            self.closing[step.name] = self._contexts[step.inputs[0]].closing
+            return self._late(step)
         operator, context = self._operators[step.name], self._contexts[step.name]
         context.closing = self._closing_of(step)
         if isinstance(step, StatefulStep):
             return self._run_stateful(step, inputs, context, flush=flush)
-        if isinstance(step, LateStep):
-            self.closing[step.name] = self._contexts[step.inputs[0]].closing
-            return self._late(step)
         if isinstance(operator, MapAsync):
             output = operator.process(inputs, context)
             if flush:
@@ -186,12 +211,19 @@ class SubtopologyRunner:
     ) -> pl.DataFrame:
         operator = self.stateful[step.name]
         pieces = []
-        if any(frame.height for frame in inputs):
+        tells_all = step.name in self._tellers and operator.speaks_at_flush
+        if tells_all and any(frame.height for frame in inputs):
+
+            def tell(piece: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
+                return [operator.process(piece, context), operator.flush(context)]
+
+            pieces += every_change(step, inputs, tell, one_by_one=self._tellers[step.name])
+        elif any(frame.height for frame in inputs):
             pieces.append(operator.process(inputs, context))
         pieces.append(operator.advance(context))
         if flush:
             pieces.append(operator.flush(context))
-        self._promise(step.name, operator, context.closing, flush=flush)
+        self._promise(step.name, operator, context.closing, flush=flush or tells_all)
         return self._joined(step.name, pieces)
 
     def _promise(self, step: str, operator: StatefulOperator, closing: Clocks, *, flush: bool) -> None:
@@ -325,3 +357,9 @@ def _timed(frames: Mapping[str, pl.DataFrame], clock: Clocks) -> dict[str, pl.Da
         topic: frame.with_columns(timed.filter(pl.col("topic") == topic)[STREAM_TIME])
         for topic, frame in frames.items()
     }
+
+
+@lru_cache(maxsize=EMPTY_FRAMES_KEPT_MAX)
+def _empty_frame(schema: tuple[tuple[str, pl.DataType], ...]) -> pl.DataFrame:
+    """Making one costs milliseconds where columns are nested."""
+    return pl.DataFrame(schema=dict(schema))

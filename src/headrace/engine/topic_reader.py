@@ -30,6 +30,8 @@ from headrace.log.port import RecordBatch
 
 ROW = "__row"
 """Index of a row in its record batch; only inside this module."""
+TIME_MAX_MS = 2**62
+"""Behind every time."""
 RECORD_TIME = "$timestamp"
 """`time:` of a contract that means the record's own timestamp."""
 
@@ -61,13 +63,14 @@ class TopicReader:
         subject = f"{contract.topic}-value"
         self._values: RecordCodec = open_codec(contract.value_schema, registry, subject)
         self._keys: KeyCodec | None = open_key_codec(contract, registry) if contract.key else None
+        self._key_schema, self._value_schema = contract.key_schema, contract.value_schema
         self._columns = [field.name for field in contract.schema.fields]
 
     def read(self, batch: RecordBatch) -> Rows:
         """Rows of a batch. Raises `RegistryUnavailable`; the same call may be made again."""
         decoded = self._values.decode(batch.value, batch.headers)
         bad = [BadRecord(*failed) for failed in decoded.failed]
-        frame = to_frame(decoded.table, self.contract.value_schema).hstack([pl.Series(ROW, decoded.rows)])
+        frame = to_frame(decoded.table, self._value_schema).hstack([pl.Series(ROW, decoded.rows)])
         frame = self._unwrap(frame, bad) if self._is_change else self._plain(frame)
         if self._is_table:
             frame = self._with_deletions(frame, batch, bad)
@@ -138,25 +141,27 @@ class TopicReader:
         event with a null key, and each step says what becomes of it."""
         if self._is_table or not len(rows):
             return rows
-        all_null = frame[rows].select(pl.all_horizontal(pl.col(self.contract.key).is_null())).to_series()
-        return rows[~all_null.to_numpy()]
+        some = pl.any_horizontal(pl.col(self.contract.key).is_not_null())
+        keyed: npt.NDArray[np.bool_] = frame[rows].select(some).to_series().to_numpy()
+        return rows[keyed]
 
     def _key_frame(self, decoded: Decoded) -> pl.DataFrame:
-        assert self.contract.key_schema is not None
-        return to_frame(decoded.table, self.contract.key_schema)
+        assert self._key_schema is not None
+        return to_frame(decoded.table, self._key_schema)
 
     def _with_time(self, frame: pl.DataFrame, batch: RecordBatch, bad: list[BadRecord]) -> pl.DataFrame:
         recorded = batch.timestamp_ms[frame[ROW].to_numpy()] if frame.height else np.empty(0, np.int64)
         stamp = pl.Series(TIME, recorded, dtype=pl.Int64)
         column = self.contract.time
         if column is None or column == RECORD_TIME:
-            return frame.hstack([stamp])
+            return self._with_record_time(frame, recorded, bad)
         time_ms = _epoch_ms(frame[column]).alias(TIME)
         if self._is_table and frame[DELETED].any():
             # A deletion carries no columns: its time is the record's.
             time_ms = frame.select(pl.when(DELETED).then(stamp).otherwise(time_ms).alias(TIME)).to_series()
         timed = frame.hstack([time_ms])
-        ahead = stamp + self.contract.time_ahead_max_ms
+        # Of a record without a timestamp nothing says what would be absurd.
+        ahead = pl.Series(np.where(recorded < 0, TIME_MAX_MS, recorded + self.contract.time_ahead_max_ms))
         if not time_ms.null_count() and not ((time_ms < 0) | (time_ms > ahead)).any():
             return timed
         reason = (
@@ -171,6 +176,18 @@ class TopicReader:
         for row, value, code in wrong.iter_rows():
             bad.append(BadRecord(row, f"decode.{code}", f"{column} is {value} ms"))
         return timed.filter(~pl.col(ROW).is_in(wrong[ROW].to_list()))
+
+    def _with_record_time(
+        self, frame: pl.DataFrame, recorded: npt.NDArray[np.int64], bad: list[BadRecord]
+    ) -> pl.DataFrame:
+        """Event time is the record's timestamp. One without (-1) is a dead letter where the contract counts on it."""
+        timed = frame.with_columns(pl.Series(TIME, np.maximum(recorded, 0)))
+        none = recorded < 0
+        if not none.any() or not self.contract.record_time:
+            return timed
+        rows = frame[ROW].to_numpy()[none].tolist()
+        bad.extend(BadRecord(row, "decode.null_event_time", "the record has no timestamp") for row in rows)
+        return timed.filter(pl.Series(~none))
 
 
 def epoch_ms(frame: pl.DataFrame, column: str) -> pl.Expr:

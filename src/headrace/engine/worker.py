@@ -14,6 +14,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 
 import polars as pl
 import structlog
@@ -22,11 +24,14 @@ from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.engine.assembly import Assembly, assemble
 from headrace.engine.lag import LagMeter
+from headrace.engine.memory_guard import MemoryGuard, state_bytes
 from headrace.engine.metrics import EngineMetrics
+from headrace.engine.operators.map_async import handed_over_max
 from headrace.engine.repartition import Marks
 from headrace.engine.retry import Patience, Stopped
 from headrace.engine.settings import INPUT_ROWS_MAX, PENDING_ROWS_MAX, WorkerSettings, WorkerStatus
 from headrace.engine.tasks import Task
+from headrace.engine.watch import Watch, Working
 from headrace.flow.plan import AnyStep, CompiledPipeline, RepartitionStep, StatefulStep, idle_close_ms
 from headrace.log.port import (
     Fenced,
@@ -66,6 +71,7 @@ class PipelineWorker:
         self._compiled, self._contracts, self._registry = compiled, contracts, registry
         self._log, self._settings, self._on_status, self._clock = log, settings, on_status, clock
         self._plan = compiled.plan
+        self._batch_records_max = min(settings.batch_records_max, handed_over_max(self._plan))
         self._metrics = metrics or EngineMetrics()
         self._lag = LagMeter(log)
         self._commit_interval_s = (settings.commit_interval_ms or self._plan.commit_interval_ms) / 1000
@@ -78,6 +84,8 @@ class PipelineWorker:
         self._opened_at = 0.0
         self._quiet_since: dict[TopicPartition, float] = {}
         self._idle_closed: dict[tuple[str, int], int] = {}
+        self._guard = MemoryGuard(self._plan.name, settings.state_bytes_max)
+        self._told: WorkerStatus | None = None
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -92,8 +100,9 @@ class PipelineWorker:
             self._assembly = patience.call(lambda: self._assemble(patience))
             self._parts.broadcasts.read_whole(self._take_broadcast, patience)
             self._set_state("running")
-            self._loop(stop, patience)
-            self._drain(patience)
+            with closing(Watch(self._plan.name, self._settings.stuck_after_s, self._working_on, self._tell_stuck)):
+                self._loop(stop, patience)
+                self._drain(patience)
             self._set_state("stopped")
         except Stopped:
             self._set_state("stopped")
@@ -142,10 +151,14 @@ class PipelineWorker:
 
     def _cycle(self, patience: Patience) -> None:
         parts = self._parts
+        if (excess := self._guard.hold(parts, self._clock())) is not None:
+            self._wait_for(str(excess))
+        elif self._state == "waiting":
+            self._wait_for(None)
         parts.broadcasts.poll(self._take_broadcast, patience)
-        batches = patience.call(lambda: parts.consumer.poll(self._settings.batch_records_max, self._poll_timeout_s()))
+        batches = patience.call(lambda: parts.consumer.poll(self._batch_records_max, self._poll_timeout_s()))
         now = self._clock()
-        if sum(map(len, batches)) >= self._settings.batch_records_max:
+        if sum(map(len, batches)) >= self._batch_records_max:
             parts.tasks.note_more(self._now_ms())
         for batch in batches:
             self._begin()
@@ -186,7 +199,7 @@ class PipelineWorker:
         parts = self._parts
         complete = self._complete(patience)
         for task in parts.tasks.tasks:
-            for piece in parts.tasks.ready(task, complete, self._now_ms(), self._settings.batch_records_max):
+            for piece in parts.tasks.ready(task, complete, self._now_ms(), self._batch_records_max):
                 self._begin()
                 task.runner.run(piece, parts.outbox.emit)
                 if piece:
@@ -405,9 +418,17 @@ class PipelineWorker:
         if now - before >= STATUS_INTERVAL_S:
             rate = (self._records_in - records) / (now - before) if before else 0.0
             self._reported = (now, self._records_in, rate)
-        status = self.status()
-        self._metrics.note(status)
-        self._on_status(status)
+        self._told = self.status()
+        self._metrics.note(self._told)
+        self._on_status(self._told)
+
+    def _working_on(self) -> Working | None:
+        return next((task.runner.working_on for task in self._parts.tasks.tasks if task.runner.working_on), None)
+
+    def _tell_stuck(self, message: str) -> None:
+        """Called on the watch's thread, while this one is busy."""
+        if self._told is not None:
+            self._on_status(replace(self._told, state="waiting", message=message, updated_ms=self._now_ms()))
 
     def status(self) -> WorkerStatus:
         """The worker as it is now."""
@@ -434,7 +455,7 @@ class PipelineWorker:
             dead_letters=dict(counts),
             stream_time_ms=min(clocks) if clocks else None,
             state_keys=sum(sum(operator.keys_count().values()) for operator in stateful),
-            state_bytes=sum(operator.state_bytes() for operator in stateful),
+            state_bytes=sum(state_bytes(parts).values()) if parts is not None else 0,
             records_per_second=round(self._reported[2], 1),
             records_restored=self._records_restored,
             lag=self._lag.lag,

@@ -8,6 +8,7 @@ groups of rows together (sessions that grow into one, partial results); `result`
 - States are Python values of JSON: None, bool, int, float, str, list, dict. They are written to the changelog.
 - No method looks at anything but its arguments and the aggregator's own settings: a replay must repeat it.
 - `merge(a, b)` equals adding the rows of `b` after those of `a`.
+- `subtract(add(state, value), value)` equals `state`; over a table, whose rows go when they change, it is needed.
 """
 
 from __future__ import annotations
@@ -54,3 +55,11 @@ class AggregatorMethods(Protocol):
 
     def result(self, state: Any) -> Any:
         """A value of `type`."""
+
+
+@runtime_checkable
+class SubtractorMethods(AggregatorMethods, Protocol):
+    """What the engine calls over the changes of a table."""
+
+    def subtract(self, state: Any, value: Any) -> Any:
+        """The state without a value that was added before."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from headrace.flow.columns import not_null, require
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import MissingEventTime, OptionInvalid
-from headrace.flow.grouped import check_group_types
+from headrace.flow.group_types import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms
 from headrace.flow.plan import Column, DedupeStep, Place

@@ -46,6 +46,8 @@ class Facts:
     like: str | None = None
     string_partitions: int | None = None
     """Partitions of the topic that the rows are spread like, where its keys are plain texts."""
+    own_hash: tuple[str, ...] = ()
+    """Columns by whose values headrace's own hash spreads the rows; none where something else does, or is not known."""
     record_key: tuple[str, ...] = ()
     time: EventTime = EventTime()
     has_retractions: bool = False
@@ -56,13 +58,13 @@ class Facts:
         return replace(self, influences=self.influences | frozenset(fields))
 
     def repartitioned(self, key: tuple[str, ...], like: str | None) -> Facts:
-        return replace(self, key=key, like=like, string_partitions=None)
+        return replace(self, key=key, like=like, string_partitions=None, own_hash=() if like else key)
 
     def keyed(self, record_key: tuple[str, ...]) -> Facts:
         return replace(self, record_key=record_key)
 
     def unpartitioned(self) -> Facts:
-        return replace(self, key=(), like=None, string_partitions=None)
+        return replace(self, key=(), like=None, string_partitions=None, own_hash=())
 
     def computed_anew(self, columns: tuple[Column, ...]) -> Facts:
         """After a user's function: nothing is known but the new columns and that event time travels along."""
@@ -75,7 +77,7 @@ class Facts:
             if each.copies is not None:
                 copies.setdefault(each.copies, each.name)
         key = _renamed(self.key, copies)
-        known = self if key else self.unpartitioned()
+        known = replace(self, own_hash=_renamed(self.own_hash, copies)) if key else self.unpartitioned()
         time = replace(self.time, column=copies.get(self.time.column) if self.time.column else None)
         columns = tuple(each.column for each in expressions)
         return replace(known, columns=columns, key=key, record_key=_renamed(self.record_key, copies), time=time)
@@ -97,6 +99,18 @@ class Draft:
     explicit_name: str | None = None
     emit: Emit | None = None
     """Aggregates: what the sinks below ask for."""
+    stays_table: bool = False
+    """Aggregates whose final rows are changes of a table (`suppress`), not events."""
+    part_of: tuple[Draft, str] | None = None
+    """For a step that the user does not see: the one that they do, which may get a name, and what this is to it."""
+
+    @property
+    def made_name(self) -> str:
+        """What the step is called where it was given no name itself."""
+        if self.part_of is None or self.part_of[0].explicit_name is None:
+            return self.base_name
+        whole, part = self.part_of
+        return f"{whole.explicit_name}_{part}"
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -200,6 +214,7 @@ class Compilation:
             topic=contract.topic,
             topic_kind=contract.kind.value,
             time=contract.time,
+            record_time=contract.record_time,
             time_ahead_max_ms=contract.time_ahead_max_ms,
             history_ms=None,
             is_broadcast=kind == "broadcast",

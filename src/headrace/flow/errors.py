@@ -86,6 +86,12 @@ class Unmergeable(PipelineInvalid):
     code = "flow.unmergeable_aggregate"
 
 
+class Unsubtractable(PipelineInvalid):
+    """An aggregate over a table that cannot take rows back."""
+
+    code = "flow.unsubtractable_aggregate"
+
+
 class MissingEventTime(PipelineInvalid):
     """Event time is needed and no contract says what it is."""
 

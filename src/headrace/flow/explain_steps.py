@@ -97,7 +97,7 @@ def _keyed(step: AnyStep) -> str:
         case ChangesStep():
             return "changes of the table as a stream" + (f", deletions by {step.deleted}" if step.deleted else "")
         case AsTableStep():
-            return "the latest row of each key"
+            return "the latest row of each key" + (f", deleted where {step.deleted.text}" if step.deleted else "")
         case ExpireStep():
             return f"drop keys without a change for {format_duration(step.ttl_ms)}"
         case SuppressStep():

@@ -15,7 +15,7 @@ from typing import Any
 from headrace.flow.columns import combined_lineage, declared_column, require
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import OptionInvalid, TypeClash
-from headrace.flow.grouped import check_group_types
+from headrace.flow.group_types import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms, whole
 from headrace.flow.place import function_reference
@@ -25,8 +25,9 @@ CONCURRENCY_MAX = 10_000
 """Coroutines of one step at once in one process; each holds a row and often a connection."""
 RETRIES_MAX = 100
 """Beyond it a row that cannot be done would hold up all behind it."""
-TIMEOUT_MAX_MS = 10 * 60 * 1000
-"""A row waits at most this long for one try; the rows behind it wait with it."""
+TRIES_MAX_MS = 4 * 60 * 1000
+"""All tries of a row together: the rows behind it wait, and a worker that reads nothing for five minutes loses its
+partitions."""
 
 
 def map_draft(
@@ -59,6 +60,14 @@ def map_async_draft(
         raise TypeClash(
             "map_async needs a coroutine function", place=place, cure="define it with async def, or use .map"
         )
+    timeout_ms = duration_ms(timeout, "timeout", place, least_ms=1, most_ms=TRIES_MAX_MS)
+    whole(retries, "retries", place, least=0, most=RETRIES_MAX)
+    if timeout_ms * (retries + 1) > TRIES_MAX_MS:
+        raise OptionInvalid(
+            f"{retries + 1} tries of {timeout_ms} ms are more than {TRIES_MAX_MS} ms",
+            place=place,
+            cure="give a shorter timeout or fewer retries; the rows behind a row wait for it",
+        )
     serial = (one_at_a_time_by,) if isinstance(one_at_a_time_by, str) else tuple(one_at_a_time_by)
     check_group_types(require(serial, draft.columns, place), place)
     return _draft(
@@ -70,8 +79,8 @@ def map_async_draft(
         schema,
         place,
         concurrency=whole(concurrency, "concurrency", place, least=1, most=CONCURRENCY_MAX),
-        timeout_ms=duration_ms(timeout, "timeout", place, least_ms=1, most_ms=TIMEOUT_MAX_MS),
-        retries=whole(retries, "retries", place, least=0, most=RETRIES_MAX),
+        timeout_ms=timeout_ms,
+        retries=retries,
         one_at_a_time_by=serial,
     )
 

@@ -24,7 +24,6 @@ from headrace.flow.columns import (
     TIMESTAMP_MILLIS,
     by_name,
     declared_type,
-    dtype_of,
     is_nullable,
     not_null,
     require,
@@ -33,6 +32,8 @@ from headrace.flow.draft import Compilation, Draft, EventTime, Facts
 from headrace.flow.errors import MissingEventTime, OptionInvalid, TypeClash, Unmergeable
 from headrace.flow.expression_tree import Tree, read_tree, root_columns
 from headrace.flow.expressions import Resolved, passed_on, resolve
+from headrace.flow.group_types import check_group_types
+from headrace.flow.late import check_late
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.place import caller_place, function_reference
 from headrace.flow.plan import (
@@ -43,6 +44,7 @@ from headrace.flow.plan import (
     Column,
     Derivation,
     FunctionReference,
+    LateRows,
     Place,
     Window,
     WindowKind,
@@ -57,8 +59,7 @@ HIDDEN = "__agg_"
 _KEEPS_VALUES = frozenset({"min", "max", "first", "last", "top_k", "collect"})
 """Results that are values of the column: what is tagged in it is tagged in them."""
 _KEEPS_UNIT = _KEEPS_VALUES | {"sum", "mean", "std", "quantile"}
-_NEVER_NULL_OF_NEVER_NULL = frozenset({"sum", "mean", "min", "max", "first", "last", "quantile"})
-"""A group has at least one row."""
+NEVER_NULL_OF_NEVER_NULL = frozenset({"sum", "mean", "min", "max", "first", "last", "quantile"})
 
 
 class Grouped:
@@ -70,8 +71,11 @@ class Grouped:
         draft: Draft,
         group: tuple[str, ...],
         window: Window | None = None,
+        late: LateRows = "count",
     ) -> None:
         self._compilation, self._draft, self._group, self._window = compilation, draft, group, window
+        self._late = late
+        self._keep_empty = False
 
     def top_n(self, n: int, *, by: By, descending: Descending = True, rank: str = "rank") -> Table:
         """The first `n` rows of each group (and window) by some columns: a table by group and rank, from 1 on.
@@ -88,16 +92,18 @@ class Grouped:
             by=by,
             descending=descending,
             rank=rank,
+            late=self._late,
         )
         return Table(self._compilation, draft)
 
-    def _windowed(self, window: Window, place: Place) -> None:
+    def _windowed(self, window: Window, late: LateRows, place: Place) -> None:
         if not isinstance(window, Window):
             raise OptionInvalid(
                 f"{window!r} is no window",
                 place=place,
-                cure="pass hr.tumbling(...), hr.hopping(...) or hr.session(...)",
+                cure="pass hr.tumbling(...), hr.hopping(...), hr.sliding(...) or hr.session(...)",
             )
+        check_late(late, place)
         missing = self._draft.facts.time.missing
         if missing:
             raise MissingEventTime(
@@ -135,9 +141,11 @@ class Grouped:
         draft = self._draft
         used = {*self._group, *(each.copies for each in arguments.values() if each.copies)}
         moves = not is_grouped(draft, self._group)
-        if not hidden and not (moves and len(used) < len(draft.columns)):
+        # Late rows go on as they came.
+        narrows = moves and self._late != "stream"
+        if not hidden and not (narrows and len(used) < len(draft.columns)):
             return draft
-        kept = [column for column in draft.columns if column.name in used or not moves]
+        kept = [column for column in draft.columns if column.name in used or not narrows]
         start = before_rekey(draft) if moves else draft
         name = step_name("prepare", self._group)
         return self._compilation.project(start, [*passed_on(kept), *hidden], name, place)
@@ -149,7 +157,7 @@ class Grouped:
         aggregates, made, functions = [], [], {}
         for name, each in wanted.items():
             argument = columns[arguments[name].name] if name in arguments else None
-            aggregate = _aggregate_column(name, each, argument)
+            aggregate = _aggregate_column(name, each, argument, self._never_null())
             aggregates.append(aggregate)
             made.append(_result_column(aggregate, argument))
             if each.aggregator is not None:
@@ -166,8 +174,18 @@ class Grouped:
             group=self._group,
             window=self._window,
             aggregates=tuple(aggregates),
-            fingerprint=_fingerprint(group, self._window, aggregates, expressions),
+            late=self._late,
+            keep_empty=self._keep_empty,
+            fingerprint=_fingerprint(group, self._window, aggregates, expressions, self._state_meaning()),
         )
+
+    def _never_null(self) -> frozenset[str]:
+        """Aggregates that are not null where their column is not: a group has at least one row."""
+        return NEVER_NULL_OF_NEVER_NULL
+
+    def _state_meaning(self) -> Mapping[str, Any]:
+        """What else the state's meaning depends on."""
+        return {}
 
     def _facts(self, before: Facts, group: Sequence[Column], made: Sequence[Column]) -> Facts:
         lineage = before.time.lineage
@@ -178,21 +196,26 @@ class Grouped:
                 for name in (WINDOW_START, WINDOW_END)
             )
         key = (*self._group, *_window_key(self._window))
-        time = EventTime(before.time.missing, WINDOW_START if self._window else None, lineage)
+        time = EventTime(before.time.missing, _event_time(self._window), lineage)
         grouped_by = [field for column in group for field in column.lineage]
         facts = replace(
             before, columns=(*group, *bounds, *made), is_table=True, like=None, string_partitions=None, time=time
         )
-        return replace(facts, key=key, record_key=key).influenced((*grouped_by, *(lineage if self._window else ())))
+        facts = replace(facts, key=key, record_key=key, has_retractions=False)
+        return facts.influenced((*grouped_by, *(lineage if self._window else ())))
 
 
 class GroupedStream(Grouped):
     """Rows of a stream by group: `.agg(...)` over everything so far, or `.window(...)` first."""
 
-    def window(self, window: Window) -> WindowedStream:
-        """Aggregate each window of event time for itself."""
-        self._windowed(window, caller_place())
-        return WindowedStream(self._compilation, self._draft, self._group, window)
+    def window(self, window: Window, *, late: LateRows = "count") -> WindowedStream:
+        """Aggregate each window of event time for itself.
+
+        `late`: rows whose window is closed when they come are always counted; with `"dead_letter"` they are kept
+        there, with `"stream"` the result's `.late()` has them.
+        """
+        self._windowed(window, late, caller_place())
+        return WindowedStream(self._compilation, self._draft, self._group, window, late)
 
     def agg(self, *positional: Any, **aggregates: Aggregate | Aggregator) -> Table:
         """One row per group, kept up to date: a table keyed by the group."""
@@ -309,13 +332,15 @@ def _argument(argument: Any, number: int, columns: Sequence[Column], place: Plac
     return resolve([argument.alias(f"{HIDDEN}{number}")], {}, columns, place)[0]
 
 
-def _aggregate_column(name: str, wanted: Wanted, argument: Column | None) -> AggregateColumn:
+def _aggregate_column(
+    name: str, wanted: Wanted, argument: Column | None, never_null: frozenset[str]
+) -> AggregateColumn:
     try:
         avro = aggregate_type(wanted.function, argument.type if argument else None, wanted.options)
     except AggregateTypeInvalid as error:
         of = f" of {argument.name!r}" if argument and not argument.name.startswith(HIDDEN) else ""
         raise TypeClash(f"{name}{of}: {error.message}", place=wanted.place, cure=error.cure) from error
-    if argument and wanted.function in _NEVER_NULL_OF_NEVER_NULL and not is_nullable(argument.type):
+    if argument and wanted.function in never_null and not is_nullable(argument.type):
         avro = not_null(avro)
     return AggregateColumn(
         name=name,
@@ -340,6 +365,14 @@ def _result_column(aggregate: AggregateColumn, argument: Column | None) -> Colum
     )
 
 
+def _event_time(window: Window | None) -> str | None:
+    """The column with the event time of a window's result. A session may have begun any time ago: it counts as of its
+    end."""
+    if window is None:
+        return None
+    return WINDOW_END if window.kind is WindowKind.SESSION else WINDOW_START
+
+
 def _window_key(window: Window | None) -> tuple[str, ...]:
     if window is None:
         return ()
@@ -351,8 +384,10 @@ def _fingerprint(
     window: Window | None,
     aggregates: Sequence[AggregateColumn],
     expressions: Mapping[str, str],
+    more: Mapping[str, Any],
 ) -> str:
     meaning = {
+        **more,
         "group": [[column.name, not_null(column.type)] for column in group],
         "window": window.model_dump(mode="json", exclude={"grace_ms", "idle_close_ms"}) if window else None,
         "aggregates": [
@@ -371,13 +406,18 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
-_GROUP_TYPES_REFUSED = (pl.List, pl.Array, pl.Struct, pl.Float32, pl.Float64, pl.Binary)
-
-
-def check_group_types(group: Sequence[Column], place: Place) -> None:
-    """Refuse columns that cannot tell groups apart, or be part of a key."""
-    for column in group:
-        dtype = dtype_of(column)
-        if isinstance(dtype, _GROUP_TYPES_REFUSED):
-            cure = "cast it to a whole number or to text" if dtype.is_float() else "make text or a number of it first"
-            raise TypeClash(f"cannot group by {column.name!r}: {dtype} is no key", place=place, cure=cure)
+def with_group(
+    compilation: Compilation, draft: Draft, columns: Sequence[str | pl.Expr], place: Place
+) -> tuple[Draft, tuple[str, ...]]:
+    """The rows with a column for each expression that they are grouped by, and the names of these columns."""
+    if not columns:
+        raise OptionInvalid("group_by needs a column", place=place, cure="for one group of all rows, add a constant")
+    expressions = resolve(columns, {}, draft.columns, place)
+    names = tuple(each.name for each in expressions)
+    check_columns(names, place)
+    made = {each.name: each for each in expressions if each.copies != each.name}
+    if made:
+        kept = {each.name: each for each in passed_on(draft.columns)}
+        draft = compilation.project(draft, [*(kept | made).values()], step_name("with", made), place)
+    check_group_types(require(names, draft.columns, place), place)
+    return draft, names

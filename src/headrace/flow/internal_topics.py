@@ -61,6 +61,23 @@ class PlanPartitions:
 def plan_partitions(plan: Plan, partitions_of: Callable[[str], int]) -> PlanPartitions:
     """`partitions_of` tells the partitions of a topic from outside. Raises `PartitionMismatch`."""
     steps = {step.name: step for step in plan.steps}
+    widths: dict[str, int] = {}
+    while True:
+        found = _plan_partitions(plan, steps, partitions_of, widths)
+        wider = _widened(plan, steps, found.topics)
+        if not wider:
+            break
+        widths |= wider
+    for step in plan.steps:
+        if isinstance(step, JoinStep):
+            _check_join(step, steps, found.topics)
+    return found
+
+
+def _plan_partitions(
+    plan: Plan, steps: Mapping[str, AnyStep], partitions_of: Callable[[str], int], widths: Mapping[str, int]
+) -> PlanPartitions:
+    """As wide as what they read; `widths` are of repartition topics that are wider."""
     topics: dict[str, int] = {}
     tasks: dict[int, int] = {}
     for subtopology in plan.subtopologies:  # Writers before readers.
@@ -72,12 +89,23 @@ def plan_partitions(plan: Plan, partitions_of: Callable[[str], int]) -> PlanPart
         for name in subtopology.steps:
             step = steps[name]
             if isinstance(step, RepartitionStep):
-                topics[step.topic] = count if step.like is None else partitions_of(step.like)
+                topics[step.topic] = widths.get(step.topic, count) if step.like is None else partitions_of(step.like)
             elif isinstance(step, StatefulStep):
                 topics[step.changelog] = count
-            if isinstance(step, JoinStep):
-                _check_join(step, steps, topics)
     return PlanPartitions(tasks, topics)
+
+
+def _widened(plan: Plan, steps: Mapping[str, AnyStep], topics: Mapping[str, int]) -> dict[str, int]:
+    """Repartition topics that must be wider, because they meet wider ones in a join. headrace spreads their rows by its
+    own hash, so any number is right."""
+    own = {step.topic for step in plan.steps if isinstance(step, RepartitionStep) and step.like is None}
+    wider: dict[str, int] = {}
+    for step in plan.steps:
+        if isinstance(step, StreamJoinStep | TableTableJoinStep | ForeignMatchStep):
+            meeting = {topic for name in step.inputs for topic in _topics(steps[name], steps)}
+            count = max(topics[topic] for topic in meeting)
+            wider |= {topic: count for topic in meeting & own if topics[topic] < count}
+    return wider
 
 
 def internal_topics(plan: Plan, partitions_of: Callable[[str], int]) -> tuple[InternalTopic, ...]:

@@ -3,25 +3,28 @@
 Owns which joins are possible, the columns they give and where the stream's rows must be.
 
 - The join is on the table's whole key: each row finds one row or none.
+- A join as of the row's time may hold rows back, so that table rows that come late are seen.
 - Stream and table meet because the stream's rows are moved to where the table's topic has their key, unless they
   are there already.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.flow.columns import by_name, dtype_of, nullable, require
+from headrace.flow.columns import by_name, dtype_of, not_null, nullable, require
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import DuplicateName, MissingEventTime, OptionInvalid, StepRefused, TypeClash
 from headrace.flow.names import check_columns, step_name
-from headrace.flow.plan import Column, Place, SourceStep, TableJoinStep
+from headrace.flow.options import Duration, duration_ms
+from headrace.flow.options import Names as Names
+from headrace.flow.plan import BufferedTableJoinStep, Column, ExpireStep, Place, SourceStep, StatefulStep, TableJoinStep
 from headrace.flow.repartitioning import like_table
 from headrace.flow.rows import Rows, Table
-
-Names = str | Sequence[str] | None
 
 
 def join_draft(
@@ -36,6 +39,7 @@ def join_draft(
     how: str,
     as_of: bool,
     suffix: str,
+    grace: Duration | None,
     max_wait_ms: int,
 ) -> Draft:
     """The stream's rows, each with the table's row of its key."""
@@ -49,6 +53,7 @@ def join_draft(
     check_key_types(lefts, keys, place)
     if as_of:
         _check_as_of(draft, source, place)
+    grace_ms = _grace_ms(grace, source, place, as_of=as_of)
     contract = compilation.contract(source.fields["topic"], place)
     moved = like_table(compilation, draft, tuple(left for left, _ in pairs), contract, place)
     renames = renamed_columns(moved.columns, right, suffix, place)
@@ -58,18 +63,42 @@ def join_draft(
     if as_of:
         decided_by |= {*draft.facts.time.lineage, *right.facts.time.lineage}
     facts = replace(moved.facts, columns=columns).influenced(decided_by | right.facts.influences)
-    return compilation.add(
-        TableJoinStep,
-        step_name("join", [contract.topic.replace(".", "_")]),
-        (moved, right),
-        facts,
-        place,
-        on=tuple(pairs),
-        how=how,
-        as_of=as_of,
-        renames=renames,
-        max_wait_ms=max_wait_ms,
-    )
+    name, inputs = step_name("join", [contract.topic.replace(".", "_")]), (moved, right)
+    fields: dict[str, Any] = {"on": tuple(pairs), "how": how, "renames": renames, "max_wait_ms": max_wait_ms}
+    if not grace_ms:
+        return compilation.add(TableJoinStep, name, inputs, facts, place, as_of=as_of, **fields)
+    fields["fingerprint"] = _fingerprint(moved.columns, pairs)
+    return compilation.add(BufferedTableJoinStep, name, inputs, facts, place, grace_ms=grace_ms, **fields)
+
+
+def _grace_ms(grace: Duration | None, source: Draft, place: Place, *, as_of: bool) -> int:
+    """How long rows wait for the table."""
+    if grace is None:
+        return 0
+    if not as_of:
+        raise OptionInvalid(
+            "grace is for joins as of a time: a row that sees the latest table waits for nothing",
+            place=place,
+            cure="add as_of=True, or leave grace out",
+        )
+    history_ms = source.fields["history_ms"]
+    grace_ms = duration_ms(grace, "grace", place)
+    if grace_ms > history_ms:
+        raise OptionInvalid(
+            f"grace is {grace_ms} ms, and the table's history {history_ms} ms: it would be gone before it is asked for",
+            place=place,
+            cure="give the table a longer history",
+        )
+    return grace_ms
+
+
+def _fingerprint(columns: Sequence[Column], pairs: Sequence[tuple[str, str]]) -> str:
+    """Of the rows that wait."""
+    meaning = {
+        "columns": [[column.name, not_null(column.type)] for column in columns],
+        "key": [left for left, _ in pairs],
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
 def _table_source(table: Any, place: Place) -> Draft:
@@ -77,8 +106,16 @@ def _table_source(table: Any, place: Place) -> Draft:
     if not isinstance(table, Rows):
         raise TypeClash(f"join needs a table, not {type(table).__name__}", place=place, cure="pass hr.table(topic)")
     if not isinstance(table, Table):
-        raise StepRefused("a stream can be joined to a table only", place=place, cure="pass hr.table(topic)")
+        raise StepRefused(
+            "a stream joins streams and tables", place=place, cure="pass hr.stream(topic) or hr.table(topic)"
+        )
     source = list(table._draft.above())[-1]
+    if any(each.type is ExpireStep for each in table._draft.above()):
+        raise StepRefused(
+            "a table whose keys expire cannot be looked up by a stream in the same pipeline",
+            place=place,
+            cure="write it with .to(topic) and join hr.table(topic) in another pipeline",
+        )
     if any(each.type is not SourceStep and not _is_row_wise(each) for each in table._draft.above()):
         raise StepRefused(
             "a table that this pipeline aggregates cannot be joined in the same pipeline",
@@ -89,16 +126,19 @@ def _table_source(table: Any, place: Place) -> Draft:
 
 
 def _is_row_wise(draft: Draft) -> bool:
+    if issubclass(draft.type, StatefulStep):
+        return False
     return len(draft.inputs) == 1 and draft.facts.is_table and draft.inputs[0].facts.is_table
 
 
-def _names(value: Names) -> list[str]:
+def name_list(value: Names) -> list[str]:
+    """Columns as the user named them."""
     return [value] if isinstance(value, str) else list(value or ())
 
 
 def key_pairs(on: Names, left_on: Names, right_on: Names, right: Draft, place: Place) -> list[tuple[str, str]]:
     """Stream column and table key column, in the order of the table's key."""
-    lefts, rights = (_names(on), _names(on)) if on is not None else (_names(left_on), _names(right_on))
+    lefts, rights = (name_list(on), name_list(on)) if on is not None else (name_list(left_on), name_list(right_on))
     if on is not None and (left_on is not None or right_on is not None):
         raise OptionInvalid("both on and left_on or right_on", place=place, cure="keep one way to say it")
     key = right.facts.key

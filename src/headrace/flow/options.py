@@ -6,6 +6,7 @@ Owns their reading, with the user's line in every error.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 from headrace.contracts.duration import DurationInvalid, parse_duration_ms
 from headrace.flow.errors import OptionInvalid
@@ -13,6 +14,10 @@ from headrace.flow.plan import Place
 
 Duration = str | datetime.timedelta
 """`"10m"`, or a timedelta of whole milliseconds."""
+Names = str | Sequence[str] | None
+"""Columns as the user names them: one, several, or none."""
+MAX_WAIT_LIMIT_MS = 10 * 60 * 1000
+"""A join waits at most this long for the other input to catch up."""
 
 
 def duration_ms(value: Duration, name: str, place: Place, *, least_ms: int = 0, most_ms: int | None = None) -> int:

@@ -27,6 +27,8 @@ AvroType = Any
 
 WINDOW_START = "window_start"
 WINDOW_END = "window_end"
+ROW_TIME = "__row_time_ms"
+"""Hidden column behind a `RetractStep`: the event time of the table's row that comes or goes."""
 
 
 class Model(BaseModel):
@@ -117,7 +119,7 @@ class Window(Model):
     kind: WindowKind
     size_ms: int = 0
     advance_ms: int = 0
-    """Equal to `size_ms` for tumbling."""
+    """Equal to `size_ms` for tumbling; none for sliding windows."""
     gap_ms: int = 0
     grace_ms: int = 0
     idle_close_ms: int | None = None
@@ -161,6 +163,8 @@ class SourceStep(Step):
     topic: str
     topic_kind: Literal["event", "table", "change"]
     time: str | None = None
+    record_time: bool = False
+    """The record's timestamp is the event time; `time` is None."""
     time_ahead_max_ms: int
     history_ms: int | None = None
     """Tables: how long old versions can be asked for (as-of joins); None keeps the latest only."""
@@ -277,6 +281,7 @@ class StreamJoinStep(StatefulStep):
     renames: Mapping[str, str]
     idle_close_ms: int | None = None
     """Unmatched rows of a partition without input for this long come out."""
+    max_wait_ms: int = 60_000
 
 
 class TableTableJoinStep(StatefulStep):
@@ -294,11 +299,16 @@ class TableTableJoinStep(StatefulStep):
     max_wait_ms: int = 60_000
 
 
+def foreign_columns(count: int) -> list[str]:
+    """The columns of a subscription that hold its foreign key, in the types and the order of the right key."""
+    return [f"__foreign_{number}" for number in range(count)]
+
+
 class ForeignSubscribeStep(StatefulStep):
     """First third of a foreign-key join: left table rows become subscriptions, one message per change and foreign key.
 
     Rows go on to the task of their foreign key (`foreign`, columns of the left table). Output columns: the left
-    table's. System columns of subscriptions: see `engine.operators.foreign_key`.
+    table's and `foreign_columns`. System columns of subscriptions: see `engine.operators.foreign_key`.
     """
 
     kind: Literal["foreign_subscribe"] = "foreign_subscribe"
@@ -338,6 +348,10 @@ class ChangesStep(Step):
 
     kind: Literal["changes"] = "changes"
     deleted: str | None = None
+    time: str | None = None
+    """Results of windows: the column with their event time, as whoever reads them from a topic takes it."""
+    is_final: bool = False
+    """Each result of a window comes once, and is never late."""
 
 
 class AsTableStep(Step):

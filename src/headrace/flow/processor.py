@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 from headrace.flow.columns import combined_lineage, declared_column, not_null, require
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import OptionInvalid, TypeClash
-from headrace.flow.grouped import check_group_types
+from headrace.flow.group_types import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration
 from headrace.flow.place import function_reference

@@ -21,7 +21,7 @@ def ambiguous(drafts: Iterable[Draft]) -> set[Draft]:
     unnamed = [draft for draft in drafts if issubclass(draft.type, StatefulStep) and draft.explicit_name is None]
     by_name: dict[str, list[Draft]] = {}
     for draft in unnamed:
-        by_name.setdefault(draft.base_name, []).append(draft)
+        by_name.setdefault(draft.made_name, []).append(draft)
     return {draft for found in by_name.values() if len(found) > 1 for draft in found}
 
 

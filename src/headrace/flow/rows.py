@@ -9,19 +9,26 @@ Owns `Rows` and `Table`. Every step returns a new value; nothing runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import polars as pl
 
 from headrace.flow.columns import by_name, require
 from headrace.flow.draft import Compilation, Draft, current_compilation
+from headrace.flow.duality import changes_draft, expire_draft
 from headrace.flow.errors import OptionInvalid, StepRefused
 from headrace.flow.expressions import passed_on, renamed, resolve, resolve_predicate
+from headrace.flow.late import late_draft
 from headrace.flow.names import check_columns, check_step_name, step_name
-from headrace.flow.options import Duration, duration_ms
+from headrace.flow.options import MAX_WAIT_LIMIT_MS, Duration, Names, duration_ms
 from headrace.flow.place import caller_place
 from headrace.flow.plan import FilterStep, Place
 from headrace.flow.sink import Sink, add_sink
+from headrace.flow.suppression import Suppression, suppressed
+
+if TYPE_CHECKING:
+    from headrace.flow.stream import Stream
+    from headrace.flow.table_groups import GroupedTable
 
 NAMED_AFTER_MAX = 3
 """Columns that a row-wise step is named after; it has no state that its name would keep."""
@@ -145,15 +152,17 @@ class Rows:
 
 
 _STREAM_STEPS = {
-    "agg": "",
+    "agg": "group it first: table.group_by(...).agg(...)",
+    "as_table": "it is one",
     "branch": "",
+    "dedupe": "it has one row of each key",
+    "drop_nulls": "filter it: table.filter(col(...).is_not_null())",
     "explode": "",
-    "group_by": "aggregating it would need every change to be taken back first",
-    "join": "join a stream to it: stream.join(table, on=...)",
     "map": "",
     "map_async": "",
     "map_batches": "",
     "merge": "",
+    "process": "",
     "rekey": "its key says which rows replace each other",
     "window": "a row of it has no one time",
 }
@@ -162,21 +171,86 @@ _STREAM_STEPS = {
 class Table(Rows):
     """The latest row of each key."""
 
+    def join(
+        self,
+        table: Table,
+        *,
+        on: Names = None,
+        left_on: Names = None,
+        right_on: Names = None,
+        how: Literal["inner", "left", "outer"] = "inner",
+        suffix: str = "_right",
+        max_wait: Duration = "60s",
+    ) -> Table:
+        """Both tables' columns by the key of this one, kept up to date with both.
+
+        By itself on the keys of both. With `left_on`, columns of this table that refer to the other one's key (a
+        foreign key; `how` is then `"inner"` or `"left"`). `max_wait` bounds how long a row waits for the other table's
+        topic to catch up.
+        """
+        from headrace.flow.table_joins import table_join_draft  # It knows tables.
+
+        place = caller_place()
+        draft = table_join_draft(
+            self._compilation,
+            self._draft,
+            table,
+            place,
+            on=on,
+            left_on=left_on,
+            right_on=right_on,
+            how=how,
+            suffix=suffix,
+            max_wait_ms=duration_ms(max_wait, "max_wait", place, most_ms=MAX_WAIT_LIMIT_MS),
+        )
+        return self._then(draft)
+
+    def suppress(self, suppression: Suppression) -> Table:
+        """Hold changes back: `hr.until_closed()`, `hr.until("5m")` or `hr.at_most(1_000)`."""
+        return self._then(suppressed(self._compilation, self._draft, suppression, caller_place()))
+
+    def group_by(self, *columns: str | pl.Expr) -> GroupedTable:
+        """The table's rows as they are now, by the values of columns or row-wise expressions, to be aggregated."""
+        from headrace.flow.table_groups import grouped_table  # It knows tables.
+
+        return grouped_table(self._compilation, self._draft, columns, caller_place())
+
+    def changes(self, deleted: str | None = None) -> Stream:
+        """Every change of the table, as a stream. Deletions are left out, or are rows with the key, nulls, and true in
+        a Boolean column called `deleted`."""
+        from headrace.flow.stream import Stream  # It knows tables.
+
+        return Stream(self._compilation, changes_draft(self._compilation, self._draft, deleted, caller_place()))
+
+    def expire(self, ttl: Duration) -> Table:
+        """The table without the keys whose last change lies further back than `ttl`, by event time."""
+        return self._then(expire_draft(self._compilation, self._draft, ttl, caller_place()))
+
+    def late(self) -> Stream:
+        """The rows that came too late for their window, with its bounds: of `.window(..., late="stream")`."""
+        from headrace.flow.stream import Stream  # It knows tables.
+
+        return Stream(self._compilation, late_draft(self._compilation, self._draft, caller_place()))
+
     def __getattr__(self, name: str) -> NoReturn:
         if name in _STREAM_STEPS:
             why = _STREAM_STEPS[name]
             raise StepRefused(
                 f"a table has no step {name!r}{f': {why}' if why else ''}",
                 place=caller_place(),
-                cure="write it to a topic of kind event and read that with hr.stream, or use filter, select, "
-                "with_columns, drop, rename",
+                cure="make a stream of its changes first: table.changes()",
             )
         raise AttributeError(f"a table has no {name!r}", name=name, obj=self)
 
 
-def table(topic: str, *, history: Duration | None = None) -> Table:
-    """The topic's latest row of each key. `history` keeps older versions that long, for joins with `as_of=True`."""
+def table(topic: str, *, history: Duration | None = None, ttl: Duration | None = None) -> Table:
+    """The topic's latest row of each key.
+
+    `history` keeps older versions that long, for joins with `as_of=True`. With `ttl`, a key goes when stream time is
+    that far ahead of its last change.
+    """
     place = caller_place()
     compilation = current_compilation(place, f"hr.table({topic!r})")
     history_ms = None if history is None else duration_ms(history, "history", place, least_ms=1)
-    return Table(compilation, compilation.table(topic, history_ms, place))
+    draft = compilation.table(topic, history_ms, place)
+    return Table(compilation, draft if ttl is None else expire_draft(compilation, draft, ttl, place))

@@ -167,4 +167,6 @@ def kind_of(draft: Draft) -> TopicKind:
     if wanted is not None:
         return TopicKind(wanted)
     above = draft.inputs[0]
-    return TopicKind.TABLE if above.facts.is_table and not is_final(above) else TopicKind.EVENT
+    aggregate = aggregate_above(above)
+    replaces = not is_final(above) or (aggregate is not None and aggregate.stays_table)
+    return TopicKind.TABLE if above.facts.is_table and replaces else TopicKind.EVENT

@@ -28,23 +28,24 @@ from headrace.flow.columns import (
 from headrace.flow.dedupe import dedupe_draft
 from headrace.flow.draft import current_compilation, merged_time
 from headrace.flow.drop_nulls import drop_nulls_draft
+from headrace.flow.duality import as_table_draft
 from headrace.flow.errors import OptionInvalid, StepRefused, TypeClash
-from headrace.flow.expressions import passed_on, resolve, resolve_predicate
+from headrace.flow.expressions import resolve_predicate
 from headrace.flow.functions import map_async_draft, map_draft
-from headrace.flow.grouped import GroupedStream, check_group_types
+from headrace.flow.group_types import check_group_types
+from headrace.flow.grouped import GroupedStream, with_group
 from headrace.flow.joins import Names, join_draft
 from headrace.flow.names import check_columns, step_name
-from headrace.flow.options import Duration, duration_ms
+from headrace.flow.options import MAX_WAIT_LIMIT_MS, Duration, duration_ms
 from headrace.flow.place import caller_place
 from headrace.flow.plan import Column, Derivation, ExplodeStep, MergeStep, Place
 from headrace.flow.processor import Processor, process_draft
 from headrace.flow.repartitioning import rekeyed
 from headrace.flow.rows import Rows, Table
+from headrace.flow.stream_joins import StreamJoinOptions, stream_join_draft
 
 BRANCHES_MAX = 100
 """Each branch runs its predicate, and those before it, over every row."""
-MAX_WAIT_LIMIT_MS = 10 * 60 * 1000
-"""A join waits at most this long for the other input to catch up."""
 
 
 class Stream(Rows):
@@ -139,68 +140,78 @@ class Stream(Rows):
 
     def join(
         self,
-        table: Table | Broadcast,
+        other: Stream | Table | Broadcast,
         *,
         on: Names = None,
         left_on: Names = None,
         right_on: Names = None,
-        how: Literal["inner", "left"] = "inner",
+        how: Literal["inner", "left", "outer"] = "inner",
+        within: Duration | None = None,
+        before: Duration | None = None,
+        after: Duration | None = None,
+        grace: Duration | None = None,
+        late: Literal["count", "dead_letter"] | None = None,
+        idle_close: Duration | None = None,
         as_of: bool = False,
         suffix: str = "_right",
         max_wait: Duration = "60s",
     ) -> Stream:
-        """Add the columns of the table's row of this key.
+        """Add the columns of another stream's rows that are near in time, or of a table's row of this key.
 
-        Without one, `how="inner"` drops the row and `how="left"` gives nulls. `as_of=True` reads the table as it was
-        at the row's event time. `max_wait` bounds how long a row waits for the table's topic to catch up.
+        With a stream, every pair of rows with equal `on` columns comes out whose times are `within` of each other (or
+        right from `before` the left one to `after` it). `how="left"` and `"outer"` let rows without a partner out, too,
+        when stream time is `grace` beyond their window; rows that come after that are `late`. `idle_close` lets them
+        out when a partition has no input for so long.
+
+        With a table, without a row of the key `how="inner"` drops the row and `how="left"` gives nulls. `as_of=True`
+        reads the table as it was at the row's event time; with `grace`, rows wait that long (in stream time) for table
+        rows that come late. A broadcast table is joined as it stands.
+
+        `max_wait` bounds how long a row waits for the other topic to catch up.
         """
         place = caller_place()
-        if isinstance(table, Broadcast):
-            return self._then(
-                broadcast_join_draft(
-                    self._compilation,
-                    self._draft,
-                    table._draft,
-                    place,
-                    on=on,
-                    left_on=left_on,
-                    right_on=right_on,
-                    how=how,
-                    suffix=suffix,
-                )
+        times = StreamJoinOptions(within, before, after, grace, late, idle_close)
+        names: dict[str, Any] = {"on": on, "left_on": left_on, "right_on": right_on, "how": how, "suffix": suffix}
+        max_wait_ms = duration_ms(max_wait, "max_wait", place, most_ms=MAX_WAIT_LIMIT_MS)
+        if isinstance(other, Stream):
+            if as_of:
+                raise OptionInvalid("as_of is for tables", place=place, cure="use within=, or before= and after=")
+            draft = stream_join_draft(
+                self._compilation, self._draft, other._draft, place, times, **names, max_wait_ms=max_wait_ms
             )
-        draft = join_draft(
-            self._compilation,
-            self._draft,
-            table,
-            place,
-            on=on,
-            left_on=left_on,
-            right_on=right_on,
-            how=how,
-            as_of=as_of,
-            suffix=suffix,
-            max_wait_ms=duration_ms(max_wait, "max_wait", place, most_ms=MAX_WAIT_LIMIT_MS),
-        )
+        elif isinstance(other, Broadcast):
+            times.refuse_for_tables(place, but=())
+            if as_of:
+                raise OptionInvalid("a broadcast table keeps no history", place=place, cure="read it with hr.table")
+            draft = broadcast_join_draft(self._compilation, self._draft, other._draft, place, **names)
+        else:
+            times.refuse_for_tables(place, but=("grace",))
+            draft = join_draft(
+                self._compilation,
+                self._draft,
+                other,
+                place,
+                **names,
+                as_of=as_of,
+                grace=grace,
+                max_wait_ms=max_wait_ms,
+            )
         return self._then(draft)
 
     def group_by(self, *columns: str | pl.Expr) -> GroupedStream:
         """Rows by the values of columns or row-wise expressions, to be aggregated."""
         place = caller_place()
-        if not columns:
-            raise OptionInvalid(
-                "group_by needs a column", place=place, cure="for one group of all rows, add a constant"
-            )
-        expressions = resolve(columns, {}, self._draft.columns, place)
-        names = tuple(each.name for each in expressions)
-        check_columns(names, place)
-        draft = self._draft
-        made = {each.name: each for each in expressions if each.copies != each.name}
-        if made:
-            kept = {each.name: each for each in passed_on(draft.columns)}
-            draft = self._compilation.project(draft, [*(kept | made).values()], step_name("with", made), place)
-        check_group_types(require(names, draft.columns, place), place)
+        draft, names = with_group(self._compilation, self._draft, columns, place)
         return GroupedStream(self._compilation, draft, names)
+
+    def as_table(self, *key: str, deleted: pl.Expr | str | bool | None = None, ttl: Duration | None = None) -> Table:
+        """The latest row of each key, as a table.
+
+        Rows for which `deleted` is true delete their key. With `ttl`, a key goes when stream time is that far ahead of
+        its last row.
+        """
+        place = caller_place()
+        return Table(self._compilation, as_table_draft(self._compilation, self._draft, key, deleted, ttl, place))
 
     def rekey(self, *columns: str) -> Stream:
         """Move rows to tasks by these columns, and key records by them."""

@@ -6,7 +6,8 @@ Owns step names, the cut into subtopologies and their order.
 2. Drafts joined by anything but a repartition are one subtopology; so are the readers of one repartition topic,
    unless that would make a subtopology read what it writes.
 3. A table that is only looked up is read anew in every subtopology that joins it, so that lookups never tie
-   subtopologies together.
+   subtopologies together. So is a table that is joined to another one, where subtopologies would wait for each other
+   otherwise.
 4. Subtopologies are ordered so that each reads only what earlier ones write.
 5. Steps get their names: the user's first, then those made up, in the order of the user's calls.
 """
@@ -26,9 +27,12 @@ from headrace.flow.pipeline import Pipeline
 from headrace.flow.plan import (
     AggregateStep,
     AnyStep,
+    ChangesStep,
     CompiledPipeline,
     DerivedTopic,
     Emit,
+    ForeignMatchStep,
+    ForeignSubscribeStep,
     LookupJoinStep,
     MergeStep,
     Plan,
@@ -37,10 +41,14 @@ from headrace.flow.plan import (
     SourceStep,
     StatefulStep,
     Subtopology,
+    TableTableJoinStep,
     TopNStep,
+    Window,
+    WindowKind,
     aggregator_key,
 )
 from headrace.flow.provenance import ambiguous, upstream_digest
+from headrace.flow.suppression import windows_above
 
 
 @dataclass(eq=False, slots=True)
@@ -55,7 +63,11 @@ def plan_of(pipeline: Pipeline, compilation: Compilation) -> CompiledPipeline:
     """The plan of a pipeline whose function has run."""
     _check_topics(compilation.sinks)
     drafts = _reachable(compilation.sinks)
-    groups = _ordered(_groups(drafts, together=True)) or _ordered(_groups(drafts, together=False))
+    groups = (
+        _ordered(_groups(drafts, together=True))
+        or _ordered(_groups(drafts, together=False))
+        or _ordered(_groups(drafts, together=False, anew=True))
+    )
     if groups is None:
         _refuse_loop(drafts)
     names = _names(pipeline, groups)
@@ -111,31 +123,39 @@ def _reachable(sinks: Iterable[Draft]) -> list[Draft]:
     return sorted(found, key=lambda draft: draft.index)
 
 
-def _own_inputs(draft: Draft) -> tuple[Draft, ...]:
-    """Inputs that lie in the same subtopology, but for tables that are looked up."""
-    return tuple(each for each in _main_inputs(draft) if each.type is not RepartitionStep)
+def _own_tables(draft: Draft, *, anew: bool) -> tuple[Draft, ...]:
+    """Inputs that are read in each subtopology for itself: tables that are only looked up, and with `anew` those that
+    are joined to other tables."""
+    if issubclass(draft.type, LookupJoinStep):
+        return draft.inputs[1:]
+    if anew and draft.type in (TableTableJoinStep, ForeignSubscribeStep, ForeignMatchStep):
+        return tuple(each for each in draft.inputs if _is_topic(each))
+    return ()
 
 
-def _is_lookup(draft: Draft) -> bool:
-    return issubclass(draft.type, LookupJoinStep)
+def _is_topic(table: Draft) -> bool:
+    """Whether a table is a topic's, but for steps that keep nothing."""
+    return not any(issubclass(each.type, StatefulStep | RepartitionStep) for each in table.above())
 
 
-def _main_inputs(draft: Draft) -> tuple[Draft, ...]:
-    """All inputs but a table that is only looked up."""
-    return draft.inputs[:1] if _is_lookup(draft) else draft.inputs
+def _main_inputs(draft: Draft, *, anew: bool) -> tuple[Draft, ...]:
+    """All inputs but those that are read in each subtopology for itself."""
+    own = _own_tables(draft, anew=anew)
+    return tuple(each for each in draft.inputs if each not in own)
 
 
-def _groups(drafts: Sequence[Draft], *, together: bool) -> list[_Group]:
-    """`together`: readers of one repartition are in one group."""
-    main = _reached_without_lookups([draft for draft in drafts if draft.type is SinkStep])
+def _groups(drafts: Sequence[Draft], *, together: bool, anew: bool = False) -> list[_Group]:
+    """`together`: readers of one repartition are in one group. `anew`: see `_own_tables`."""
+    main = _reached([draft for draft in drafts if draft.type is SinkStep], anew=anew)
     group_of: dict[Draft, _Group] = {}
     reader_of: dict[Draft, Draft] = {}
     for draft in drafts:
         if draft not in main:
             continue  # A table that is only looked up.
-        neighbours = list(_own_inputs(draft))
+        inputs = _main_inputs(draft, anew=anew)
+        neighbours = [each for each in inputs if each.type is not RepartitionStep]
         if together:
-            read = [each for each in _main_inputs(draft) if each.type is RepartitionStep]
+            read = [each for each in inputs if each.type is RepartitionStep]
             neighbours += [reader_of[each] for each in read if each in reader_of]
             reader_of |= dict.fromkeys(read, draft)
         joined = {id(group_of[each]): group_of[each] for each in neighbours}
@@ -145,20 +165,21 @@ def _groups(drafts: Sequence[Draft], *, together: bool) -> list[_Group]:
             group_of[each] = group
     groups = list({id(group): group for group in group_of.values()}.values())
     for group in groups:
-        tables = [draft.inputs[1] for draft in group.drafts if _is_lookup(draft)]
+        tables = [table for draft in group.drafts for table in _own_tables(draft, anew=anew)]
         chains = {each for table in tables for each in table.above()}
         group.drafts = sorted({*group.drafts, *chains}, key=lambda draft: draft.index)
     return groups
 
 
-def _reached_without_lookups(sinks: Iterable[Draft]) -> set[Draft]:
+def _reached(sinks: Iterable[Draft], *, anew: bool) -> set[Draft]:
+    """Drafts that belong to one subtopology."""
     found: set[Draft] = set()
     waiting = list(sinks)
     while waiting:
         draft = waiting.pop()
         if draft not in found:
             found.add(draft)
-            waiting.extend(_main_inputs(draft))
+            waiting.extend(_main_inputs(draft, anew=anew))
     return found
 
 
@@ -209,7 +230,7 @@ def _names(pipeline: Pipeline, groups: Sequence[_Group]) -> dict[tuple[int, Draf
             seen.add(draft)
     for index, draft in instances:
         if (index, draft) not in names:
-            names[index, draft] = given.give(draft.explicit_name or draft.base_name)
+            names[index, draft] = given.give(draft.explicit_name or draft.made_name)
     for (_, draft), name in names.items():
         if _suffix(draft) and len(_internal(pipeline, name, draft)) > TOPIC_NAME_CHARACTERS_MAX:
             raise NameInvalid(
@@ -248,6 +269,8 @@ def _step(pipeline: Pipeline, draft: Draft, name: str, inputs: tuple[str, ...], 
         fields["changelog"] = _internal(pipeline, name, draft)
         if draft.type in (AggregateStep, TopNStep):
             fields["emit"] = draft.emit or Emit.UPDATES
+    elif draft.type is ChangesStep:
+        fields["is_final"] = _speaks_once(draft.inputs[0])
     elif output is not None:
         fields = {"topic": output.topic, "key_encoding": output.key_encoding}
         columns, key = sink_columns(draft, output), output.key
@@ -263,6 +286,15 @@ def _step(pipeline: Pipeline, draft: Draft, name: str, inputs: tuple[str, ...], 
         **fields,
     )
     return step  # type: ignore[no-any-return]
+
+
+def _speaks_once(table: Draft) -> bool:
+    """Whether these are results of windows of a fixed length that come when the window closes."""
+    windows = windows_above(table)
+    if windows is None or windows.emit is not Emit.FINAL:
+        return False
+    window: Window = windows.fields["window"]
+    return window.kind is not WindowKind.SESSION
 
 
 def _told_apart(step: AnyStep, draft: Draft) -> AnyStep:

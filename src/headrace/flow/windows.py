@@ -59,6 +59,17 @@ def hopping(
     )
 
 
+def sliding(difference: Duration, *, grace: Duration = "0ms", idle_close: Duration | None = None) -> Window:
+    """Windows of one length, bounds included: one that ends at each record, and one that begins just after it."""
+    place = caller_place()
+    return Window(
+        kind=WindowKind.SLIDING,
+        size_ms=duration_ms(difference, "difference", place),
+        grace_ms=duration_ms(grace, "grace", place),
+        idle_close_ms=_idle_close_ms(idle_close, place),
+    )
+
+
 def session(gap: Duration, *, grace: Duration = "0ms", idle_close: Duration | None = None) -> Window:
     """Windows that last while records of a key follow each other within `gap`."""
     place = caller_place()

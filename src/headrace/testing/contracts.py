@@ -19,8 +19,8 @@ def contract(
 ) -> Contract:
     """The contract of a topic.
 
-    `fields`, `key`, `time` and `more` (`kind`, `key_encoding`, `partitions`, ...) are the keys of a contract file. Raises
-    what loading one raises.
+    `fields`, `key`, `time` and `more` (`kind`, `key_encoding`, `partitions`, ...) are the keys of a contract file.
+    Raises what loading one raises.
     """
     said: dict[str, Any] = {"topic": topic, "owner": "tests", "fields": dict(fields), **more}
     if key:

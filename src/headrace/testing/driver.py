@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ from headrace.flow.compile import compile_pipelines
 from headrace.flow.derived import derived_contract
 from headrace.flow.internal_topics import internal_topics
 from headrace.flow.pipeline import Pipeline
-from headrace.flow.plan import CompiledPipeline
+from headrace.flow.plan import CompiledPipeline, Plan
 from headrace.log.columns import outgoing
 from headrace.log.port import TopicSpec
 from headrace.testing.driver_records import (
@@ -51,11 +52,13 @@ from headrace.testing.stepped_worker import SteppedWorker
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """The wall clock when a driver begins, unless it is told."""
-MOMENT_S = 0.5
+LOOK_S = 0.5
 """`advance` lets the pipelines look at the clock so often at first: what is idle is noticed and believed by steps."""
-FIRST_MOMENTS = 10
-LATER_MOMENTS = 10
-"""After that it looks so often in all."""
+FIRST_LOOKS = 10
+LATER_LOOKS = 10
+"""After that it looks so often in all, and whenever a timer is due."""
+MOMENTS_MAX = 100_000
+"""In one `advance`."""
 
 Pipelines = Pipeline | CompiledPipeline
 Contracts = Iterable[Contract] | Mapping[str, Contract] | str | Path
@@ -95,7 +98,11 @@ class Driver:
         self._is_in_batch = False
         self._contracts: dict[str, Contract] = {}
         self._workers: list[SteppedWorker] = []
-        self._open(pipelines)
+        try:
+            self._open(pipelines)
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, pipelines: Sequence[Pipelines]) -> None:
         if not pipelines:
@@ -103,6 +110,7 @@ class Driver:
         compiled = _compiled(pipelines, self._declared)
         derived = {each.topic: derived_contract(one.plan, each) for one in compiled for each in one.plan.outputs}
         self._contracts = {**self._declared, **derived}
+        self._writers, self._views = {}, {}
         self._compiled = compiled
         self._make_topics()
         for one in compiled:
@@ -205,8 +213,12 @@ class Driver:
         start = 0
         for size in sizes:
             with self.batch():
-                for topic, row, time in rows[start : start + size]:
-                    self.publish(topic, row, time=time)
+                for (topic, is_timed), run in groupby(
+                    rows[start : start + size], key=lambda each: (each[0], each[2] is not None)
+                ):
+                    given = list(run)
+                    times = [time for _, _, time in given if time is not None] if is_timed else None
+                    self.publish(topic, [row for _, row, _ in given], time=times)
             start += size
 
     # Time and faults
@@ -221,9 +233,17 @@ class Driver:
         length_ms = parse_duration_ms(duration) if isinstance(duration, str) else round(duration * 1000)
         if length_ms <= 0 or self._is_in_batch:
             raise DriverMisused("time goes forward, and between batches")
-        for moment_ms in _moments(self._now_ms, self._now_ms + length_ms):
-            self._now_ms = moment_ms
+        end_ms = self._now_ms + length_ms
+        looks = _looks(self._now_ms, end_ms)
+        for _ in range(MOMENTS_MAX):
+            wakes = (worker.wake_at_ms() for worker in self._workers)
+            moments = (*looks, *(wake for wake in wakes if wake is not None))
+            self._now_ms = min(each for each in moments if each > self._now_ms)
             self._work()
+            if self._now_ms >= end_ms:
+                break
+        else:
+            raise DriverMisused(f"timers fire more than {MOMENTS_MAX} times in {duration}", cure="advance by less")
         self._log.label += 1
 
     def restart(self, *pipelines: Pipelines) -> None:
@@ -295,7 +315,7 @@ class Driver:
                     change
                     for partition in partitions
                     for change in operator.snapshot(partition, SNAPSHOT_ROWS_PER_CHANGE_MAX)
-                    if getattr(change, "store", "") == store
+                    if change.store == store
                 ]
                 return pl.concat([change.frame for change in changes]) if changes else pl.DataFrame()
         known = [name for worker in self._workers for name in worker.stateful_steps()]
@@ -305,7 +325,7 @@ class Driver:
         )
 
     @property
-    def plans(self) -> dict[str, Any]:
+    def plans(self) -> dict[str, Plan]:
         """The plans that run, by pipeline."""
         return {one.plan.name: one.plan for one in self._compiled}
 
@@ -372,10 +392,10 @@ def _times(time: Time | Sequence[Time] | None, count: int) -> list[int] | None:
     return times
 
 
-def _moments(start_ms: int, end_ms: int) -> list[int]:
-    """When `advance` looks at the clock; the end is one of them."""
-    step_ms = int(MOMENT_S * 1000)
-    first = [start_ms + step_ms * n for n in range(1, FIRST_MOMENTS + 1) if start_ms + step_ms * n < end_ms]
+def _looks(start_ms: int, end_ms: int) -> list[int]:
+    """When `advance` looks at the clock in any case, ascending; the end is the last."""
+    step_ms = int(LOOK_S * 1000)
+    first = range(start_ms + step_ms, min(end_ms, start_ms + step_ms * FIRST_LOOKS), step_ms)
     rest_ms = end_ms - (first[-1] if first else start_ms)
-    later = [end_ms - rest_ms * n // LATER_MOMENTS for n in range(LATER_MOMENTS - 1, 0, -1)] if len(first) > 9 else []
-    return [*first, *later, end_ms]
+    later = [end_ms - rest_ms * left // LATER_LOOKS for left in range(LATER_LOOKS - 1, -1, -1)]
+    return sorted({*first, *later})

@@ -12,7 +12,7 @@ Owns records, committed offsets and the order in which everything arrived. `head
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -80,6 +80,8 @@ class MemoryLog:
         """Committed offsets by group."""
         self.label = 0
         """Kept with whatever is stored from now on; see `labelled`."""
+        self.horizon: int | None = None
+        """Records that arrived with this number or later are not handed out yet."""
         self.commits_to_refuse = 0
         """So many transactions are aborted instead of committed."""
 
@@ -100,6 +102,11 @@ class MemoryLog:
     def arrivals(self, here: TopicPartition, offsets: Ints) -> Ints:
         """Arrival numbers of records of one partition."""
         return np.frombuffer(self.partition(here).arrivals, np.int64)[offsets]
+
+    def arrivals_from(self, start: Positions) -> Ints:
+        """Arrival numbers of the records of these partitions from these offsets on, ascending."""
+        found = [np.frombuffer(self.partition(here).arrivals, np.int64)[offset:] for here, offset in start.items()]
+        return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
 
     def labelled(self, topic: str) -> list[tuple[RecordBatch, int]]:
         """Everything in a topic, each batch with the label it was stored under, in order of arrival."""
@@ -175,15 +182,20 @@ class MemoryLog:
         partition.labels.append(self.label)
 
     def read(self, here: TopicPartition, start: int) -> list[RecordBatch]:
-        """The records of a partition from an offset on."""
+        """The records of a partition from an offset on, up to the horizon."""
         partition = self.partition(here)
         start = max(start, partition.begin)
-        if start >= partition.end:
+        end = partition.end if self.horizon is None else bisect_left(partition.arrivals, self.horizon)
+        if start >= end:
             return []
         first = bisect_right(partition.ends, start)
-        head = partition.batches[first]
-        skipped = start - int(head.offset[0])
-        return [slice_batch(head, skipped, len(head)), *partition.batches[first + 1 :]]
+        found = []
+        for batch in partition.batches[first:]:
+            begin = int(batch.offset[0])
+            if begin >= end:
+                break
+            found.append(slice_batch(batch, max(0, start - begin), min(len(batch), end - begin)))
+        return found
 
     def truncate(self, here: TopicPartition, before: int) -> None:
         """Forget records before an offset."""

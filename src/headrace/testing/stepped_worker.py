@@ -4,6 +4,7 @@ Owns the order in which rows of a test go through the tasks. Everything else is 
 operators, outbox, commit, restore.
 
 - Rows of source topics are processed in the order in which they arrived, over all topics and partitions.
+- A broadcast table is read up to the row whose turn it is.
 - A task that also reads a repartition topic gets its inputs merged by event time, as in production, once everything
   before it is done.
 - `settle` goes on, one transaction after another, until there is nothing left to do.
@@ -76,6 +77,7 @@ class SteppedWorker(PipelineWorker):
         self._patience = Patience(threading.Event(), self._wait_for)
         self._levels = _levels(compiled.plan)
         self._dropped_before: Counter[tuple[str, str]] = Counter()
+        self._broadcasts_done: dict[TopicPartition, int] = {}
 
     @property
     def plan(self) -> Plan:
@@ -93,6 +95,11 @@ class SteppedWorker(PipelineWorker):
         for task in self._parts.tasks.tasks:
             if derived.isdisjoint(task.queue.inputs):
                 task.queue = ArrivalQueue(task.queue, self._memory)
+        topics = {topic for subtopology in self._plan.subtopologies for topic in subtopology.broadcasts}
+        counts = {topic: len(self._memory.topic(topic).partitions) for topic in topics}
+        here = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
+        self._broadcasts_done = {each: self._memory.partition(each).end for each in here}
+        self._parts.broadcasts.read_whole(self._take_broadcast, self._patience)
         self._parts.consumer.poll(0, 0.0)
 
     def close(self) -> None:
@@ -119,12 +126,15 @@ class SteppedWorker(PipelineWorker):
         """One transaction, if there is anything for it."""
         parts = self._parts
         now = self._clock()
-        for batch in parts.consumer.poll(BATCH_RECORDS_LIMIT, 0.0):
-            self._begin()
-            self._records_in += len(batch)
-            parts.records_in.add(batch, self._patience, self._now_ms())
-            self._note_input(batch.topic, set(batch.partition.tolist()), now)
-        self._process(self._patience)
+        for horizon in self._horizons():
+            self._memory.horizon = horizon
+            parts.broadcasts.poll(self._take_broadcast, self._patience)
+            for batch in parts.consumer.poll(BATCH_RECORDS_LIMIT, 0.0):
+                self._begin()
+                self._records_in += len(batch)
+                parts.records_in.add(batch, self._patience, self._now_ms())
+                self._note_input(batch.topic, set(batch.partition.tolist()), now)
+            self._process(self._patience)
         self._idle(now, self._patience)
         if not parts.committer.is_open:
             return False
@@ -132,9 +142,21 @@ class SteppedWorker(PipelineWorker):
         self._dropped_before = self._dropped.copy()
         return True
 
+    def _horizons(self) -> list[int | None]:
+        """How far to read at a time, so that stream rows meet a broadcast table as it was when they arrived."""
+        arrivals = self._memory.arrivals_from(self._broadcasts_done)
+        self._broadcasts_done = {here: self._memory.partition(here).end for here in self._broadcasts_done}
+        if not len(arrivals):
+            return [None]
+        begins = np.flatnonzero(np.diff(arrivals, prepend=-2) > 1)
+        runs = zip(arrivals[begins].tolist(), arrivals[[*(begins[1:] - 1), -1]].tolist(), strict=True)
+        return [*(bound for first, last in runs for bound in (first, last + 1)), None]
+
     def _again(self, error: Exception, failures: int, *, new_producer: bool) -> int:
+        # Broadcast tables are no part of the transaction: what they dropped is not read again.
+        broadcast = {place: count for place, count in self._dropped.items() if place[0].startswith("broadcast ")}
         self._dropped.clear()
-        self._dropped.update(self._dropped_before)
+        self._dropped.update({**self._dropped_before, **broadcast})
         return self._recover(error, failures, self._patience, new_producer=new_producer)
 
     def _process(self, patience: Patience) -> None:
@@ -152,6 +174,12 @@ class SteppedWorker(PipelineWorker):
         for piece in parts.tasks.ready(task, everything, self._now_ms(), BATCH_RECORDS_LIMIT):
             self._begin()
             task.runner.run(piece, parts.outbox.emit)
+        self._wake(task)
+
+    def wake_at_ms(self) -> int | None:
+        """When the wall clock next matters to an operator."""
+        moments = [task.runner.wake_at_ms() for task in self._parts.tasks.tasks]
+        return min((each for each in moments if each is not None), default=None)
 
     def stateful(self, step: str) -> tuple[StatefulOperator, Sequence[int]] | None:
         """The operator of a step with state, and the partitions that run."""

@@ -77,10 +77,13 @@ class PipelineComponent:
         worker.run(stop)
 
     def _settings(self) -> WorkerSettings:
+        engine = self.workspace.file.config.engine
+        limit_mb = engine.state_memory_mb_max
         return WorkerSettings(
             workspace=self.workspace.name,
             instance=self.instance,
-            batch_records_max=self.workspace.file.config.engine.batch_records_max,
+            batch_records_max=engine.batch_records_max,
+            state_bytes_max=None if limit_mb is None else limit_mb * 1_000_000,
         )
 
 

@@ -76,6 +76,8 @@ class EngineConfig(_Section):
 
     batch_records_max: int = Field(default=BATCH_RECORDS_MAX, ge=1, le=BATCH_RECORDS_LIMIT)
     """Records asked of one poll."""
+    state_memory_mb_max: int | None = Field(default=None, ge=1)
+    """Memory that one pipeline's state may take in one process; without it a share of the machine's."""
 
 
 class HttpConfig(_Section):

@@ -22,6 +22,7 @@ from tests.engine.operators.aggregate_driver import (
     make_step,
     result_rows,
     session,
+    sliding,
     tumbling,
 )
 from tests.engine.reference import RAISES, Reference, Result, Row, canonical
@@ -111,6 +112,8 @@ WINDOWS: dict[str, Window | None] = {
     "hopping": hopping(10, 4, 3),
     "session": session(5),
     "session_grace": session(4, 9),
+    "sliding": sliding(7),
+    "sliding_grace": sliding(5, 8),
     "none": None,
 }
 GROUPS = (("carrier", "gate"), ("carrier",), ())
@@ -160,7 +163,7 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def _rows_of(columns: set[str]) -> st.SearchStrategy[dict[str, Any]]:
+def values_of(columns: set[str]) -> st.SearchStrategy[dict[str, Any]]:
     """Values of these columns; the others are null."""
     return st.fixed_dictionaries({name: _VALUES[name] if name in columns else st.none() for name in COLUMNS})
 
@@ -175,7 +178,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     count = draw(st.integers(1, 30))
     aggregates = draw(st.lists(st.sampled_from(AGGREGATES), min_size=1, max_size=AGGREGATES_MAX, unique_by=_name))
     group = draw(st.sampled_from(GROUPS))
-    values = _rows_of({*group, *(each.column for each in aggregates if each.column is not None)})
+    values = values_of({*group, *(each.column for each in aggregates if each.column is not None)})
     clocks = {(partition, origin): 0 for partition in PARTITIONS for origin in (0, 1)}
     rows, closing = [], []
     now = 0

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.engine.operator import DELETED, SOURCE
 from headrace.engine.operators.aggregate import AggregateRefused, make_aggregate
-from headrace.flow.plan import Emit, Window, WindowKind
+from headrace.flow.plan import Emit, Window
 from tests.engine.operators.aggregate_driver import (
     Driver,
     aggregate,
@@ -274,12 +274,9 @@ def test_rows_of_an_aggregate_come_from_no_record() -> None:
 
 
 def test_what_cannot_run_is_refused_by_name() -> None:
-    """Changes of tables, unknown columns and windows of later releases: before anything runs."""
+    """Changes of tables and unknown columns: before anything runs."""
     step = make_step(("key",), tumbling(10), SUM, COLUMNS)
     with pytest.raises(AggregateRefused, match="groups the changes of a table"):
         make_aggregate(step, {**COLUMNS, DELETED: pl.Boolean()}, {})
     with pytest.raises(AggregateRefused, match="'key'"):
         make_aggregate(step, {"value": pl.Int64()}, {})
-    sliding = step.model_copy(update={"window": Window(kind=WindowKind.SLIDING, size_ms=10)})
-    with pytest.raises(AggregateRefused, match="sliding"):
-        make_aggregate(sliding, COLUMNS, {})

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.table_join import TableJoin
+from headrace.engine.state import table_store
 from headrace.flow.plan import Column, TableJoinStep
 
 
@@ -154,6 +155,33 @@ def test_any_cut_and_any_rollback_give_the_record_at_a_time_answer(
     again = run(join, events[committed:], [], Context())
     before = reference(events[:committed], how=how, as_of=as_of, history_ms=history_ms)
     assert again == expected[len(before) :]
+
+
+@settings(max_examples=40, deadline=None)
+@given(events=EVENTS, history_ms=st.sampled_from([0, 10, 30]), size=st.integers(1, 6))
+def test_versions_that_nobody_can_see_are_forgotten_and_nothing_else(
+    events: list[Event], history_ms: int, size: int
+) -> None:
+    """With a commit after every few rows, the answers stay those of the whole history."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(table_store, "GARBAGE_ROWS_MIN", 2)
+        patched.setattr(table_store, "GROWTH", 1)
+        join = make_join(how="left", as_of=True, history_ms=history_ms)
+        found: list[tuple[Any, ...]] = []
+        for first in range(0, len(events), size):
+            found += run(join, events[first : first + size], [], Context())
+            join.commit()
+    assert found == reference(events, how="left", as_of=True, history_ms=history_ms)
+
+
+def test_versions_beyond_the_history_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that changes for long holds its history, not its life."""
+    monkeypatch.setattr(table_store, "GARBAGE_ROWS_MIN", 100)
+    join = make_join(how="left", as_of=True, history_ms=50)
+    for first in range(0, 5_000, 50):
+        run(join, [Event("table", 0, "a", 1, first + n) for n in range(50)], [], Context())
+        join.commit()
+    assert len(join._store._slot) <= 300
 
 
 def test_forgotten_partitions_match_nothing_and_others_stay() -> None:

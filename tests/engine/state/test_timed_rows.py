@@ -247,7 +247,7 @@ def test_a_hundred_thousand_rows_in_well_under_two_seconds() -> None:
     store = TimedRows({"k": pl.Int64()}, {"v": pl.Int64()}, bucket_ms=100)
     keys = random.integers(0, 5_000, count)
     times = np.sort(random.integers(0, 100_000, count))
-    started = time.perf_counter()
+    started = time.process_time()
     for at in range(0, count, 10_000):
         piece = slice(at, at + 10_000)
         frame = pl.DataFrame({PARTITION: pl.zeros(10_000, pl.Int32, eager=True), "k": keys[piece], "v": keys[piece]})
@@ -257,4 +257,25 @@ def test_a_hundred_thousand_rows_in_well_under_two_seconds() -> None:
         store.changes()
         store.drop(store.expired(0, int(times[at]) - 2_000))
         store.commit()
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
+
+
+def test_equal_identities_of_two_partitions_are_not_mixed_up() -> None:
+    """Partitions come from different processes; a slot may go from one to the other with the same identity."""
+    logs = {}
+    for partition in (0, 1):
+        store = make()
+        store.append(to_frame([(partition, ("a", 1), "x"), (partition, ("a", 1), "y")]), np.array([1, 2]))
+        logs[partition] = list(store.snapshot(partition, 10))
+    store = make()
+    for frame in logs[0]:
+        store.apply(0, frame)
+    first = store.live()[store["identity"][store.live()] == 0]
+    store.drop(first)
+    store.commit()
+    for frame in logs[1]:
+        store.apply(1, frame)
+    assert first[0] in store.live(1), "the slot is given again"
+    asked = to_frame([(0, ("a", 1), None)])
+    _, slots = store.pairs(asked, np.array([0]), np.array([9]))
+    assert store.values(slots)["text"].to_list() == ["y"]

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,9 @@ import polars as pl
 from headrace.engine.aggregates.accumulator import Accumulator, RowRefused, Trial
 from headrace.engine.state.arrays import Ints, Mask
 from headrace.engine.state.slab import Slab
+from headrace.engine.user_errors import RAISED, USER_ERRORS, describe
 from headrace.flow.aggregator import AggregatorMethods
 
-RAISED = "process.function_raised"
-MESSAGE_CHARACTERS_MAX = 500
-"""Longest part of a user's exception text that goes into a dead letter's header."""
 STATES_KEPT_MIN = 1_024
 """Below this many states old ones are not looked for."""
 _EMPTY = -1
@@ -77,7 +75,7 @@ class Custom(Accumulator):
         return np.ones(count, np.bool_)
 
     def trial(self, values: pl.Series | None) -> Trial | None:
-        return _CustomTrial(self, self._methods, values)
+        return CustomTrial(self, self._methods, values)
 
     def read(self, slot: int) -> Any:
         """A copy of the slot's state."""
@@ -93,7 +91,7 @@ class Custom(Accumulator):
         return len(self._texts) - 1
 
 
-class _CustomTrial:
+class CustomTrial:
     """States in a trial are JSON text, so that nothing is shared between calls."""
 
     def __init__(self, accumulator: Custom, methods: AggregatorMethods, values: pl.Series | None) -> None:
@@ -109,15 +107,7 @@ class _CustomTrial:
         return self._checked(lambda: self._methods.merge(json.loads(left), json.loads(right)))
 
     def step(self, state: str, row: int) -> str:
-        value = None if self._values is None else self._values[row]
-
-        def add_and_look() -> Any:
-            after = self._methods.add(json.loads(state), value)
-            # A state without a result of the type would stop the commit later; here it costs one row.
-            self._accumulator.column([self._methods.result(json.loads(json.dumps(after)))])
-            return after
-
-        return self._checked(add_and_look)
+        return self._looked_at(self._methods.add, state, row)
 
     def put(self, slot: int, state: str) -> None:
         self._texts[slot] = state
@@ -126,9 +116,20 @@ class _CustomTrial:
         for slot, text in self._texts.items():
             self._accumulator.write(slots.get(slot, slot), text)
 
+    def _looked_at(self, method: Callable[[Any, Any], Any], state: str, row: int) -> str:
+        """The state after a call with the value of that row."""
+        value = None if self._values is None else self._values[row]
+
+        def call_and_look() -> Any:
+            after = method(json.loads(state), value)
+            # A state without a result of the type would stop the commit later; here it costs one row.
+            self._accumulator.column([self._methods.result(json.loads(json.dumps(after)))])
+            return after
+
+        return self._checked(call_and_look)
+
     def _checked(self, call: Any) -> str:
         try:
             return json.dumps(call())
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS_MAX]
-            raise RowRefused(RAISED, f"{self._accumulator.name}: {message}") from error
+        except USER_ERRORS as error:
+            raise RowRefused(RAISED, f"{self._accumulator.name}: {describe(error)}") from error

@@ -43,12 +43,7 @@ def make_accumulator(
         return Count(slab, name)
     if aggregate.function == "custom":
         return _custom(slab, aggregate, user_function)
-    if aggregate.column is None or aggregate.column not in columns:
-        raise AggregateUnknown(
-            f"aggregate {name!r} reads column {aggregate.column!r}, which its input does not have",
-            cure="compile the pipeline again",
-        )
-    dtype = columns[aggregate.column]
+    dtype = dtype_read(aggregate, columns)
     match aggregate.function:
         case "sum":
             return _sum(slab, name, dtype)
@@ -71,10 +66,25 @@ def make_accumulator(
             return TopK(slab, name, dtype, int(options["k"]))
         case "collect":
             return Collect(slab, name, dtype, int(options.get("limit") or COLLECT_LIMIT_DEFAULT))
-    raise AggregateUnknown(
-        f"aggregate {name!r} uses {aggregate.function!r}, which this release does not know",
+    raise unknown(aggregate)
+
+
+def unknown(aggregate: AggregateColumn) -> AggregateUnknown:
+    """The error of a function without accumulator."""
+    return AggregateUnknown(
+        f"aggregate {aggregate.name!r} uses {aggregate.function!r}, which this release does not know",
         cure="run the release that compiled the plan, or compile it again",
     )
+
+
+def dtype_read(aggregate: AggregateColumn, columns: Mapping[str, pl.DataType]) -> pl.DataType:
+    """The type of the column that an aggregate reads."""
+    if aggregate.column is None or aggregate.column not in columns:
+        raise AggregateUnknown(
+            f"aggregate {aggregate.name!r} reads column {aggregate.column!r}, which its input does not have",
+            cure="compile the pipeline again",
+        )
+    return columns[aggregate.column]
 
 
 def _sum(slab: Slab, name: str, dtype: pl.DataType) -> Accumulator:

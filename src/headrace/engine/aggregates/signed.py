@@ -91,6 +91,18 @@ class SignedTotals(Signed):
     def bytes(self) -> int:
         return self._totals.bytes
 
+    def _standing(self, slots: Ints) -> tuple[Ints, Ints, Ints]:
+        """Codes and totals above 0, in the form of `Totals.values`.
+
+        A total below 0 is of a value that went without having come: state of the steps above was not of one moment.
+        """
+        lengths, codes, totals = self._totals.values(slots)
+        stands = totals > 0
+        if stands.all():
+            return lengths, codes, totals
+        owners = np.repeat(np.arange(len(slots)), lengths)[stands]
+        return np.bincount(owners, minlength=len(slots)), codes[stands], totals[stands]
+
     def _told(self, codes: Ints) -> pl.Series:
         """Codes as the changelog has them."""
         return pl.Series(codes)
@@ -122,7 +134,7 @@ class Multiset(SignedTotals):
 
     def _each(self, slots: Ints) -> tuple[Ints, Ints]:
         """How many values each slot has, repeats included, and their codes, one slot after the other."""
-        lengths, codes, counts = self._totals.values(slots)
+        lengths, codes, counts = self._standing(slots)
         owners = np.repeat(np.arange(len(slots)), lengths)
         return np.bincount(owners, counts, minlength=len(slots)).astype(np.int64), np.repeat(codes, counts)
 

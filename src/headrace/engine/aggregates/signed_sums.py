@@ -70,7 +70,8 @@ class SignedLongSum(_ExactSum):
 
     def _change(self, rows: SignedRows) -> None:
         assert rows.values is not None
-        _add_integers(self._slab[self._sum], rows, self._slab[self._count])
+        _add_integers(self._slab[self._sum], rows, rows.values)
+        np.add.at(self._slab[self._count], rows.slots, rows.signs)
 
     def _fits(self, sums: Limbs) -> Mask:
         even = limbs.normalised(sums)
@@ -94,16 +95,18 @@ class SignedDecimalSum(_ExactSum):
 
     def _change(self, rows: SignedRows) -> None:
         assert rows.values is not None
-        _add_decimals(self._slab[self._sum], rows, self._slab[self._count])
+        _add_decimals(self._slab[self._sum], rows, rows.values)
+        np.add.at(self._slab[self._count], rows.slots, rows.signs)
 
     def _fits(self, sums: Limbs) -> Mask:
         # The highest digit that differs from the largest number's decides.
         found, _ = limbs.absolute_digits(sums)
-        fits = np.ones(len(sums), np.bool_)
+        fits: Mask = np.ones(len(sums), np.bool_)
         for limb, most in enumerate(_DECIMAL_LIMBS):
             digit = found[:, limb]
             fits = (digit < most) | ((digit == most) & fits)
-        return fits & (found[:, 4] == 0)
+        fits &= found[:, 4] == 0
+        return fits
 
     def _numbers(self, sums: Limbs) -> pl.Series:
         return decimals.from_limbs(sums, self._scale)
@@ -115,22 +118,21 @@ class SignedExactMean(Signed, ExactMean):
     def _change(self, rows: SignedRows) -> None:
         assert rows.values is not None
         add = _add_integers if self._scale is None else _add_decimals
-        add(self._slab[self._sum], rows, self._slab[self._count])
+        add(self._slab[self._sum], rows, rows.values)
+        np.add.at(self._slab[self._count], rows.slots, rows.signs)
 
 
-def _add_integers(sums: Limbs, rows: SignedRows, counts: Ints) -> None:
-    values = to_array(rows.values, pl.Int64())  # type: ignore[arg-type]
-    np.add.at(sums[:, 0], rows.slots, rows.signs * (values & _LOW))
-    np.add.at(sums[:, 1], rows.slots, rows.signs * (values >> LIMB_BITS))
-    np.add.at(counts, rows.slots, rows.signs)
+def _add_integers(sums: Limbs, rows: SignedRows, values: pl.Series) -> None:
+    numbers = to_array(values, pl.Int64())
+    np.add.at(sums[:, 0], rows.slots, rows.signs * (numbers & _LOW))
+    np.add.at(sums[:, 1], rows.slots, rows.signs * (numbers >> LIMB_BITS))
 
 
-def _add_decimals(sums: Limbs, rows: SignedRows, counts: Ints) -> None:
-    low, high = decimals.words(rows.values)  # type: ignore[arg-type]
+def _add_decimals(sums: Limbs, rows: SignedRows, values: pl.Series) -> None:
+    low, high = decimals.words(values)
     pieces = (low & _LOW, (low >> LIMB_BITS) & _LOW, high & _LOW, high >> LIMB_BITS)
     for limb, piece in enumerate(pieces):
         np.add.at(sums[:, limb], rows.slots, rows.signs * piece)
-    np.add.at(counts, rows.slots, rows.signs)
 
 
 class _OfDoubles(Signed):

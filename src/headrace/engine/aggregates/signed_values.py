@@ -29,7 +29,7 @@ class SignedExtreme(Multiset):
         self._largest = largest
 
     def result(self, slots: Ints) -> pl.Series:
-        lengths, codes, _ = self._totals.values(slots)
+        lengths, codes, _ = self._standing(slots)
         owners = np.repeat(np.arange(len(slots)), lengths)
         # Sorting puts NaN last, above every number.
         best = (
@@ -45,7 +45,7 @@ class SignedCountDistinct(Multiset):
     """How many different values."""
 
     def result(self, slots: Ints) -> pl.Series:
-        return pl.Series(self.name, self._totals.lengths(slots))
+        return pl.Series(self.name, self._standing(slots)[0])
 
 
 class SignedQuantile(Multiset):
@@ -76,7 +76,7 @@ class SignedSketch(SignedTotals):
         self._totals.add(rows.slots, self._by.of(rows.values), rows.signs)
 
     def result(self, slots: Ints) -> pl.Series:
-        return self._by.quantiles(*self._totals.values(slots), self._q).alias(self.name)
+        return self._by.quantiles(*self._standing(slots), self._q).alias(self.name)
 
 
 class SignedTopK(Multiset):
@@ -87,7 +87,7 @@ class SignedTopK(Multiset):
         self._k = k
 
     def result(self, slots: Ints) -> pl.Series:
-        lengths, codes, counts = self._totals.values(slots)
+        lengths, codes, counts = self._standing(slots)
         owners = np.repeat(np.arange(len(slots)), lengths)
         values = self._codes.decode(codes).alias("value")
         repeats = pl.Series("count", np.minimum(counts, self._k))

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from headrace.engine.operator import DELETED, StatefulOperator
+from headrace.engine.operators.aggregate_retracting import RetractingAggregate
 from headrace.engine.operators.aggregate_session import SessionAggregate
 from headrace.engine.operators.aggregate_sliding import SlidingAggregate
 from headrace.engine.operators.aggregate_table import TableAggregate
@@ -27,9 +28,14 @@ class AggregateRefused(HeadraceError):
 
 
 def make_aggregate(
-    step: AggregateStep, input_columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]
+    step: AggregateStep,
+    input_columns: Mapping[str, pl.DataType],
+    functions: Mapping[str, Any],
+    *,
+    retracts: bool = False,
 ) -> StatefulOperator:
-    """The operator of this step over an input with these columns; `functions` holds users' aggregators.
+    """The operator of this step over an input with these columns; `functions` holds users' aggregators. `retracts`:
+    its rows take earlier ones back.
 
     Raises `AggregateRefused`, or `AggregateUnknown` for an aggregate it does not know.
     """
@@ -44,6 +50,8 @@ def make_aggregate(
             f"step {step.name!r} groups by {missing[0]!r}, which its input does not have",
             cure="compile the pipeline again",
         )
+    if retracts:
+        return _over_table(step, input_columns, functions)
     if step.window is None:
         return TableAggregate(step, input_columns, functions)
     match step.window.kind:
@@ -53,3 +61,14 @@ def make_aggregate(
             return SessionAggregate(step, input_columns, functions)
         case WindowKind.SLIDING:
             return SlidingAggregate(step, input_columns, functions)
+
+
+def _over_table(
+    step: AggregateStep, input_columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]
+) -> StatefulOperator:
+    if step.window is not None:
+        raise AggregateRefused(
+            f"step {step.name!r} puts the rows of a table into windows, and they have no one time",
+            cure="aggregate the table's changes: table.changes().group_by(...).window(...)",
+        )
+    return RetractingAggregate(step, input_columns, functions)

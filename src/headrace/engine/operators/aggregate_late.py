@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from headrace.engine.operator import SYSTEM_COLUMNS, OperatorContext, RowError
+from headrace.engine.operator import SEQUENCE, SYSTEM_COLUMNS, OperatorContext, RowError
 from headrace.engine.state.arrays import Ints
 from headrace.flow.plan import WINDOW_END, WINDOW_START, LateRows
 
@@ -57,10 +57,10 @@ class Latecomers:
         )
 
     def take(self) -> pl.DataFrame:
-        """Late rows since the last call."""
+        """Late rows since the last call, in order of arrival."""
         kept, self._kept = self._kept, []
-        return pl.concat(kept) if kept else self._empty
+        return pl.concat(kept).sort(SEQUENCE, maintain_order=True) if kept else self._empty
 
-    def rollback(self) -> None:
-        """Rows since the last commit come again."""
+    def clear(self) -> None:
+        """Rows since the last commit come again, or nobody asked for them."""
         self._kept = []

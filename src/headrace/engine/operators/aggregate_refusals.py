@@ -40,7 +40,8 @@ class RowTrials:
                     staged.append((trial, slot, trial.step(state, row)))
         except RowRefused as refused:
             return refused
-        return self._put(staged)
+        _put(staged)
+        return None
 
     def attempt_runs(self, targets: Sequence[tuple[int, Sequence[int]]]) -> RowRefused | None:
         """Try to put rows into slots, one after the other each; the reason when one refuses, and then nothing
@@ -55,16 +56,18 @@ class RowTrials:
                     staged.append((trial, slot, state))
         except RowRefused as refused:
             return refused
-        return self._put(staged)
-
-    def _put(self, staged: Sequence[tuple[Trial, int, Any]]) -> None:
-        for trial, slot, state in staged:
-            trial.put(slot, state)
+        _put(staged)
+        return None
 
     def finish(self, slots: Mapping[int, int]) -> None:
         """All rows were tried; accumulators that add in their trial write what they have."""
         for trial in self._trials:
             trial.finish(slots)
+
+
+def _put(staged: Sequence[tuple[Trial, int, Any]]) -> None:
+    for trial, slot, state in staged:
+        trial.put(slot, state)
 
 
 def may_refuse(accumulators: Sequence[Accumulator], values: Sequence[pl.Series | None], merged_max: int = 1) -> bool:

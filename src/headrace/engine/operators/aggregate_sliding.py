@@ -5,9 +5,10 @@ Owns the open windows of one step, as `aggregate_window` does, and the rows that
 - `sliding_plan` has the rule by which rows make and change windows. Which windows there are and what they hold follows
   from the rows that were taken, in order of arrival, however they were cut into frames.
 - A window holds its rows' values in order of arrival. One that is made of rows from before begins with theirs.
-- A row is late, and counted once, when the window that would end at it (difference at the least) was closed when it
-  came. It still goes into the windows around it that are open.
-- A window closes when end + grace < closing time. A row is kept until the window that begins just after it has closed.
+- `sliding_late` has the rule of rows whose window was closed when they came: they are counted for each window missed,
+  and still go into the windows around them that are open.
+- A window closes when end + grace < closing time. A row is kept for one difference more than the window that begins
+  just after it: so long it may say which windows a late row missed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from headrace.engine.operator import PARTITION, OperatorContext, RowError, State
 from headrace.engine.operators.aggregate_refusals import RowTrials, may_refuse
 from headrace.engine.operators.aggregate_state import Taken
 from headrace.engine.operators.aggregate_window import PAIRS_MAX, WindowAggregate
+from headrace.engine.operators.sliding_late import SlidingLate
 from headrace.engine.operators.sliding_plan import SlidingPlan, SlidingPlanner, SlidingRows
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, starts_of_runs
 from headrace.engine.state.time_buckets import TimeBuckets
@@ -42,15 +44,16 @@ _FROM, _STREAM_TIME = "from_ms", "stream_time_ms"
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Rows that some window takes."""
+    """Rows by arrival."""
 
     taken: Taken
     from_ms: Ints
-    ends_open: Mask
 
     def run(self, first: int, last: int) -> _Piece:
-        cut = slice(first, last)
-        return _Piece(self.taken.run(first, last - first), self.from_ms[cut], self.ends_open[cut])
+        return _Piece(self.taken.run(first, last - first), self.from_ms[first:last])
+
+    def select(self, kept: Mask) -> _Piece:
+        return _Piece(self.taken.select(kept), self.from_ms[kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,11 @@ class SlidingAggregate(WindowAggregate):
         for name in ("touched_by", "order", "place"):
             self._slab.add_column(name, np.int64)
         self._groups_schema = {name: columns[name] for name in step.group} or {_NO_GROUP: pl.Int8()}
-        values = {name: columns[name] for name in self._inputs if name not in step.group}
-        life_ms = self._size_ms + self._grace_ms
-        # The end of a window is in it; its last row at `end` is followed by a window that begins at end + 1.
+        self._stored = [name for name in self._inputs if name not in step.group]
+        life_ms = 2 * self._size_ms + self._grace_ms
         self._rows = TimedRows(
             self._groups_schema,
-            values,
+            {name: columns[name] for name in self._stored},
             [_FROM, _STREAM_TIME],
             bucket_ms=max(1, life_ms // BUCKETS_PER_LIFE),
             due_after_ms=life_ms,
@@ -104,51 +106,60 @@ class SlidingAggregate(WindowAggregate):
         if not frame.height:
             return self._empty
         taken = self._from_epoch_on(frame, self._take_in(frame, context), context)
-        pieces = [self._in_time_for_some(frame, taken, context)]
+        reached = np.maximum(taken.stream_time_ms, self._closed_bound(taken.partition))
+        pieces = [_Piece(taken, np.maximum(taken.time_ms, reached - self._grace_ms))]
         while pieces:
-            piece = pieces.pop()
-            pieces.extend(reversed(self._put(frame, piece, context)))
+            pieces.extend(reversed(self._take_piece(frame, pieces.pop(), context)))
         return self._empty
 
-    def _in_time_for_some(self, frame: pl.DataFrame, taken: Taken, context: OperatorContext) -> _Piece:
-        """Rows that are not late for every window they could be in."""
-        reached = np.maximum(taken.stream_time_ms, self._closed_bound(taken.partition))
-        least_end = reached - self._grace_ms
-        own_end = np.maximum(taken.time_ms, self._difference_ms)
-        late = own_end < least_end
-        if not late.any():
-            return _Piece(taken, taken.time_ms, ~late)
-        ends = own_end[late]
-        self._late.note(frame, taken.row[late], ends - self._difference_ms, ends, context)
-        kept = taken.time_ms + self._difference_ms >= least_end
-        return _Piece(taken.select(kept), np.maximum(taken.time_ms, least_end)[kept], ~late[kept])
-
-    def _put(self, frame: pl.DataFrame, piece: _Piece, context: OperatorContext) -> list[_Piece]:
+    def _take_piece(self, frame: pl.DataFrame, whole: _Piece, context: OperatorContext) -> list[_Piece]:
         """Put in the rows of a piece, or say how it must be cut."""
-        count = len(piece.taken.row)
+        count = len(whole.taken.row)
         if not count:
             return []
-        together = self._together_with_known(piece)
+        together = self._together_with_known(whole)
+        late, piece = SlidingLate(together.rows, self._difference_ms), whole
+        if not late.taken.all():
+            piece = whole.select(late.taken)
+            together = self._together_with_known(piece)
         planner = SlidingPlanner(together.rows, self._difference_ms)
         slots = self._slots_of(together, planner)
         if count > 1 and planner.entries_at_most(slots >= 0) > PAIRS_MAX:
-            return [piece.run(0, count // 2), piece.run(count // 2, count)]
+            return [whole.run(0, count // 2), whole.run(count // 2, count)]
         values = [self._values_of(together.known, piece.taken, index) for index in range(len(self._accumulators))]
         plan, trials = planner.plan(slots >= 0), None
         if may_refuse(self._accumulators, values):
             if count > TRIED_ROWS_MAX:
-                return [
-                    piece.run(first, min(first + TRIED_ROWS_MAX, count)) for first in range(0, count, TRIED_ROWS_MAX)
-                ]
+                return [whole.run(at, min(at + TRIED_ROWS_MAX, count)) for at in range(0, count, TRIED_ROWS_MAX)]
             trials = RowTrials(self._accumulators, values)
             refused = _tried(trials, plan, slots[plan.window])
             if refused is not None:
-                at = refused.row - together.rows.known
-                row = int(piece.taken.row[at])
-                context.dead_letter(frame, [RowError(row, refused.reason.code, refused.reason.message)])
-                return [piece.run(0, at), piece.run(at + 1, count)]
+                at = int(np.flatnonzero(late.taken)[refused.row - together.rows.known])
+                return self._without(frame, whole, at, refused.reason, late, context)
+        self._note_late(frame, whole, late, np.ones(count, np.bool_), context)
         self._execute(piece, together, planner, plan, slots[plan.window], values, trials)
         return []
+
+    def _without(
+        self,
+        frame: pl.DataFrame,
+        piece: _Piece,
+        row: int,
+        reason: RowRefused,
+        late: SlidingLate,
+        context: OperatorContext,
+    ) -> list[_Piece]:
+        """Refuse a row of a piece; what is before it and behind it."""
+        count = len(piece.taken.row)
+        context.dead_letter(frame, [RowError(int(piece.taken.row[row]), reason.code, reason.message)])
+        self._note_late(frame, piece, late, np.arange(count) == row, context)
+        return [piece.run(0, row), piece.run(row + 1, count)]
+
+    def _note_late(
+        self, frame: pl.DataFrame, piece: _Piece, late: SlidingLate, rows: Mask, context: OperatorContext
+    ) -> None:
+        row, start_ms = late.missed(rows)
+        self._late.note(frame, piece.taken.row[row], start_ms, start_ms + self._difference_ms, context)
 
     def _together_with_known(self, piece: _Piece) -> _Together:
         taken, reach = piece.taken, self._size_ms
@@ -167,7 +178,6 @@ class SlidingAggregate(WindowAggregate):
             np.concatenate([self._rows.time_ms(known), taken.time_ms]),
             np.concatenate([self._rows[_FROM][known], piece.from_ms]),
             len(known),
-            np.concatenate([np.zeros(len(known), np.bool_), piece.ends_open]),
         )
         stream_time = np.concatenate([self._rows[_STREAM_TIME][known], taken.stream_time_ms])
         return _Together(known, taken.partition[first], taken.group[first], rows, stream_time)
@@ -237,9 +247,10 @@ class SlidingAggregate(WindowAggregate):
     def _keep(self, piece: _Piece) -> Ints:
         """Keep the rows for windows to come; their identities, which rise with arrival."""
         taken = piece.taken
-        stored = pl.concat([taken.frame.drop(self._step.group), self._row_keys(taken)], how="horizontal")
+        stored = self._row_keys(taken).with_columns(taken.frame[name] for name in self._stored)
         numbers = {_FROM: piece.from_ms, _STREAM_TIME: taken.stream_time_ms}
-        identities: Ints = self._rows["identity"][self._rows.append(stored, taken.time_ms, numbers)]
+        slots = self._rows.append(stored, taken.time_ms, numbers)
+        identities: Ints = self._rows["identity"][slots]
         return identities
 
     def _tell(self, slots: Ints, plan: SlidingPlan, known: int, identities: Ints) -> None:

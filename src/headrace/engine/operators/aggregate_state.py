@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from headrace.contracts.polars_types import avro_to_dtype
+from headrace.engine.aggregates.accumulator import Accumulator
 from headrace.engine.aggregates.factory import make_accumulator
 from headrace.engine.operator import (
     DELETED,
@@ -86,10 +87,9 @@ class AggregateState:
             slab.add_column(name, np.int64, fill=fill)
         slab.add_column("unflushed", np.bool_)
         self._late = Latecomers(step.late, columns)
-        self._accumulators = [
-            make_accumulator(slab, each, columns, functions.get(aggregator_key(step.name, each.name)))
-            for each in step.aggregates
-        ]
+        self._accumulators = self._made(columns, functions)
+        self._holders = [*self._accumulators]
+        """All that holds state by slot."""
         self._read = [each.column for each in step.aggregates]
         self._dtypes = {column.name: avro_to_dtype(column.type) for column in step.columns}
         self._empty = pl.DataFrame(schema={**self._dtypes, **SYSTEM_COLUMNS, DELETED: pl.Boolean()})
@@ -99,6 +99,13 @@ class AggregateState:
         self._closed_until: dict[int, int] = {}
         self._closed_until_committed: dict[int, int] = {}
         self._keys: dict[int, int] = {}
+
+    def _made(self, columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]) -> Sequence[Accumulator]:
+        """The accumulators of the step's aggregates."""
+        return [
+            make_accumulator(self._slab, each, columns, functions.get(aggregator_key(self._step.name, each.name)))
+            for each in self._step.aggregates
+        ]
 
     # For subclasses: rows in
 
@@ -112,7 +119,8 @@ class AggregateState:
             row = np.flatnonzero(~unkeyed)
         kept = frame if len(row) == frame.height else frame.filter(pl.Series(~unkeyed))
         return Taken(
-            kept.select(self._inputs),
+            # A frame without columns would have no rows.
+            kept.select(*self._inputs, PARTITION),
             row,
             kept[PARTITION].to_numpy().astype(np.int64),
             kept[TIME].to_numpy(),
@@ -139,13 +147,11 @@ class AggregateState:
         return None if name is None else taken.frame[name]
 
     def _mark(self, slots: Ints) -> None:
-        """Slots that changed: to be flushed."""
+        """Slots that changed, in the order of the rows that changed them: to be flushed."""
         if not self._emits_updates:
             return
-        unflushed = self._slab["unflushed"]
-        fresh = slots[~unflushed[slots]]
-        unflushed[fresh] = True
-        self._unflushed.append(fresh)
+        self._slab["unflushed"][slots] = True
+        self._unflushed.append(slots)
 
     def _count(self, slots: Ints, step: int) -> None:
         """Keep `keys_count` in step with slots that came (1) or went (-1)."""
@@ -260,19 +266,26 @@ class AggregateState:
         """Rows that changed since the last flush; nothing where only final rows are wanted."""
         if not self._emits_updates:
             return self._empty
-        slots = distinct(np.concatenate([NO_INTS, *self._unflushed]))
+        slots = self._marked()
         slots = slots[self._slab.is_live(slots) & self._slab["unflushed"][slots]]
         self._slab.touch(slots)
         self._slab["unflushed"][slots] = False
         ordered = self._flush_order(slots)
         withdrawn = self._withdrawn(ordered)
-        pieces, self._pending, self._unflushed = [*self._pending, self._output(ordered)], [], []
+        pieces, self._pending, self._unflushed = [*self._pending, self._flushed(ordered, context)], [], []
         return self._together([withdrawn, *pieces])
+
+    def _marked(self) -> Ints:
+        """Slots that were marked since the last flush, in the order of the rows that made them what they are."""
+        return distinct(np.concatenate([NO_INTS, *reversed([each[::-1] for each in self._unflushed])]))[::-1]
+
+    def _flushed(self, slots: Ints, context: OperatorContext) -> pl.DataFrame:
+        """What a flush says of these slots, in their order."""
+        return self._output(slots)
 
     def _flush_order(self, slots: Ints) -> Ints:
         """Slots in the order in which their updates are told."""
-        keys = [*reversed(self._window_columns(slots).values()), self._slab["partition"][slots]]
-        ordered: Ints = slots[np.lexsort(keys)]
+        ordered: Ints = slots[np.argsort(self._slab["partition"][slots], kind="stable")]
         return ordered
 
     def _withdrawn(self, slots: Ints) -> pl.DataFrame:
@@ -295,8 +308,8 @@ class AggregateState:
     def _release(self, slots: Ints) -> None:
         """Free slots that are done."""
         self._count(slots, -1)
-        for accumulator in self._accumulators:
-            accumulator.clear(slots)
+        for holder in self._holders:
+            holder.clear(slots)
         self._free(slots)
 
     def _free(self, slots: Ints) -> None:
@@ -352,8 +365,8 @@ class AggregateState:
         slots = self._put(partition, group, frame)
         self._slab["time_ms"][slots] = frame[TIME].to_numpy()
         self._slab["stream_time_ms"][slots] = frame[STREAM_TIME].to_numpy()
-        for accumulator in self._accumulators:
-            accumulator.load(slots, frame)
+        for holder in self._holders:
+            holder.load(slots, frame)
 
     def _state_frame(self, slots: Ints, *, whole: bool) -> pl.DataFrame:
         """State columns of live slots."""
@@ -362,8 +375,8 @@ class AggregateState:
             pl.Series(TIME, self._slab["time_ms"][slots]),
             pl.Series(STREAM_TIME, self._slab["stream_time_ms"][slots]),
         ]
-        for accumulator in self._accumulators:
-            columns.extend(accumulator.state(slots, whole=whole))
+        for holder in self._holders:
+            columns.extend(holder.state(slots, whole=whole))
         columns.append(pl.Series(DELETED, np.zeros(len(slots), np.bool_)))
         return pl.DataFrame(columns)
 
@@ -414,10 +427,11 @@ class AggregateState:
 
     def commit(self) -> None:
         """The changes since the last commit are durable."""
+        self._late.clear()
         changed = self._slab.changed()
         self._slab.commit()
-        for accumulator in self._accumulators:
-            accumulator.settle(changed)
+        for holder in self._holders:
+            holder.settle(changed)
         if self._groups.wants_retain:
             self._groups.retain(self._groups_in_use())
         self._closed_until_committed = dict(self._closed_until)
@@ -428,14 +442,14 @@ class AggregateState:
 
     def rollback(self) -> None:
         """Back to the state at the last commit."""
-        for accumulator in self._accumulators:
-            accumulator.rollback()
+        for holder in self._holders:
+            holder.rollback()
         revived = self._slab.rollback().revived
         self._revive(revived)
         live = self._slab.live()
         self._unflushed = [live[self._slab["unflushed"][live]]]
         self._pending = []
-        self._late.rollback()
+        self._late.clear()
         self._closed_until = dict(self._closed_until_committed)
         self._keys = {}
         self._count(live, 1)
@@ -457,8 +471,8 @@ class AggregateState:
 
     def _forget_slots(self, slots: Ints) -> None:
         """Free slots without undo."""
-        for accumulator in self._accumulators:
-            accumulator.forget(slots)
+        for holder in self._holders:
+            holder.forget(slots)
         self._slab.forget(slots)
 
     def keys_count(self) -> Mapping[int, int]:
@@ -467,4 +481,4 @@ class AggregateState:
 
     def state_bytes(self) -> int:
         """Memory held, about."""
-        return self._slab.bytes + self._groups.bytes + sum(each.bytes for each in self._accumulators)
+        return self._slab.bytes + self._groups.bytes + sum(each.bytes for each in self._holders)

@@ -2,7 +2,8 @@
 
 Owns one slot per group of a partition.
 
-- Only updates are spoken: at most one row per group and flush, the value as it is then.
+- Only updates are spoken: at most one row per group and flush, the value as it is then; groups in the order of their
+  last rows.
 - `TIME` of a row is the largest event time of its group, so it never goes back.
 - Nothing is late and nothing closes: state is kept for every group that ever was.
 """
@@ -17,7 +18,7 @@ import polars as pl
 
 from headrace.engine.operator import OperatorContext
 from headrace.engine.operators.aggregate_slots import SlotAggregate
-from headrace.engine.state.arrays import Ints
+from headrace.engine.state.arrays import NO_INTS, Ints, distinct
 from headrace.engine.state.keyed_slab import KeyedSlab
 from headrace.flow.plan import AggregateStep
 
@@ -47,6 +48,14 @@ class TableAggregate(SlotAggregate):
     def close_idle(self, partitions: Sequence[int], context: OperatorContext) -> pl.DataFrame:
         """Nothing closes."""
         return self._empty
+
+    def _mark(self, slots: Ints) -> None:
+        self._slab["unflushed"][slots] = True
+        self._unflushed.append(slots)
+
+    def _marked(self) -> Ints:
+        """By the last time they were marked, which is the order of the rows that made them what they are."""
+        return distinct(np.concatenate([NO_INTS, *reversed([each[::-1] for each in self._unflushed])]))[::-1]
 
     def _find(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
         return self._slab.find((np.full(len(group), partition), group))

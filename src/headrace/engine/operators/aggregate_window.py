@@ -2,10 +2,8 @@
 
 Owns the open windows of one step. A slot is a group in a window of a partition.
 
-- A window is [start, start + size), its start a multiple of the advance from the epoch on, never before it. A row is
-  in size / advance windows.
-- A row is late for a window, and counted, when end + grace is not after the row's stream time, or when the window was
-  closed as idle. That depends on the row and the window alone, so all rows of a window are known when it closes.
+- Which windows a row is in, and when they close, is said in `fixed_windows`. A window that was closed as idle stays
+  closed.
 - A window closes when end + grace <= closing time; its state is then dropped.
 """
 
@@ -20,10 +18,11 @@ import polars as pl
 from headrace.engine.operator import OperatorContext
 from headrace.engine.operators.aggregate_slots import SlotAggregate
 from headrace.engine.operators.aggregate_state import Taken
+from headrace.engine.operators.fixed_windows import FixedWindows
 from headrace.engine.state.arrays import NO_INTS, Ints, distinct
 from headrace.engine.state.keyed_slab import KeyedSlab
 from headrace.engine.state.time_buckets import TimeBuckets
-from headrace.flow.plan import WINDOW_END, WINDOW_START, AggregateStep, WindowKind
+from headrace.flow.plan import WINDOW_END, WINDOW_START, AggregateStep
 
 PAIRS_MAX = 500_000
 """(row, window) pairs at work at once; more windows per row means fewer rows."""
@@ -34,14 +33,11 @@ class WindowAggregate(SlotAggregate):
 
     def __init__(self, step: AggregateStep, columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]) -> None:
         assert step.window is not None
-        window = step.window
-        # The end of a sliding window is in it.
-        self._size_ms = window.size_ms + (window.kind is WindowKind.SLIDING)
-        self._grace_ms = window.grace_ms
-        self._advance_ms = window.advance_ms or self._size_ms
+        self._fixed = FixedWindows.of(step.window)
+        self._size_ms, self._grace_ms = self._fixed.size_ms, self._fixed.grace_ms
         super().__init__(step, columns, functions, KeyedSlab(("partition", "group", WINDOW_START)))
         # By window start, so that a bucket is a window and closes whole.
-        self._due = TimeBuckets(self._advance_ms)
+        self._due = TimeBuckets(self._fixed.advance_ms)
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
         """Put rows into their open windows."""
@@ -50,7 +46,7 @@ class WindowAggregate(SlotAggregate):
             return self._empty
         taken = self._take_in(frame, context)
         taken = self._from_epoch_on(frame, taken, context)
-        rows_max = max(1, PAIRS_MAX // (1 + self._size_ms // self._advance_ms))
+        rows_max = max(1, PAIRS_MAX // self._fixed.per_row)
         for first in range(0, len(taken.row), rows_max):
             piece = taken if len(taken.row) <= rows_max else taken.run(first, rows_max)
             self._process(frame, piece, context)
@@ -79,21 +75,14 @@ class WindowAggregate(SlotAggregate):
 
     def _windows(self, taken: Taken) -> tuple[Ints, Ints]:
         """Row and window start of every (row, window) pair, by row and start."""
-        last = taken.time_ms // self._advance_ms * self._advance_ms
-        if self._advance_ms == self._size_ms:
-            return np.arange(len(last), dtype=np.int64), last
-        back = np.arange((self._size_ms - 1) // self._advance_ms, -1, -1, dtype=np.int64) * self._advance_ms
-        starts = last[:, None] - back[None, :]
-        inside = (starts >= 0) & (starts + self._size_ms > taken.time_ms[:, None])
-        rows, _ = np.nonzero(inside)
-        return rows.astype(np.int64), starts[inside]
+        return self._fixed.pairs(taken.time_ms)
 
     def _in_time(
         self, frame: pl.DataFrame, taken: Taken, rows: Ints, starts: Ints, context: OperatorContext
     ) -> tuple[Ints, Ints]:
         """The pairs that are not late."""
         reached = np.maximum(taken.stream_time_ms, self._closed_bound(taken.partition))
-        late = starts + (self._size_ms + self._grace_ms) <= reached[rows]
+        late = self._fixed.is_closed(starts, reached[rows])
         if not late.any():
             return rows, starts
         self._late.note(frame, taken.row[rows[late]], starts[late], starts[late] + self._size_ms, context)

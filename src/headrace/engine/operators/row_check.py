@@ -9,8 +9,8 @@ Owns the check and the way from Python values to columns.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+import datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -20,16 +20,15 @@ from headrace.flow.columns import is_nullable
 from headrace.flow.plan import Column
 
 Values = tuple[Any, ...]
-"""The values of a row in the order of the columns."""
+"""The values of a row in the order of the columns; times as their numbers."""
 
-_PLAIN: Mapping[type[pl.DataType], type] = {
-    pl.Int32: int,
-    pl.Int64: int,
-    pl.Float64: float,
-    pl.String: str,
-    pl.Boolean: bool,
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_UNIT: Mapping[str, datetime.timedelta] = {
+    "ms": datetime.timedelta(milliseconds=1),
+    "us": datetime.timedelta(microseconds=1),
 }
-"""Python types that need no conversion; other values are tried by Polars itself, which takes longer."""
+_NO = object()
+"""A value that needs Polars' own look, which takes longer."""
 
 
 class RowCheck:
@@ -37,43 +36,39 @@ class RowCheck:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._dtypes = {column.name: avro_to_dtype(column.type) for column in columns}
-        self._plain = [_PLAIN.get(type(dtype)) for dtype in self._dtypes.values()]
-        self._bounds = [{pl.Int32: 2**31, pl.Int64: 2**63}.get(type(dtype), 0) for dtype in self._dtypes.values()]
+        self._names = frozenset(self._dtypes)
         self._required = [column.name for column in columns if not is_nullable(column.type)]
+        self._quick = [(name, _quick(dtype)) for name, dtype in self._dtypes.items()]
 
     def values(self, row: object) -> Values:
         """The values of a row. Raises what tells the user why it is none."""
         if not isinstance(row, Mapping):
             raise TypeError(f"returned {type(row).__name__}, not a dict or None")
-        unknown = [name for name in row if name not in self._dtypes]
-        if unknown:
-            raise ValueError(f"returned columns that are not in its schema: {', '.join(sorted(map(str, unknown)))}")
+        if not row.keys() <= self._names:
+            unknown = sorted(map(str, row.keys() - self._names))
+            raise ValueError(f"returned columns that are not in its schema: {', '.join(unknown)}")
         for name in self._required:
             if row.get(name) is None:
                 raise ValueError(f"returned no value for column {name!r}, which cannot be null")
-        return tuple(
-            self._value(name, row.get(name), plain, bound)
-            for name, plain, bound in zip(self._dtypes, self._plain, self._bounds, strict=True)
-        )
+        values = []
+        for name, quick in self._quick:
+            value = row.get(name)
+            if value is not None:
+                known = quick(value)
+                value = self._tried(name, value) if known is _NO else known
+            values.append(value)
+        return tuple(values)
 
-    def _value(self, name: str, value: Any, plain: type | None, bound: int) -> Any:
-        if value is None:
-            return None
-        if type(value) is plain and (
-            (bound and -bound <= value < bound) or (not bound and (plain is not str or _is_text(value)))
-        ):
-            return value
-        pl.Series(name, [value], dtype=self._dtypes[name])
-        return copy.deepcopy(value)
+    def _tried(self, name: str, value: Any) -> Any:
+        """The value as Polars takes it."""
+        made = pl.Series(name, [value], dtype=self._dtypes[name])
+        return (made.to_physical() if made.dtype.is_temporal() else made).to_list()[0]
 
     def frame(self, rows: Sequence[Values]) -> pl.DataFrame:
         """Checked rows as columns."""
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(self._dtypes)
         return pl.DataFrame(
-            [
-                pl.Series(name, values, dtype=dtype)
-                for (name, dtype), values in zip(self._dtypes.items(), columns, strict=True)
-            ]
+            [_series(name, values, dtype) for (name, dtype), values in zip(self._dtypes.items(), columns, strict=True)]
         )
 
     def fitted(self, result: object, height: int) -> pl.DataFrame:
@@ -92,9 +87,37 @@ class RowCheck:
         return frame
 
 
-def _is_text(value: str) -> bool:
-    """Whether a text can be written at all: a lone surrogate cannot."""
-    if value.isascii():
-        return True
-    value.encode()
-    return True
+def _series(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
+    if dtype.is_temporal():
+        physical = pl.Int32() if dtype == pl.Date else pl.Int64()
+        return pl.Series(name, values, dtype=physical).cast(dtype)
+    return pl.Series(name, values, dtype=dtype)
+
+
+def _quick(dtype: pl.DataType) -> Callable[[Any], Any]:
+    """The value as the frame takes it, or `_NO`: for the types that most columns have."""
+    match dtype:
+        case pl.Int32():
+            return lambda value: value if type(value) is int and -(2**31) <= value < 2**31 else _NO
+        case pl.Int64():
+            return lambda value: value if type(value) is int and -(2**63) <= value < 2**63 else _NO
+        case pl.Float64():
+            return lambda value: value if type(value) is float else _NO
+        case pl.Boolean():
+            return lambda value: value if type(value) is bool else _NO
+        case pl.String():
+            return _text
+        case pl.Datetime(time_unit="ms" | "us", time_zone="UTC"):
+            unit = _UNIT[dtype.time_unit]
+            return lambda value: (
+                (value - _EPOCH) // unit if type(value) is datetime.datetime and value.tzinfo is not None else _NO
+            )
+    return lambda value: _NO
+
+
+def _text(value: Any) -> Any:
+    if type(value) is not str:
+        return _NO
+    if not value.isascii():
+        value.encode()  # A lone surrogate cannot be written; better told here than when a whole frame is made.
+    return value

@@ -3,11 +3,12 @@
 Owns the rule of sliding windows, over arrays; knows no state, frame or accumulator.
 
 The rule: a window spans [start, start + difference], both included. One ends at each row ([0, difference] for rows
-before `difference`: no window begins before 0), and one begins just after each row, if it holds a row. A row is in every
-window around it but those that were closed when it came: `from_ms` is the least end of a window that takes it.
+before `difference`: no window begins before 0), and one begins just after each row, if it holds a row. A row is in
+every window around it but those that were closed when it came: `from_ms` is the least end of a window that takes it.
 
 - Rows are numbered by arrival: those that are known, then the new ones. What windows there are and what they hold is a
   function of the rows in that order; how they are cut into calls does not show.
+- All rows here count: `sliding_late` has left out those that came too late.
 - A window is *made* by the row with which it first exists: the later of the first row that asks for it and the
   first row that it holds.
 """
@@ -36,8 +37,15 @@ class SlidingRows:
     from_ms: Ints
     known: int
     """So many rows at the beginning were there before."""
-    ends_open: Mask
-    """New rows: whether the window that ends at the row is still open to it. Known rows: false."""
+
+    def own_end_ms(self, difference_ms: int) -> Ints:
+        """The end of the window that ends at each row."""
+        return np.maximum(self.time_ms, difference_ms)
+
+    def ends_open(self, difference_ms: int) -> Mask:
+        """Rows that the window that ends at them takes."""
+        result: Mask = self.from_ms <= self.own_end_ms(difference_ms)
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class SlidingPlan:
     entry_row: Ints
 
 
-class _ByTime:
+class ByTime:
     """Rows by key and time, ties by arrival."""
 
     def __init__(self, key: Ints, time_ms: Ints, first: int) -> None:
@@ -92,16 +100,18 @@ class SlidingPlanner:
 
     def __init__(self, rows: SlidingRows, difference_ms: int) -> None:
         self._rows, self._difference_ms = rows, difference_ms
-        self._all = _ByTime(rows.key, rows.time_ms, 0)
-        self._new = _ByTime(rows.key[rows.known :], rows.time_ms[rows.known :], rows.known)
+        self._all = ByTime(rows.key, rows.time_ms, 0)
+        self._new = ByTime(rows.key[rows.known :], rows.time_ms[rows.known :], rows.known)
+        self._ends_open = rows.ends_open(difference_ms)
         self.candidates = self._candidates()
 
     def _candidates(self) -> Candidates:
         rows = self._rows
         number = np.arange(len(rows.key), dtype=np.int64)
-        ending = np.where(rows.ends_open, number, NEVER)
+        # The windows that end at known rows are there, or were closed already.
+        ending = np.where(self._ends_open & (number >= rows.known), number, NEVER)
         key = np.concatenate([rows.key, rows.key])
-        start = np.concatenate([rows.time_ms + 1, np.maximum(rows.time_ms - self._difference_ms, 0)])
+        start = np.concatenate([rows.time_ms + 1, rows.own_end_ms(self._difference_ms) - self._difference_ms])
         asked = np.concatenate([number, ending])
         order = np.lexsort((asked, start, key))
         first = order[starts_of_runs(key[order], start[order])]

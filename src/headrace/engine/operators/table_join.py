@@ -77,6 +77,10 @@ class TableLookup:
         """Partitions moved away."""
         self._store.forget(partitions)
 
+    def state_bytes(self) -> int:
+        """Memory held, about."""
+        return self._store.bytes
+
     def keys_count(self) -> int:
         return len(self._store)
 

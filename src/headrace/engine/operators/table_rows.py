@@ -1,12 +1,10 @@
-"""What operators over tables do alike: rows in, rows out.
+"""What operators over tables do alike: rows out.
 
-- A row needs a key: one whose key columns are all null is counted as dropped and dead-lettered.
-- Of a table that keeps history, a row older than the newest of its key is left out and counted.
+- A row that an operator makes comes from no one record: its `SOURCE` is null.
+- Of a table that keeps history, a row older than the newest of its key is left out and counted as `OUT_OF_ORDER`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -19,31 +17,10 @@ from headrace.engine.operator import (
     STREAM_TIME,
     SYSTEM_COLUMNS,
     TIME,
-    OperatorContext,
-    RowError,
 )
 from headrace.engine.state.arrays import Ints, Mask
 
-NULL_KEY = "null_key"
 OUT_OF_ORDER = "out_of_order"
-
-
-def with_key(frame: pl.DataFrame, key: Sequence[str], context: OperatorContext) -> pl.DataFrame:
-    """The rows that have a key."""
-    if not frame.height or not all(frame[name].null_count() for name in key):
-        return frame
-    missing = frame.select(pl.all_horizontal(pl.col(name).is_null() for name in key)).to_series().to_numpy()
-    drop_unkeyed(frame, missing, key, context)
-    return frame.filter(pl.Series(~missing))
-
-
-def drop_unkeyed(frame: pl.DataFrame, missing: Mask, key: Sequence[str], context: OperatorContext) -> None:
-    """Count rows as dropped, and send them to the dead letters."""
-    rows = np.flatnonzero(missing)
-    if len(rows):
-        context.count_dropped(NULL_KEY, len(rows))
-        message = f"null in {', '.join(key)}"
-        context.dead_letter(frame, [RowError(row, f"process.{NULL_KEY}", message) for row in rows.tolist()])
 
 
 def system_columns(

@@ -3,8 +3,10 @@
 Owns the last row of both sides by key, and when their result was last touched.
 
 - Both sides trigger. A key's result is touched by each row that leaves a result, or that takes one away.
-- A flush gives one row per touched key, in order of last touch: the result as it is, or a deletion. Several changes
-  of a key between two flushes give the last of the rows that they would have given one by one.
+- Rows wait for the flush: only then what comes out of other flushes (a join before this one) is there, and all are
+  taken in the order in which they came. A flush gives one row per touched key, in order of last touch: the last of the
+  rows that the changes would have given one by one, a deletion of what came and went in between included.
+- A row carries the `SEQUENCE` of the one that touched it last, so that a join behind this one finds its place.
 - `TIME` of a result is the larger of the last row's and that of the other side's row, if there is one.
 - A key with no row on either side keeps nothing, but where a side keeps history: there its last time stays, so that
   what is older is still known to be.
@@ -18,12 +20,23 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from headrace.engine.operator import PARTITION, TIME, OperatorContext, system_schema
-from headrace.engine.operators.pending import Pending, Touched
+from headrace.engine.operator import PARTITION, SEQUENCE, TIME, OperatorContext, system_schema
+from headrace.engine.operators.null_keys import with_keys
+from headrace.engine.operators.pending import Touched
 from headrace.engine.operators.stores import StoreOperator
-from headrace.engine.operators.table_rows import OUT_OF_ORDER, nulls_where, system_columns, with_key
-from headrace.engine.operators.turns import LEFT, RIGHT, Turns, before, in_turn, last_of_runs, latest, not_older
-from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
+from headrace.engine.operators.table_rows import OUT_OF_ORDER, nulls_where, system_columns
+from headrace.engine.operators.turns import (
+    LEFT,
+    RIGHT,
+    Origin,
+    Turns,
+    before,
+    in_turn,
+    last_of_runs,
+    latest,
+    not_older,
+)
+from headrace.engine.state.arrays import Ints, Mask, distinct
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.flow.plan import TableTableJoinStep
@@ -37,14 +50,18 @@ _TIME = ("left_time_ms", "right_time_ms")
 
 
 class TableTableJoin(StoreOperator):
-    """Joins two tables on their keys. `at_flush`: which inputs come out of a flush."""
+    """Joins two tables on their keys. `origins`: where their rows come from."""
 
     speaks_at_flush: ClassVar[bool] = True
 
     def __init__(
-        self, step: TableTableJoinStep, left: Schema, right: Schema, at_flush: tuple[bool, bool] = (False, False)
+        self,
+        step: TableTableJoinStep,
+        left: Schema,
+        right: Schema,
+        origins: tuple[Origin, Origin] = (Origin.READ, Origin.READ),
     ) -> None:
-        self._step, self._at_flush = step, at_flush
+        self._step, self._origins = step, origins
         self._key = [mine for mine, _ in step.on]
         self._keys = (self._key, [theirs for _, theirs in step.on])
         self._key_schema = {name: left[name] for name in self._key}
@@ -56,9 +73,8 @@ class TableTableJoin(StoreOperator):
         values = {name: left[name] for name in self._names[LEFT]}
         values |= {output: right[name] for name, output in step.renames.items()}
         self._rows = KeyedRows(self._key_schema, values, (*_STATE, *_TIME))
-        self._pending = Pending()
-        self._seen: list[Ints] = []
-        """Slots that were looked at since the last flush."""
+        self._waiting: tuple[list[pl.DataFrame], list[pl.DataFrame]] = ([], [])
+        """Rows of both sides since the last flush."""
         schema = {**{c.name: {**self._key_schema, **values}[c.name] for c in step.columns}, **system_schema(step)}
         super().__init__({"rows": self._rows}, pl.DataFrame(schema=schema))
 
@@ -66,29 +82,37 @@ class TableTableJoin(StoreOperator):
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
         """Take changes in. What they come to is said at the flush."""
-        frames = [with_key(frame, key, context) for frame, key in zip(inputs, self._keys, strict=True)]
-        if not any(frame.height for frame in frames):
-            return self._empty
-        slots = self._slots(frames)
-        frames, slots = self._in_order(frames, slots, context)
-        turns = in_turn(frames, slots, self._at_flush)
-        if len(turns):
-            self._pending.add(self._touched(turns))
-            self._put(turns, frames)
+        for waiting, frame, key in zip(self._waiting, inputs, self._keys, strict=True):
+            waiting.append(with_keys(frame, key, context))
         return self._empty
+
+    def flush(self, context: OperatorContext) -> pl.DataFrame:
+        """One row per key that was touched."""
+        if not any(frame.height for waiting in self._waiting for frame in waiting):
+            return self._empty
+        frames = [pl.concat(waiting) for waiting in self._waiting]
+        self._waiting = ([], [])
+        slots = self._slots(frames)
+        seen = distinct(np.concatenate(slots))
+        frames, slots = self._in_order(frames, slots, context)
+        turns = in_turn(frames, slots, self._origins)
+        output = self._empty
+        if len(turns):
+            touched, sequence = self._touched(turns)
+            self._put(turns, frames)
+            output = self._output(touched, sequence)
+        self._drop_unused(seen)
+        return output
 
     def _slots(self, frames: Sequence[pl.DataFrame]) -> list[Ints]:
         """The slot of each row, by side."""
-        keys = pl.concat(
-            frame.select(PARTITION, *(pl.col(theirs).cast(dtype).alias(mine) for theirs, (mine, dtype) in names))
-            for frame, names in ((f, zip(k, self._key_schema.items(), strict=True)) for f, k in self._with_keys(frames))
-        )
-        slots, _ = self._rows.upsert(keys)
-        self._seen.append(slots)
+        keys = [self._as_left_keys(frame, names) for frame, names in zip(frames, self._keys, strict=True)]
+        slots, _ = self._rows.upsert(pl.concat(keys))
         return [slots[: frames[LEFT].height], slots[frames[LEFT].height :]]
 
-    def _with_keys(self, frames: Sequence[pl.DataFrame]) -> list[tuple[pl.DataFrame, list[str]]]:
-        return list(zip(frames, self._keys, strict=True))
+    def _as_left_keys(self, frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+        mine = zip(names, self._key_schema.items(), strict=True)
+        return frame.select(PARTITION, *(pl.col(theirs).cast(dtype).alias(name) for theirs, (name, dtype) in mine))
 
     def _in_order(
         self, frames: Sequence[pl.DataFrame], slots: Sequence[Ints], context: OperatorContext
@@ -105,8 +129,8 @@ class TableTableJoin(StoreOperator):
             kept_frames[side], kept_slots[side] = frames[side].filter(pl.Series(kept)), slots[side][kept]
         return kept_frames, kept_slots
 
-    def _touched(self, turns: Turns) -> Touched:
-        """The last row of each key that left a result or took one away."""
+    def _touched(self, turns: Turns) -> tuple[Touched, Ints]:
+        """The last row of each key that left a result or took one away, and its `SEQUENCE`."""
         alive, time_ms = zip(*(self._along(turns, side) for side in (LEFT, RIGHT)), strict=True)
         result = self._result(*alive)
         stood = before(result, turns.first, self._result(*(self._is_alive(side, turns.slot) for side in (LEFT, RIGHT))))
@@ -115,7 +139,8 @@ class TableTableJoin(StoreOperator):
         spoken = np.flatnonzero(result | stood)
         last = spoken[last_of_runs(turns.slot[spoken])]
         last = last[np.argsort(turns.place[last])]
-        return Touched(turns.slot[last], np.maximum(turns.time_ms[last], other_ms[last]), turns.stream_time_ms[last])
+        touched = Touched(turns.slot, np.maximum(turns.time_ms, other_ms), turns.stream_time_ms)
+        return touched.select(last), turns.sequence[last]
 
     def _along(self, turns: Turns, side: int) -> tuple[Mask, Ints]:
         """After each row: whether this side has a row, and its time."""
@@ -170,24 +195,16 @@ class TableTableJoin(StoreOperator):
 
     # Rows out
 
-    def flush(self, context: OperatorContext) -> pl.DataFrame:
-        """One row per key that was touched."""
-        touched = self._pending.take()
-        output = self._output(touched) if len(touched) else self._empty
-        self._drop_unused()
-        return output
-
-    def _output(self, touched: Touched) -> pl.DataFrame:
+    def _output(self, touched: Touched, sequence: Ints) -> pl.DataFrame:
         slots = touched.slot
         deleted = ~self._result(*(self._is_alive(side, slots) for side in (LEFT, RIGHT)))
         values = nulls_where(self._rows.values(slots), deleted)
         system = system_columns(self._rows["partition"][slots], touched.time_ms, touched.stream_time_ms, deleted)
         columns = [*self._rows.keys(slots).get_columns(), *values.get_columns(), *system]
-        return pl.DataFrame(columns).select(self._empty.columns)
+        return pl.DataFrame(columns).with_columns(pl.Series(SEQUENCE, sequence)).select(self._empty.columns)
 
-    def _drop_unused(self) -> None:
+    def _drop_unused(self, slots: Ints) -> None:
         """Forget keys of which nothing is left to know."""
-        slots, self._seen = distinct(np.concatenate([NO_INTS, *self._seen])), []
         unused = np.ones(len(slots), np.bool_)
         for side in (LEFT, RIGHT):
             least = _GONE if self._step.versioned[side] else _ALIVE
@@ -199,11 +216,10 @@ class TableTableJoin(StoreOperator):
     def rollback(self) -> None:
         """Back to the last commit."""
         super().rollback()
-        self._pending.clear()
-        self._seen = []
+        self._waiting = ([], [])
 
     def forget(self, partition: int) -> None:
         """Drop a partition."""
-        self._pending.keep(lambda slots: self._rows["partition"][slots] != partition)
-        self._seen = [slots[self._rows["partition"][slots] != partition] for slots in self._seen]
+        for waiting in self._waiting:
+            waiting[:] = [frame.filter(pl.col(PARTITION) != partition) for frame in waiting]
         super().forget(partition)

@@ -2,15 +2,17 @@
 
 Owns how rows of two inputs are put into one order, and looks along the rows of a key without a loop over rows.
 
-- The order is `SEQUENCE`; what comes out of a flush (`at_flush`) comes after what the pass read, as it would if each
-  record had a commit of its own.
+- The order is `SEQUENCE`, and after the record that it comes from what a join made of it. What does not say which
+  record it comes from comes last: as it would if each record had a commit of its own.
 - Functions are pure; `first` is always the index of the first row of a row's key.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -19,6 +21,20 @@ from headrace.engine.operator import DELETED, SEQUENCE, STREAM_TIME, TIME
 from headrace.engine.state.arrays import Ints, Mask, starts_of_runs
 
 LEFT, RIGHT = 0, 1
+
+
+class Origin(enum.IntEnum):
+    """Where a table's rows come from."""
+
+    READ = 0
+    """A topic."""
+    JOINED = 1
+    """A flush, with the `SEQUENCE` of the row that was the cause."""
+    MADE = 2
+    """A flush, numbered in their own order."""
+
+
+Values = TypeVar("Values", Ints, Mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +47,7 @@ class Turns:
     """In the frame of its side."""
     place: Ints
     """In the order of all rows."""
+    sequence: Ints
     time_ms: Ints
     stream_time_ms: Ints
     alive: Mask
@@ -41,12 +58,13 @@ class Turns:
         return len(self.slot)
 
 
-def in_turn(frames: Sequence[pl.DataFrame], slots: Sequence[Ints], at_flush: Sequence[bool]) -> Turns:
+def in_turn(frames: Sequence[pl.DataFrame], slots: Sequence[Ints], origins: Sequence[Origin]) -> Turns:
     """The rows of both frames; `slots` are those of their keys."""
     heights = [frame.height for frame in frames]
     side = np.repeat(np.array([LEFT, RIGHT], np.int64), heights)
     row = np.concatenate([np.arange(height, dtype=np.int64) for height in heights])
-    order = np.lexsort((_numbers(frames, SEQUENCE), np.array(at_flush)[side]))
+    sequence, origin = _numbers(frames, SEQUENCE), np.array(origins)[side]
+    order = np.lexsort((origin, sequence, origin == Origin.MADE))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     slot = np.concatenate(slots)
@@ -57,6 +75,7 @@ def in_turn(frames: Sequence[pl.DataFrame], slots: Sequence[Ints], at_flush: Seq
         side[by_slot],
         row[by_slot],
         place[by_slot],
+        sequence[by_slot],
         _numbers(frames, TIME)[by_slot],
         _numbers(frames, STREAM_TIME)[by_slot],
         alive[by_slot],
@@ -82,10 +101,10 @@ def latest(marked: Mask, first: Ints) -> Ints:
     return result
 
 
-def before(values: Ints | Mask, first: Ints, at_first: Ints | Mask) -> Ints | Mask:
+def before(values: Values, first: Ints, at_first: Values) -> Values:
     """For each row the value of the row before it in its run; the first row's is in `at_first`."""
     shifted = np.concatenate([values[:1], values[:-1]])
-    result: Ints | Mask = np.where(first == np.arange(len(first)), at_first, shifted)
+    result: Values = np.where(first == np.arange(len(first)), at_first, shifted)
     return result
 
 

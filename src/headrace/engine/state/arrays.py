@@ -53,6 +53,19 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
     return np.repeat(starts - before, lengths) + np.arange(total, dtype=np.int64)
 
 
+def bisected(values: Ints, begin: Ints, end: Ints, wanted: Ints) -> Ints:
+    """For each row the first position in [begin, end) whose value is not below `wanted` (values rise in each range)."""
+    low, high = begin.copy(), end.copy()
+    searching = np.flatnonzero(low < high)
+    while len(searching):
+        middle = (low[searching] + high[searching]) // 2
+        below = values[middle] < wanted[searching]
+        low[searching[below]] = middle[below] + 1
+        high[searching[~below]] = middle[~below]
+        searching = searching[low[searching] < high[searching]]
+    return low
+
+
 def starts_of_runs(*columns: Array) -> Mask:
     """Where a row differs from the row before it in any of the (sorted) columns; the first row always does."""
     changed = np.zeros(len(columns[0]), np.bool_)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, TIME
+from headrace.engine.state.arrays import bisected
 from headrace.engine.state.dictionary import Dictionary
 from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
 
@@ -60,10 +61,17 @@ class TableStore:
         """Rows whose time is in `_observed`."""
         self._undo: list[tuple[Rows, Rows]] = []
         self._kept_rows = 0
+        self._forget_at_rows = GARBAGE_ROWS_MIN
         self._kept_observed: dict[int, int] = {}
 
     def __len__(self) -> int:
         return int((self._current != ABSENT).sum())
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, about."""
+        arrays = (self._slot, self._time, self._deleted, self._current)
+        return int(self._index.bytes + self._rows.estimated_size() + sum(each.nbytes for each in arrays))
 
     # Reading and writing
 
@@ -109,7 +117,6 @@ class TableStore:
         self._slot = np.concatenate([self._slot, slots])
         self._time = np.concatenate([self._time, table[TIME].to_numpy()])
         self._deleted = np.concatenate([self._deleted, table[DELETED].to_numpy()])
-        self._versions = None
         return slots
 
     def _grow(self, slots: int) -> None:
@@ -147,17 +154,9 @@ class TableStore:
         versions = self._sorted_versions()
         times = keys[TIME].to_numpy()
         hit = (slots != ABSENT) & (slots < len(versions.start) - 1)
-        low, high = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.int64)
-        low[hit], high[hit] = versions.start[slots[hit]], versions.start[slots[hit] + 1]
-        first, last = low.copy(), high.copy()
-        while (low < high).any():
-            middle = (low + high) // 2
-            searching = low < high
-            later = np.zeros(len(slots), bool)
-            later[searching] = versions.time_ms[middle[searching]] > times[searching]
-            high = np.where(searching & later, middle, high)
-            low = np.where(searching & ~later, middle + 1, low)
-        at = low - 1
+        first, last = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.int64)
+        first[hit], last[hit] = versions.start[slots[hit]], versions.start[slots[hit] + 1]
+        at = bisected(versions.time_ms, first, last, times + 1) - 1
         # Step back over versions that came after the looking row.
         unseen = at >= first
         unseen[unseen] = versions.row[at[unseen]] >= visible[unseen]
@@ -204,13 +203,23 @@ class TableStore:
         self._observed_rows = len(self._slot)
 
     def _sorted_versions(self) -> _Versions:
-        if self._versions is None:
-            order = np.lexsort((np.arange(len(self._slot)), self._time, self._slot))
-            slots = self._slot[order]
-            count = int(slots[-1]) + 1 if len(slots) else 0
-            start = np.searchsorted(slots, np.arange(count + 1), side="left")
-            self._versions = _Versions(start, self._time[order], order)
+        known = self._versions
+        if known is None:
+            known = _Versions(np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
+        if known is not self._versions or len(known.row) < len(self._slot):
+            self._versions = self._with_new(known)
         return self._versions
+
+    def _with_new(self, known: _Versions) -> _Versions:
+        """Put rows that came since into their places; of equal times the later one behind."""
+        new = np.arange(len(known.row), len(self._slot))
+        new = new[np.lexsort((self._time[new], self._slot[new]))]
+        slots, times = self._slot[new], self._time[new]
+        count = max(len(known.start), int(slots[-1]) + 2 if len(slots) else 0)
+        start = np.concatenate([known.start, np.full(count - len(known.start), len(known.row))])
+        at = bisected(known.time_ms, start[slots], start[slots + 1], times + 1)
+        start = start + np.searchsorted(slots, np.arange(count), side="left")
+        return _Versions(start, np.insert(known.time_ms, at, times), np.insert(known.row, at, new))
 
     def _point(self, slots_put: Rows, before: int) -> None:
         """Let `current` show the new rows."""
@@ -228,9 +237,27 @@ class TableStore:
         self._undo.clear()
         self._kept_rows = len(self._slot)
         self._kept_observed = dict(self._observed)
+        if self._versioned:
+            self._forget_history()
+            return
         garbage = len(self._slot) - len(self)
-        if not self._versioned and garbage > max(GARBAGE_ROWS_MIN, len(self)):
+        if garbage > max(GARBAGE_ROWS_MIN, len(self)):
             self._keep(self._current[self._current != ABSENT])
+
+    def _forget_history(self) -> None:
+        """Take out versions that nobody can see any more: a newer one lies before the history, too."""
+        if self._history_ms is None or len(self._slot) < self._forget_at_rows:
+            return
+        versions = self._sorted_versions()
+        slots, partitions = self._slot[versions.row], self._partition_of(slice(None))[versions.row]
+        begin_ms = np.full(len(slots), BEFORE_ALL_MS, np.int64)
+        for partition, observed_ms in self._observed.items():
+            begin_ms[partitions == partition] = observed_ms - self._history_ms
+        replaced = np.zeros(len(slots), bool)
+        replaced[:-1] = (slots[1:] == slots[:-1]) & (versions.time_ms[1:] <= begin_ms[:-1])
+        if replaced.any():
+            self._keep(versions.row[~replaced])
+        self._forget_at_rows = max(GARBAGE_ROWS_MIN, GROWTH * len(self._slot))
 
     def rollback(self) -> None:
         """Rows put since the last commit go."""

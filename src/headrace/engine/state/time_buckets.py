@@ -51,6 +51,15 @@ class TimeBuckets:
         self._first[partition] = min(notes, default=_NEVER)
         return np.concatenate(pieces)
 
+    def partitions_due(self, until_ms: int) -> list[int]:
+        """Partitions with notes that may be due at `until_ms`."""
+        return sorted(partition for partition, first in self._first.items() if first <= until_ms // self._width_ms)
+
+    def first_ms(self) -> int | None:
+        """A time before which nothing is due; None when nothing is noted."""
+        first = min(self._first.values(), default=_NEVER)
+        return None if first == _NEVER else first * self._width_ms
+
     def forget(self, partition: int) -> None:
         """Drop all notes of a partition."""
         self._notes.pop(partition, None)

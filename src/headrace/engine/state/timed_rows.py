@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from headrace.engine.operator import DELETED, PARTITION, TIME
-from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, distinct, ranges
+from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, bisected, distinct, ranges
 from headrace.engine.state.dictionary import Dictionary
 from headrace.engine.state.keyed_slab import KeyedSlab
 from headrace.engine.state.row_store import RowStore
@@ -148,7 +148,7 @@ class TimedRows:
         return slots
 
     def drop(self, slots: Ints) -> None:
-        """Take these rows out. Each is live and named once."""
+        """Take these rows out. Each is live and named once. What they held can be read until the next commit."""
         self._drop(slots, logged=True)
 
     def _drop(self, slots: Ints, *, logged: bool) -> None:
@@ -198,9 +198,9 @@ class TimedRows:
         slots, starts, ends = self._in_time_order(named)
         times = self._slab[_TIME][slots]
         begin, end = starts[group], ends[group]
-        low = _bisect(times, begin, end, low_ms[known])
+        low = bisected(times, begin, end, low_ms[known])
         first[known] = low
-        counts[known] = np.maximum(_bisect(times, begin, end, high_ms[known] + 1) - low, 0)
+        counts[known] = np.maximum(bisected(times, begin, end, high_ms[known] + 1) - low, 0)
         return Matches(slots, first, counts)
 
     def pairs(self, frame: pl.DataFrame, low_ms: Ints, high_ms: Ints) -> tuple[Ints, Ints]:
@@ -219,9 +219,12 @@ class TimedRows:
     def _in_time_order(self, owners: Ints) -> tuple[Ints, Ints, Ints]:
         """Rows of these keys by key, time and arrival; begin and end of each key's run."""
         owner, slots, _ = self._listed(owners)
-        order = np.lexsort((self._slab[_TIME][slots], owner))
+        times = self._slab[_TIME][slots]
+        # Rows mostly come in order of time: looking is cheaper than sorting.
+        if ((times[1:] < times[:-1]) & (owner[1:] == owner[:-1])).any():
+            slots = slots[np.lexsort((times, owner))]
         ends = np.cumsum(np.bincount(owner, minlength=len(owners)))
-        return slots[order], np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(owners)], ends
+        return slots, np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(owners)], ends
 
     # Time
 
@@ -394,19 +397,6 @@ class TimedRows:
     def bytes(self) -> int:
         parts = (self._slab, self._keys, self._lists, self._dictionary, self._rows, self._buckets)
         return sum(part.bytes for part in parts)
-
-
-def _bisect(times: Ints, begin: Ints, end: Ints, wanted: Ints) -> Ints:
-    """For each row the first position in [begin, end) whose time is not below `wanted` (times rise in each range)."""
-    low, high = begin.copy(), end.copy()
-    searching = np.flatnonzero(low < high)
-    while len(searching):
-        middle = (low[searching] + high[searching]) // 2
-        below = times[middle] < wanted[searching]
-        low[searching[below]] = middle[below] + 1
-        high[searching[~below]] = middle[~below]
-        searching = searching[low[searching] < high[searching]]
-    return low
 
 
 def _counted(partitions: Ints) -> dict[int, int]:

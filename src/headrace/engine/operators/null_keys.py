@@ -1,0 +1,30 @@
+"""Rows without a key, where a step needs one.
+
+Owns what becomes of them: counted as `null_key`, and dead letters. A row has a key when any of the columns has a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from headrace.engine.operator import OperatorContext, RowError
+from headrace.engine.row_picks import pick
+
+NULL_KEY = "null_key"
+
+
+def with_keys(frame: pl.DataFrame, key: Sequence[str], context: OperatorContext) -> pl.DataFrame:
+    """The rows that have a key."""
+    if not all(frame[name].null_count() for name in key):
+        return frame
+    unkeyed = np.logical_and.reduce([frame[name].is_null().to_numpy() for name in key])
+    if not unkeyed.any():
+        return frame
+    rows = np.flatnonzero(unkeyed).tolist()
+    message = f"every key column ({', '.join(key)}) is null"
+    context.count_dropped(NULL_KEY, len(rows))
+    context.dead_letter(frame, [RowError(row, "process.null_key", message) for row in rows])
+    return pick(frame, ~unkeyed)
