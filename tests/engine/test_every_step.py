@@ -1,7 +1,7 @@
 """What no cut, abort or restart may change: every step, in pipelines with others.
 
-The same rows, one batch for each, are the measure; then cut anywhere, with transactions aborted and everything in memory
-thrown away in between.
+The same rows, one batch for each, are the measure; then cut anywhere, with transactions aborted and everything in
+memory thrown away in between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 
 import headrace as hr
 from headrace.flow.compile import compile_pipeline
-from headrace.flow.plan import AnyStep, CompiledPipeline
+from headrace.flow.plan import (
+    CompiledPipeline,
+)
+from headrace.flow.steps import (
+    AnyStep,
+)
 from headrace.testing import Driver
 from tests.engine.catalogue import CONTRACTS, PIPELINES
 

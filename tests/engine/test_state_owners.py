@@ -56,7 +56,9 @@ def test_a_renamed_step_is_refused_and_found_again(run: Run) -> None:
     """A step under another name would begin without its state: the worker stops, names both steps, and goes on with
     the old state once the name is back."""
     run(by_caller())
-    with pytest.raises(StateWithoutStep, match=r"step 'aggregate_caller', which pipeline 'shop' has no more") as stopped:
+    with pytest.raises(
+        StateWithoutStep, match=r"step 'aggregate_caller', which pipeline 'shop' has no more"
+    ) as stopped:
         run(by_caller("totals"))
     assert ".named('aggregate_caller') behind that step" in str(stopped.value.cure)
     assert set(latest(run(by_caller())).values()) == {6}

@@ -99,8 +99,8 @@ def paid_orders():
 def customers_by_region():
     """Customers and the sum of their tiers by region, whatever moves."""
     customers = hr.table("customers").join(hr.table("countries"), left_on="country", how="left")
-    regions = customers.filter(col("region").is_not_null()).group_by("region").agg(customers=hr.count(), tiers=hr.sum("tier"), lowest=hr.min("tier"))
-    return regions.to("regions")
+    regions = customers.filter(col("region").is_not_null()).group_by("region")
+    return regions.agg(customers=hr.count(), tiers=hr.sum("tier"), lowest=hr.min("tier")).to("regions")
 
 
 class Balance(hr.Processor):

@@ -11,7 +11,11 @@ import headrace as hr
 from headrace.errors import HeadraceError
 from headrace.flow import errors as E
 from headrace.flow.explain import explain
-from headrace.flow.plan import Derivation, Emit, SourceField
+from headrace.flow.values import (
+    Derivation,
+    Emit,
+    SourceField,
+)
 from tests.flow.samples import TIMESTAMP, kinds, only, output, plan_of, types
 
 
@@ -193,6 +197,7 @@ def test_map_async_knows_what_runs_alone() -> None:
             )
         )
         assert only(plan, "map_async").one_at_a_time_by == wanted
+        assert f"16 at once, one at a time by {', '.join(wanted)}" in explain(plan)
 
 
 OPTIONS = {"schema": {"x": "long"}}

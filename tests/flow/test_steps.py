@@ -11,7 +11,10 @@ import pytest
 
 import headrace as hr
 from headrace import col
-from headrace.flow.plan import Derivation, SourceField
+from headrace.flow.values import (
+    Derivation,
+    SourceField,
+)
 from tests.flow.samples import STATUS, compiled, kinds, only, output, plan_of, types
 
 

@@ -31,15 +31,19 @@ from headrace.errors import HeadraceError
 from headrace.flow.derived import derived_contract
 from headrace.flow.internal_topics import JoinStep
 from headrace.flow.plan import (
-    AnyStep,
     CompiledPipeline,
-    LookupJoinStep,
     Plan,
+    Subtopology,
+)
+from headrace.flow.steps import (
+    AnyStep,
+    LookupJoinStep,
     RepartitionStep,
     SinkStep,
     SourceStep,
+)
+from headrace.flow.values import (
     StatefulStep,
-    Subtopology,
 )
 from headrace.log.port import Admin, Consumer, Log, RebalanceListener, TopicDescription, TopicPartition
 

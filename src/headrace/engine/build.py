@@ -44,13 +44,17 @@ from headrace.engine.operators.turns import Origin
 from headrace.engine.outbox import Partitioner
 from headrace.engine.subtopology import StepContext, SubtopologyRunner
 from headrace.flow.plan import (
+    CompiledPipeline,
+    Plan,
+    Subtopology,
+)
+from headrace.flow.steps import (
     AggregateStep,
     AnyStep,
     AsTableStep,
     BroadcastJoinStep,
     BufferedTableJoinStep,
     ChangesStep,
-    CompiledPipeline,
     DedupeStep,
     DropNullsStep,
     ExpireStep,
@@ -63,21 +67,21 @@ from headrace.flow.plan import (
     MapAsyncStep,
     MapStep,
     MergeStep,
-    Plan,
     ProcessStep,
     ProjectStep,
     RepartitionStep,
     RetractStep,
     SinkStep,
     SourceStep,
-    StatefulStep,
     StreamJoinStep,
-    Subtopology,
     SuppressStep,
     TableJoinStep,
     TableTableJoinStep,
     TopNStep,
     foreign_columns,
+)
+from headrace.flow.values import (
+    StatefulStep,
 )
 from headrace.log.partitioner import partition_for
 

@@ -23,12 +23,16 @@ import polars as pl
 from headrace.engine.operator import PARTITION, SEQUENCE
 from headrace.engine.state.arrays import Ints, hash_frame
 from headrace.flow.plan import (
-    AggregateStep,
     Plan,
-    StatefulStep,
-    Step,
+)
+from headrace.flow.steps import (
+    AggregateStep,
     SuppressStep,
     TableTableJoinStep,
+)
+from headrace.flow.values import (
+    StatefulStep,
+    Step,
     WindowKind,
 )
 

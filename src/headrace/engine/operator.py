@@ -17,7 +17,9 @@ from typing import Protocol, runtime_checkable
 
 import polars as pl
 
-from headrace.flow.plan import Step
+from headrace.flow.values import (
+    Step,
+)
 
 PARTITION = "__partition"
 """Int32: the task's partition number."""

@@ -41,15 +41,19 @@ from headrace.engine.operators.map_async import MapAsync
 from headrace.engine.stream_time import BEFORE_ALL_MS, with_stream_time
 from headrace.engine.watch import Working
 from headrace.flow.plan import (
+    Plan,
+    Subtopology,
+)
+from headrace.flow.steps import (
     AnyStep,
     LateStep,
     LookupJoinStep,
-    Plan,
     RepartitionStep,
     SinkStep,
     SourceStep,
+)
+from headrace.flow.values import (
     StatefulStep,
-    Subtopology,
 )
 
 Emit = Callable[[SinkStep | RepartitionStep, pl.DataFrame], None]

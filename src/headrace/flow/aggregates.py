@@ -17,7 +17,9 @@ import polars as pl
 
 from headrace.flow.aggregate_types import COLLECT_LIMIT_DEFAULT
 from headrace.flow.place import caller_place
-from headrace.flow.plan import Place
+from headrace.flow.values import (
+    Place,
+)
 
 Argument = str | pl.Expr
 

@@ -15,8 +15,14 @@ from headrace.flow.errors import MissingEventTime, OptionInvalid
 from headrace.flow.group_types import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms
-from headrace.flow.plan import Column, DedupeStep, Place
 from headrace.flow.repartitioning import by_group
+from headrace.flow.steps import (
+    DedupeStep,
+)
+from headrace.flow.values import (
+    Column,
+    Place,
+)
 
 WITHIN_MAX_MS = 366 * 24 * 60 * 60 * 1000
 """Every key of that time is in memory."""

@@ -12,27 +12,31 @@ from headrace.contracts.duration import format_duration
 from headrace.flow.columns import is_nullable, not_null
 from headrace.flow.explain_steps import stateful_text, window_text
 from headrace.flow.plan import (
+    DerivedTopic,
+    Plan,
+    Subtopology,
+)
+from headrace.flow.steps import (
     AggregateColumn,
     AggregateStep,
     AnyStep,
-    AvroType,
-    Column,
-    Derivation,
-    DerivedTopic,
     ExplodeStep,
     FilterStep,
     MapAsyncStep,
     MapStep,
     MergeStep,
-    NamedExpression,
-    Plan,
     ProjectStep,
     RepartitionStep,
     SinkStep,
-    SourceField,
     SourceStep,
+)
+from headrace.flow.values import (
+    AvroType,
+    Column,
+    Derivation,
+    NamedExpression,
+    SourceField,
     StatefulStep,
-    Subtopology,
 )
 
 
@@ -90,7 +94,8 @@ def _what(step: AnyStep) -> str:
         case MapStep():
             return f"call {step.function.name} with {'frames' if step.mode == 'batches' else 'each row'}"
         case MapAsyncStep():
-            return f"await {step.function.name} for each row, {step.concurrency} at once"
+            alone = f", one at a time by {', '.join(step.one_at_a_time_by)}" if step.one_at_a_time_by else ""
+            return f"await {step.function.name} for each row, {step.concurrency} at once{alone}"
         case AggregateStep():
             return _aggregate(step)
         case SinkStep():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.contracts.duration import format_duration
-from headrace.flow.plan import (
+from headrace.flow.steps import (
     AnyStep,
     AsTableStep,
     BroadcastJoinStep,
@@ -28,6 +28,8 @@ from headrace.flow.plan import (
     TableJoinStep,
     TableTableJoinStep,
     TopNStep,
+)
+from headrace.flow.values import (
     Window,
     WindowKind,
 )

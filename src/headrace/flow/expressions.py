@@ -29,9 +29,13 @@ from headrace.flow.expression_tree import (
     to_expression,
 )
 from headrace.flow.nullability import may_be_null
-from headrace.flow.plan import Column, NamedExpression, Place
 from headrace.flow.row_probe import check_by_example, is_null_in_example
 from headrace.flow.row_wise import check_row_wise
+from headrace.flow.values import (
+    Column,
+    NamedExpression,
+    Place,
+)
 
 _LITERAL_NOISE = re.compile(r"dyn (?:int|float): ")
 

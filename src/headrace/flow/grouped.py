@@ -36,11 +36,16 @@ from headrace.flow.group_types import check_group_types
 from headrace.flow.late import check_late
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.place import caller_place, function_reference
-from headrace.flow.plan import (
-    WINDOW_END,
-    WINDOW_START,
+from headrace.flow.repartitioning import before_rekey, by_group, is_grouped
+from headrace.flow.rows import Table
+from headrace.flow.steps import (
     AggregateColumn,
     AggregateStep,
+)
+from headrace.flow.top_n import By, Descending, top_n_draft
+from headrace.flow.values import (
+    WINDOW_END,
+    WINDOW_START,
     Column,
     Derivation,
     FunctionReference,
@@ -49,9 +54,6 @@ from headrace.flow.plan import (
     Window,
     WindowKind,
 )
-from headrace.flow.repartitioning import before_rekey, by_group, is_grouped
-from headrace.flow.rows import Table
-from headrace.flow.top_n import By, Descending, top_n_draft
 
 HIDDEN = "__agg_"
 """Columns with arguments that are expressions: `__agg_0`, `__agg_1`, ..."""

@@ -14,17 +14,21 @@ from dataclasses import dataclass
 
 from headrace.flow.errors import PartitionMismatch
 from headrace.flow.plan import (
+    Plan,
+)
+from headrace.flow.steps import (
     AnyStep,
     BufferedTableJoinStep,
     ForeignMatchStep,
     LookupJoinStep,
-    Plan,
     RepartitionStep,
     SourceStep,
-    StatefulStep,
     StreamJoinStep,
     TableJoinStep,
     TableTableJoinStep,
+)
+from headrace.flow.values import (
+    StatefulStep,
 )
 
 CHANGELOG_MESSAGE_BYTES_MAX = 8 * 1024 * 1024

@@ -22,9 +22,19 @@ from headrace.flow.errors import DuplicateName, MissingEventTime, OptionInvalid,
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms
 from headrace.flow.options import Names as Names
-from headrace.flow.plan import BufferedTableJoinStep, Column, ExpireStep, Place, SourceStep, StatefulStep, TableJoinStep
 from headrace.flow.repartitioning import like_table
 from headrace.flow.rows import Rows, Table
+from headrace.flow.steps import (
+    BufferedTableJoinStep,
+    ExpireStep,
+    SourceStep,
+    TableJoinStep,
+)
+from headrace.flow.values import (
+    Column,
+    Place,
+    StatefulStep,
+)
 
 
 def join_draft(

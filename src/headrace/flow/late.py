@@ -15,16 +15,18 @@ from headrace.flow.columns import TIMESTAMP_MILLIS, by_name
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import NameInvalid, OptionInvalid, StepRefused
 from headrace.flow.names import step_name
-from headrace.flow.plan import (
+from headrace.flow.steps import (
+    AggregateStep,
+    LateStep,
+    TopNStep,
+)
+from headrace.flow.values import (
     WINDOW_END,
     WINDOW_START,
-    AggregateStep,
     Column,
     Derivation,
     LateRows,
-    LateStep,
     Place,
-    TopNStep,
 )
 
 _HIDDEN = "__"

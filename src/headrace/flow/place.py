@@ -17,7 +17,10 @@ import textwrap
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
-from headrace.flow.plan import FunctionReference, Place
+from headrace.flow.values import (
+    FunctionReference,
+    Place,
+)
 
 
 def caller_place() -> Place:

@@ -22,8 +22,14 @@ from headrace.flow.group_types import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration
 from headrace.flow.place import function_reference
-from headrace.flow.plan import Column, Place, ProcessStep
 from headrace.flow.repartitioning import by_group
+from headrace.flow.steps import (
+    ProcessStep,
+)
+from headrace.flow.values import (
+    Column,
+    Place,
+)
 
 Rows = Mapping[str, Any] | Iterable[Mapping[str, Any]] | None
 """What a call gives: one row, several, or none."""

@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from headrace.flow.draft import Draft
-from headrace.flow.plan import StatefulStep
+from headrace.flow.values import (
+    StatefulStep,
+)
 
 
 def ambiguous(drafts: Iterable[Draft]) -> set[Draft]:

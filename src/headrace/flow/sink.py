@@ -19,8 +19,17 @@ from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import NothingWritten, OptionInvalid, TopicConflict, TypeClash
 from headrace.flow.names import check_step_name, check_topic_name, step_name
 from headrace.flow.place import caller_place
-from headrace.flow.plan import AggregateStep, Emit, Place, SinkStep, SourceStep, TopNStep
 from headrace.flow.repartitioning import before_rekey
+from headrace.flow.steps import (
+    AggregateStep,
+    SinkStep,
+    SourceStep,
+    TopNStep,
+)
+from headrace.flow.values import (
+    Emit,
+    Place,
+)
 
 
 @dataclass(eq=False, frozen=True, slots=True)

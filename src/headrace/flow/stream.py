@@ -38,11 +38,19 @@ from headrace.flow.joins import Names, join_draft
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import MAX_WAIT_LIMIT_MS, Duration, duration_ms
 from headrace.flow.place import caller_place
-from headrace.flow.plan import Column, Derivation, ExplodeStep, MergeStep, Place
 from headrace.flow.processor import Processor, process_draft
 from headrace.flow.repartitioning import rekeyed
 from headrace.flow.rows import Rows, Table
+from headrace.flow.steps import (
+    ExplodeStep,
+    MergeStep,
+)
 from headrace.flow.stream_joins import StreamJoinOptions, stream_join_draft
+from headrace.flow.values import (
+    Column,
+    Derivation,
+    Place,
+)
 
 BRANCHES_MAX = 100
 """Each branch runs its predicate, and those before it, over every row."""

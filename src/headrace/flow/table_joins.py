@@ -31,20 +31,22 @@ from headrace.flow.errors import OptionInvalid, StepRefused, TypeClash
 from headrace.flow.joins import added_columns, check_key_types, name_list, renamed_columns
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Names
-from headrace.flow.plan import (
-    Column,
+from headrace.flow.repartitioning import like_right, spread_of, together
+from headrace.flow.rows import Table
+from headrace.flow.steps import (
     ForeignMatchStep,
     ForeignResolveStep,
     ForeignSubscribeStep,
-    Place,
     RepartitionStep,
     SourceStep,
-    StatefulStep,
     TableTableJoinStep,
     foreign_columns,
 )
-from headrace.flow.repartitioning import like_right, spread_of, together
-from headrace.flow.rows import Table
+from headrace.flow.values import (
+    Column,
+    Place,
+    StatefulStep,
+)
 
 Pairs = Sequence[tuple[str, str]]
 

@@ -25,30 +25,34 @@ from headrace.flow.errors import NameInvalid, StepRefused, TopicConflict
 from headrace.flow.names import TOPIC_NAME_CHARACTERS_MAX, StepNames
 from headrace.flow.pipeline import Pipeline
 from headrace.flow.plan import (
+    CompiledPipeline,
+    DerivedTopic,
+    Plan,
+    Subtopology,
+    aggregator_key,
+)
+from headrace.flow.provenance import ambiguous, upstream_digest
+from headrace.flow.steps import (
     AggregateStep,
     AnyStep,
     ChangesStep,
-    CompiledPipeline,
-    DerivedTopic,
-    Emit,
     ForeignMatchStep,
     ForeignSubscribeStep,
     LookupJoinStep,
     MergeStep,
-    Plan,
     RepartitionStep,
     SinkStep,
     SourceStep,
-    StatefulStep,
-    Subtopology,
     TableTableJoinStep,
     TopNStep,
+)
+from headrace.flow.suppression import windows_above
+from headrace.flow.values import (
+    Emit,
+    StatefulStep,
     Window,
     WindowKind,
-    aggregator_key,
 )
-from headrace.flow.provenance import ambiguous, upstream_digest
-from headrace.flow.suppression import windows_above
 
 
 @dataclass(eq=False, slots=True)

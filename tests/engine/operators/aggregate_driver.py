@@ -27,7 +27,16 @@ from headrace.engine.operator import (
 )
 from headrace.engine.operators.aggregate import make_aggregate
 from headrace.flow.aggregate_types import aggregate_type
-from headrace.flow.plan import AggregateColumn, AggregateStep, Column, Emit, Window, WindowKind
+from headrace.flow.steps import (
+    AggregateColumn,
+    AggregateStep,
+)
+from headrace.flow.values import (
+    Column,
+    Emit,
+    Window,
+    WindowKind,
+)
 from tests.engine.reference import Row
 
 TIMESTAMP = {"type": "long", "logicalType": "timestamp-millis"}

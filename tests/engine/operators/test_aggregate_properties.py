@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from headrace.flow.plan import AggregateColumn, Emit
+from headrace.flow.steps import (
+    AggregateColumn,
+)
+from headrace.flow.values import (
+    Emit,
+)
 from tests.engine.operators.aggregate_driver import comparable
 from tests.engine.operators.aggregate_scenarios import (
     PARTITIONS,

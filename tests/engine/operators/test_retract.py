@@ -22,7 +22,12 @@ from headrace.engine.operator import (
     TIME,
 )
 from headrace.engine.operators.retract import Retract
-from headrace.flow.plan import ROW_TIME, RetractStep
+from headrace.flow.steps import (
+    RetractStep,
+)
+from headrace.flow.values import (
+    ROW_TIME,
+)
 from tests.engine.operators.table_driver import PIECES, Change, Driver, frame_of, played
 from tests.engine.operators.table_life import column
 

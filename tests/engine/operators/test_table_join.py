@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.table_join import TableJoin
 from headrace.engine.state import table_store
-from headrace.flow.plan import Column, TableJoinStep
+from headrace.flow.steps import (
+    TableJoinStep,
+)
+from headrace.flow.values import (
+    Column,
+)
 
 
 @dataclass(frozen=True)

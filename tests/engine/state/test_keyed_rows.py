@@ -21,7 +21,9 @@ Key = tuple[int, str | None, int]
 Model = dict[Key, tuple[int, tuple[Any, ...] | None]]
 
 KEYS = st.tuples(st.integers(0, 2), st.sampled_from(["a", "b", None]), st.integers(0, 2))
-ROWS = st.tuples(st.one_of(st.none(), st.text(max_size=3)), st.one_of(st.none(), st.lists(st.integers(0, 9), max_size=3)))
+ROWS = st.tuples(
+    st.one_of(st.none(), st.text(max_size=3)), st.one_of(st.none(), st.lists(st.integers(0, 9), max_size=3))
+)
 CALLS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.dictionaries(KEYS, ROWS, max_size=6)),

@@ -30,7 +30,13 @@ from headrace.engine.operators.sliding_plan import SlidingPlan, SlidingPlanner, 
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, starts_of_runs
 from headrace.engine.state.time_buckets import TimeBuckets
 from headrace.engine.state.timed_rows import TimedRows
-from headrace.flow.plan import WINDOW_END, WINDOW_START, AggregateStep
+from headrace.flow.steps import (
+    AggregateStep,
+)
+from headrace.flow.values import (
+    WINDOW_END,
+    WINDOW_START,
+)
 
 ROWS = "rows"
 """The store of rows, beside that of windows."""

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 import polars as pl
 
 from headrace.engine.operator import DELETED, SEQUENCE, OperatorContext, system_schema
-from headrace.flow.plan import ExplodeStep, FilterStep, NamedExpression, ProjectStep
+from headrace.flow.steps import (
+    ExplodeStep,
+    FilterStep,
+    ProjectStep,
+)
+from headrace.flow.values import (
+    NamedExpression,
+)
 
 
 def expression_of(named: NamedExpression) -> pl.Expr:
