@@ -303,6 +303,19 @@ def test_plans_of_joins_are_explained_and_stored() -> None:
         assert Plan.from_json(plan.to_json()) == plan
 
 
+def test_the_rows_of_a_join_are_never_final() -> None:
+    """Windows above may be, but the other side goes on changing."""
+
+    def windows() -> Any:
+        counted = hr.stream("readings").group_by("sensor").window(hr.tumbling("1m")).agg(readings=hr.count())
+        return counted.suppress(hr.until_closed())
+
+    plan = planned(lambda: windows().join(hr.table("sensors"), left_on="sensor").to("out"))
+    assert output(plan).kind == "table"
+    with pytest.raises(HeadraceError, match="emit is for the results of an aggregate"):
+        planned(lambda: windows().join(hr.table("sensors"), left_on="sensor").to("out", emit="final"))
+
+
 # Refusals
 
 

@@ -22,8 +22,10 @@ from headrace.flow.place import caller_place
 from headrace.flow.repartitioning import before_rekey
 from headrace.flow.steps import (
     AggregateStep,
+    ForeignResolveStep,
     SinkStep,
     SourceStep,
+    TableTableJoinStep,
     TopNStep,
 )
 from headrace.flow.values import (
@@ -92,11 +94,15 @@ def add_sink(
 
 
 _AGGREGATES = (AggregateStep, TopNStep)
+_JOINS = (TableTableJoinStep, ForeignResolveStep)
 
 
 def aggregate_above(draft: Draft) -> Draft | None:
-    """The aggregate whose rows these are, through steps that keep them a table."""
-    return next((each for each in draft.above() if each.type in _AGGREGATES), None) if draft.facts.is_table else None
+    """The aggregate whose rows these are, through steps that keep them a table. A join's rows are its own."""
+    if not draft.facts.is_table:
+        return None
+    first = next((each for each in draft.above() if each.type in (*_AGGREGATES, *_JOINS)), None)
+    return first if first is not None and first.type in _AGGREGATES else None
 
 
 def _ask_to_emit(draft: Draft, emit: str | None, place: Place) -> None:
