@@ -26,9 +26,7 @@ from headrace.contracts.registry import Registry
 from headrace.contracts.registry_memory import MemoryRegistry
 from headrace.flow.compile import compile_pipeline
 from headrace.flow.derived import derived_contract
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
+from headrace.flow.plan import CompiledPipeline
 from headrace.log.port import Log
 
 RECORDS = 200_000

@@ -31,9 +31,7 @@ from headrace.engine.sink_writer import SinkWriter
 from headrace.engine.topic_reader import TopicReader
 from headrace.engine.worker import PipelineWorker
 from headrace.flow.internal_topics import internal_topics
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
+from headrace.flow.plan import CompiledPipeline
 from headrace.log.port import Admin, Consumer, Log, TopicPartition, TopicSpec
 
 PARTITIONS = 4

@@ -15,9 +15,7 @@ from headrace.contracts.contract import Contract
 from headrace.flow.compile import compile_pipeline
 from headrace.flow.derived import derived_contract
 from headrace.flow.pipeline import Pipeline
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
+from headrace.flow.plan import CompiledPipeline
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,7 @@ from headrace.engine.topic_reader import TopicReader
 from headrace.engine.worker import PipelineWorker
 from headrace.flow.derived import derived_contract
 from headrace.flow.internal_topics import internal_topics
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
+from headrace.flow.plan import CompiledPipeline
 from headrace.log.columns import Record, batch_records
 from headrace.log.port import Log, Outgoing, RecordBatch, TopicPartition, TopicSpec
 

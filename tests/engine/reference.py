@@ -13,13 +13,8 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-from headrace.flow.steps import (
-    AggregateColumn,
-)
-from headrace.flow.values import (
-    Window,
-    WindowKind,
-)
+from headrace.flow.steps import AggregateColumn
+from headrace.flow.values import Window, WindowKind
 
 LONG_MAX = 2**63 - 1
 _END_IS_IN = (WindowKind.SESSION, WindowKind.SLIDING)

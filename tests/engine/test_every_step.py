@@ -16,12 +16,8 @@ from hypothesis import strategies as st
 
 import headrace as hr
 from headrace.flow.compile import compile_pipeline
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
-from headrace.flow.steps import (
-    AnyStep,
-)
+from headrace.flow.plan import CompiledPipeline
+from headrace.flow.steps import AnyStep
 from headrace.testing import Driver
 from tests.engine.catalogue import CONTRACTS, PIPELINES
 

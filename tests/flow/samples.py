@@ -11,14 +11,8 @@ from headrace.contracts.contract import Contract, KeyEncoding, TopicKind
 from headrace.flow.compile import compile_pipeline
 from headrace.flow.load import load_pipelines
 from headrace.flow.pipeline import pipeline
-from headrace.flow.plan import (
-    CompiledPipeline,
-    DerivedTopic,
-    Plan,
-)
-from headrace.flow.values import (
-    Step,
-)
+from headrace.flow.plan import CompiledPipeline, DerivedTopic, Plan
+from headrace.flow.values import Step
 
 TIMESTAMP = {"type": "long", "logicalType": "timestamp-millis"}
 STATUS = {"type": "enum", "name": "Status", "symbols": ["OPEN", "PAID", "LOST"]}

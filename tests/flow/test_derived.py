@@ -15,9 +15,7 @@ from headrace.errors import Where
 from headrace.flow.columns import schema_of
 from headrace.flow.derived import derived_contract
 from headrace.flow.errors import ContractMismatch
-from headrace.flow.steps import (
-    SinkStep,
-)
+from headrace.flow.steps import SinkStep
 from tests.flow.samples import STATUS, TIMESTAMP, contract, output, plan_of
 
 

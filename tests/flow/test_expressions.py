@@ -20,9 +20,7 @@ from headrace.flow.columns import columns_of, schema_of
 from headrace.flow.errors import PipelineInvalid, RowDependent
 from headrace.flow.expressions import Resolved, resolve
 from headrace.flow.row_probe import check_by_example, probe_frame
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 from tests.flow.samples import ORDERS, STATUS, TIMESTAMP
 
 PLACE = Place(file="user.py", line=7)

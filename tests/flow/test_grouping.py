@@ -12,18 +12,9 @@ import headrace as hr
 from headrace import col
 from headrace.flow.aggregates import Aggregate
 from headrace.flow.aggregator import AggregatorMethods
-from headrace.flow.plan import (
-    aggregator_key,
-)
-from headrace.flow.steps import (
-    AggregateStep,
-)
-from headrace.flow.values import (
-    Derivation,
-    Emit,
-    Window,
-    WindowKind,
-)
+from headrace.flow.plan import aggregator_key
+from headrace.flow.steps import AggregateStep
+from headrace.flow.values import Derivation, Emit, Window, WindowKind
 from tests.flow.samples import STATUS, TIMESTAMP, compiled, kinds, only, output, plan_of, types
 
 

@@ -11,11 +11,7 @@ import headrace as hr
 from headrace.errors import HeadraceError
 from headrace.flow import errors as E
 from headrace.flow.explain import explain
-from headrace.flow.values import (
-    Derivation,
-    Emit,
-    SourceField,
-)
+from headrace.flow.values import Derivation, Emit, SourceField
 from tests.flow.samples import TIMESTAMP, kinds, only, output, plan_of, types
 
 

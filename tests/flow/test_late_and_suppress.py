@@ -10,16 +10,8 @@ import pytest
 import headrace as hr
 from headrace import col
 from headrace.flow.errors import NameInvalid, OptionInvalid, StepRefused
-from headrace.flow.steps import (
-    AggregateStep,
-    LateStep,
-    SuppressStep,
-)
-from headrace.flow.values import (
-    Emit,
-    Window,
-    WindowKind,
-)
+from headrace.flow.steps import AggregateStep, LateStep, SuppressStep
+from headrace.flow.values import Emit, Window, WindowKind
 from tests.flow.samples import kinds, only, output, plan_of, types
 
 

@@ -8,15 +8,9 @@ import polars as pl
 
 import headrace as hr
 from headrace import col
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.steps import (
-    SinkStep,
-)
-from headrace.flow.values import (
-    Derivation,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.steps import SinkStep
+from headrace.flow.values import Derivation
 from tests.flow.samples import output, plan_of
 
 

@@ -15,9 +15,7 @@ from headrace import col
 from headrace.flow.derived import derived_contract
 from headrace.flow.errors import StepRefused
 from headrace.flow.explain import explain
-from headrace.flow.plan import (
-    Plan,
-)
+from headrace.flow.plan import Plan
 from tests.flow.samples import compiled, only, plan_of
 from tests.flow.test_topology import check_plan, joins_and_windows
 

@@ -11,10 +11,7 @@ import pytest
 
 import headrace as hr
 from headrace import col
-from headrace.flow.values import (
-    Derivation,
-    SourceField,
-)
+from headrace.flow.values import Derivation, SourceField
 from tests.flow.samples import STATUS, compiled, kinds, only, output, plan_of, types
 
 

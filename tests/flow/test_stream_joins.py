@@ -13,12 +13,8 @@ from headrace.errors import HeadraceError
 from headrace.flow.errors import PartitionMismatch
 from headrace.flow.explain import explain
 from headrace.flow.internal_topics import plan_partitions
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.values import (
-    SourceField,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.values import SourceField
 from tests.flow.samples import TIMESTAMP, contract, kinds, only, output, plan_of, types
 
 PAYMENTS = contract(

@@ -12,16 +12,9 @@ from headrace.contracts.contract import KeyEncoding, TopicKind
 from headrace.errors import HeadraceError
 from headrace.flow.explain import explain
 from headrace.flow.internal_topics import plan_partitions
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.steps import (
-    RepartitionStep,
-    foreign_columns,
-)
-from headrace.flow.values import (
-    SourceField,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.steps import RepartitionStep, foreign_columns
+from headrace.flow.values import SourceField
 from tests.flow.samples import TIMESTAMP, contract, kinds, only, output, plan_of, types
 
 ADDRESSES = contract(

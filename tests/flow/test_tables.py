@@ -11,17 +11,9 @@ import headrace as hr
 from headrace import col
 from headrace.flow import errors as E
 from headrace.flow.explain import explain
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.steps import (
-    AggregateStep,
-    RetractStep,
-)
-from headrace.flow.values import (
-    ROW_TIME,
-    SourceField,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.steps import AggregateStep, RetractStep
+from headrace.flow.values import ROW_TIME, SourceField
 from tests.flow.samples import compiled, kinds, load_text, only, output, plan_of, types
 
 

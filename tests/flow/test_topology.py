@@ -10,13 +10,8 @@ import headrace as hr
 from headrace import col
 from headrace.flow.errors import PartitionMismatch
 from headrace.flow.internal_topics import internal_topics, plan_partitions
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.steps import (
-    RepartitionStep,
-    SourceStep,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.steps import RepartitionStep, SourceStep
 from tests.flow.samples import CONTRACTS, contract, kinds, only, plan_of
 
 

@@ -28,9 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from headrace.contracts.contract import Contract, TopicKind
 from headrace.errors import HeadraceError
 from headrace.flow.compile import compile_pipeline
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
+from headrace.flow.plan import CompiledPipeline
 from headrace.testing import Driver, OutputRecord
 from tests.semantics.comparing import Found, Row, difference_by_batch, difference_by_input
 from tests.semantics.topologies import Case, contracts_of, counts_null_values, pipeline_of, topic_of

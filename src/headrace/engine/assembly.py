@@ -30,21 +30,9 @@ from headrace.engine.topic_reader import TopicReader
 from headrace.errors import HeadraceError
 from headrace.flow.derived import derived_contract
 from headrace.flow.internal_topics import JoinStep
-from headrace.flow.plan import (
-    CompiledPipeline,
-    Plan,
-    Subtopology,
-)
-from headrace.flow.steps import (
-    AnyStep,
-    LookupJoinStep,
-    RepartitionStep,
-    SinkStep,
-    SourceStep,
-)
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.plan import CompiledPipeline, Plan, Subtopology
+from headrace.flow.steps import AnyStep, LookupJoinStep, RepartitionStep, SinkStep, SourceStep
+from headrace.flow.values import StatefulStep
 from headrace.log.port import Admin, Consumer, Log, RebalanceListener, TopicDescription, TopicPartition
 
 DEFAULT_MAX_WAIT_MS = 60_000

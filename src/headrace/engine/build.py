@@ -43,11 +43,7 @@ from headrace.engine.operators.top_n import TopN
 from headrace.engine.operators.turns import Origin
 from headrace.engine.outbox import Partitioner
 from headrace.engine.subtopology import StepContext, SubtopologyRunner
-from headrace.flow.plan import (
-    CompiledPipeline,
-    Plan,
-    Subtopology,
-)
+from headrace.flow.plan import CompiledPipeline, Plan, Subtopology
 from headrace.flow.steps import (
     AggregateStep,
     AnyStep,
@@ -80,9 +76,7 @@ from headrace.flow.steps import (
     TopNStep,
     foreign_columns,
 )
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.values import StatefulStep
 from headrace.log.partitioner import partition_for
 
 Schema = dict[str, pl.DataType]

@@ -28,12 +28,8 @@ from headrace.engine.operator import StateChange
 from headrace.engine.outbox import Outbox
 from headrace.engine.repartition import Marks
 from headrace.engine.subtopology import SubtopologyRunner
-from headrace.flow.plan import (
-    Delivery,
-)
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.plan import Delivery
+from headrace.flow.values import StatefulStep
 from headrace.log.port import Admin, Consumer, GroupMetadata, Log, LogUnavailable, Outgoing, Producer, TopicPartition
 
 PURGE_INTERVAL_S = 30.0

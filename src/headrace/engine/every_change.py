@@ -22,19 +22,9 @@ import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE
 from headrace.engine.state.arrays import Ints, hash_frame
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.steps import (
-    AggregateStep,
-    SuppressStep,
-    TableTableJoinStep,
-)
-from headrace.flow.values import (
-    StatefulStep,
-    Step,
-    WindowKind,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.steps import AggregateStep, SuppressStep, TableTableJoinStep
+from headrace.flow.values import StatefulStep, Step, WindowKind
 
 Tell = Callable[[list[pl.DataFrame]], Sequence[pl.DataFrame]]
 """Process these inputs, and flush: what came out."""

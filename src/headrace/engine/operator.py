@@ -17,9 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import polars as pl
 
-from headrace.flow.values import (
-    Step,
-)
+from headrace.flow.values import Step
 
 PARTITION = "__partition"
 """Int32: the task's partition number."""

@@ -23,10 +23,7 @@ from headrace.engine.record_sizes import TOO_LARGE, produce_fitting
 from headrace.engine.repartition import Marks
 from headrace.engine.sink_writer import SinkWriter
 from headrace.engine.stream_time import BEFORE_ALL_MS
-from headrace.flow.steps import (
-    RepartitionStep,
-    SinkStep,
-)
+from headrace.flow.steps import RepartitionStep, SinkStep
 from headrace.log.port import Outgoing, Producer, RecordTooLarge
 
 Partitioner = Callable[[pl.DataFrame], npt.NDArray[np.int32]]

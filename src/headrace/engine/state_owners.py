@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headrace.errors import HeadraceError
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.values import StatefulStep
 from headrace.log.port import Admin, TopicDescription, TopicPartition
 
 _SUFFIX = ".changelog"

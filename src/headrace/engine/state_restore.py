@@ -19,9 +19,7 @@ from headrace.engine.restore import read_changelog, read_until
 from headrace.engine.subtopology import SubtopologyRunner
 from headrace.engine.topic_reader import TopicReader
 from headrace.errors import HeadraceError
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.values import StatefulStep
 from headrace.log.port import Log, RecordBatch, TopicPartition
 
 

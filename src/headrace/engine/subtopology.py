@@ -40,21 +40,9 @@ from headrace.engine.operator import (
 from headrace.engine.operators.map_async import MapAsync
 from headrace.engine.stream_time import BEFORE_ALL_MS, with_stream_time
 from headrace.engine.watch import Working
-from headrace.flow.plan import (
-    Plan,
-    Subtopology,
-)
-from headrace.flow.steps import (
-    AnyStep,
-    LateStep,
-    LookupJoinStep,
-    RepartitionStep,
-    SinkStep,
-    SourceStep,
-)
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.plan import Plan, Subtopology
+from headrace.flow.steps import AnyStep, LateStep, LookupJoinStep, RepartitionStep, SinkStep, SourceStep
+from headrace.flow.values import StatefulStep
 
 Emit = Callable[[SinkStep | RepartitionStep, pl.DataFrame], None]
 Clocks = dict[int, int]
@@ -158,7 +146,9 @@ class SubtopologyRunner:
     def _numbered(self, rows: Mapping[str, pl.DataFrame]) -> Mapping[str, pl.DataFrame]:
         """`SEQUENCE` goes on from earlier passes: rows that wait for a flush keep their place among later ones."""
         first = self._sequence
-        numbered = {topic: frame.with_columns(pl.col(SEQUENCE) + first) for topic, frame in rows.items()}
+        numbered = dict(rows)
+        if first:
+            numbered = {topic: frame.with_columns(pl.col(SEQUENCE) + first) for topic, frame in rows.items()}
         lasts = [int(frame[SEQUENCE].to_numpy().max()) for frame in numbered.values() if frame.height]
         self._sequence = max([first, *(last + 1 for last in lasts)])
         return numbered
@@ -315,6 +305,7 @@ class SubtopologyRunner:
 
     def commit(self) -> None:
         """What operators hold is behind a committed position."""
+        self._sequence = 0  # No row waits longer than for the flush before a commit.
         for stateful in self.stateful.values():
             stateful.commit()
         for lookup in self.lookups.values():
@@ -323,6 +314,7 @@ class SubtopologyRunner:
 
     def rollback(self) -> None:
         """Operators go back to the last commit."""
+        self._sequence = 0
         for operator in self._operators.values():
             if isinstance(operator, MapAsync):
                 operator.rollback()

@@ -32,17 +32,9 @@ from headrace.engine.retry import Patience, Stopped
 from headrace.engine.settings import INPUT_ROWS_MAX, PENDING_ROWS_MAX, WorkerSettings, WorkerStatus
 from headrace.engine.tasks import Task
 from headrace.engine.watch import Watch, Working
-from headrace.flow.plan import (
-    CompiledPipeline,
-    idle_close_ms,
-)
-from headrace.flow.steps import (
-    AnyStep,
-    RepartitionStep,
-)
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.plan import CompiledPipeline, idle_close_ms
+from headrace.flow.steps import AnyStep, RepartitionStep
+from headrace.flow.values import StatefulStep
 from headrace.log.port import (
     Fenced,
     Log,

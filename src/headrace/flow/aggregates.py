@@ -17,9 +17,7 @@ import polars as pl
 
 from headrace.flow.aggregate_types import COLLECT_LIMIT_DEFAULT
 from headrace.flow.place import caller_place
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 Argument = str | pl.Expr
 

@@ -19,12 +19,8 @@ from headrace.flow.joins import Names, added_columns, check_key_types, key_pairs
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.place import caller_place
 from headrace.flow.rows import Rows
-from headrace.flow.steps import (
-    BroadcastJoinStep,
-)
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.steps import BroadcastJoinStep
+from headrace.flow.values import Place
 
 
 class Broadcast(Rows):

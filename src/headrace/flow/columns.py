@@ -24,13 +24,7 @@ from headrace.contracts.field_forms import FieldForms
 from headrace.contracts.yaml_source import YamlMap
 from headrace.errors import Where
 from headrace.flow.errors import TypeClash, UnknownColumn
-from headrace.flow.values import (
-    AvroType,
-    Column,
-    Derivation,
-    Place,
-    SourceField,
-)
+from headrace.flow.values import AvroType, Column, Derivation, Place, SourceField
 
 TIMESTAMP_MILLIS: AvroType = {"type": "long", "logicalType": "timestamp-millis"}
 

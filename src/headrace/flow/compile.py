@@ -26,15 +26,11 @@ from headrace.flow.errors import (
     UserCodeFailed,
 )
 from headrace.flow.pipeline import Pipeline
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
+from headrace.flow.plan import CompiledPipeline
 from headrace.flow.rows import Rows
 from headrace.flow.sink import Sink
 from headrace.flow.topology import plan_of
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 
 def compile_pipeline(

@@ -16,13 +16,8 @@ from headrace.flow.group_types import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms
 from headrace.flow.repartitioning import by_group
-from headrace.flow.steps import (
-    DedupeStep,
-)
-from headrace.flow.values import (
-    Column,
-    Place,
-)
+from headrace.flow.steps import DedupeStep
+from headrace.flow.values import Column, Place
 
 WITHIN_MAX_MS = 366 * 24 * 60 * 60 * 1000
 """Every key of that time is in memory."""

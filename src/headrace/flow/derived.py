@@ -17,16 +17,9 @@ from headrace.contracts.record_name import record_name
 from headrace.flow.columns import by_name, is_nullable, not_null, sorted_fields
 from headrace.flow.draft import Draft
 from headrace.flow.errors import ContractMismatch, did_you_mean
-from headrace.flow.plan import (
-    DerivedTopic,
-    Plan,
-)
+from headrace.flow.plan import DerivedTopic, Plan
 from headrace.flow.sink import kind_of
-from headrace.flow.values import (
-    Column,
-    Derivation,
-    Place,
-)
+from headrace.flow.values import Column, Derivation, Place
 
 
 def derived_topic(sink: Draft, declared: Contract | None, *, owner: str, description: str) -> DerivedTopic:

@@ -22,18 +22,8 @@ from headrace.flow.columns import columns_of, sorted_fields
 from headrace.flow.errors import OptionInvalid, StepRefused, UnknownTopic
 from headrace.flow.expressions import Resolved
 from headrace.flow.names import step_name
-from headrace.flow.steps import (
-    ProjectStep,
-    SourceStep,
-)
-from headrace.flow.values import (
-    Column,
-    Emit,
-    Messages,
-    Place,
-    SourceField,
-    Step,
-)
+from headrace.flow.steps import ProjectStep, SourceStep
+from headrace.flow.values import Column, Emit, Messages, Place, SourceField, Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,8 @@ from dataclasses import replace
 from headrace.flow.columns import combined_lineage, is_nullable, not_null, require
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.names import step_name
-from headrace.flow.steps import (
-    DropNullsStep,
-)
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.steps import DropNullsStep
+from headrace.flow.values import Place
 
 NAMED_AFTER_MAX = 3
 """Columns that the step is named after; it has no state that its name would keep."""

@@ -25,17 +25,9 @@ from headrace.flow.group_types import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms
 from headrace.flow.repartitioning import by_group
-from headrace.flow.steps import (
-    AsTableStep,
-    ChangesStep,
-    ExpireStep,
-)
+from headrace.flow.steps import AsTableStep, ChangesStep, ExpireStep
 from headrace.flow.suppression import windows_above
-from headrace.flow.values import (
-    Column,
-    Derivation,
-    Place,
-)
+from headrace.flow.values import Column, Derivation, Place
 
 
 def changes_draft(compilation: Compilation, draft: Draft, deleted: str | None, place: Place) -> Draft:

@@ -12,9 +12,7 @@ import difflib
 from collections.abc import Iterable
 
 from headrace.errors import HeadraceError, Where
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 SUGGESTIONS_MAX = 3
 """Names listed when nothing is close to what the user wrote."""

@@ -11,11 +11,7 @@ from dataclasses import dataclass, field
 from headrace.contracts.duration import format_duration
 from headrace.flow.columns import is_nullable, not_null
 from headrace.flow.explain_steps import stateful_text, window_text
-from headrace.flow.plan import (
-    DerivedTopic,
-    Plan,
-    Subtopology,
-)
+from headrace.flow.plan import DerivedTopic, Plan, Subtopology
 from headrace.flow.steps import (
     AggregateColumn,
     AggregateStep,
@@ -30,14 +26,7 @@ from headrace.flow.steps import (
     SinkStep,
     SourceStep,
 )
-from headrace.flow.values import (
-    AvroType,
-    Column,
-    Derivation,
-    NamedExpression,
-    SourceField,
-    StatefulStep,
-)
+from headrace.flow.values import AvroType, Column, Derivation, NamedExpression, SourceField, StatefulStep
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,7 @@ from headrace.flow.steps import (
     TableTableJoinStep,
     TopNStep,
 )
-from headrace.flow.values import (
-    Window,
-    WindowKind,
-)
+from headrace.flow.values import Window, WindowKind
 
 Join = TableJoinStep | BufferedTableJoinStep | BroadcastJoinStep | StreamJoinStep | TableTableJoinStep
 

@@ -20,9 +20,7 @@ from typing import Any
 import polars as pl
 
 from headrace.flow.errors import PipelineInvalid, PythonInExpression, TypeClash
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 Tree = Any
 """A node of Polars' JSON: `{"Kind": content}`, or a bare text for a kind without content."""

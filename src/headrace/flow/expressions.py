@@ -31,11 +31,7 @@ from headrace.flow.expression_tree import (
 from headrace.flow.nullability import may_be_null
 from headrace.flow.row_probe import check_by_example, is_null_in_example
 from headrace.flow.row_wise import check_row_wise
-from headrace.flow.values import (
-    Column,
-    NamedExpression,
-    Place,
-)
+from headrace.flow.values import Column, NamedExpression, Place
 
 _LITERAL_NOISE = re.compile(r"dyn (?:int|float): ")
 

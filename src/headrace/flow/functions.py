@@ -19,14 +19,8 @@ from headrace.flow.group_types import check_group_types
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms, whole
 from headrace.flow.place import function_reference
-from headrace.flow.steps import (
-    MapAsyncStep,
-    MapStep,
-)
-from headrace.flow.values import (
-    Place,
-    Step,
-)
+from headrace.flow.steps import MapAsyncStep, MapStep
+from headrace.flow.values import Place, Step
 
 CONCURRENCY_MAX = 10_000
 """Coroutines of one step at once in one process; each holds a row and often a connection."""

@@ -11,10 +11,7 @@ import polars as pl
 
 from headrace.flow.columns import dtype_of
 from headrace.flow.errors import TypeClash
-from headrace.flow.values import (
-    Column,
-    Place,
-)
+from headrace.flow.values import Column, Place
 
 _GROUP_TYPES_REFUSED = (pl.List, pl.Array, pl.Struct, pl.Float32, pl.Float64, pl.Binary)
 

@@ -38,10 +38,7 @@ from headrace.flow.names import check_columns, step_name
 from headrace.flow.place import caller_place, function_reference
 from headrace.flow.repartitioning import before_rekey, by_group, is_grouped
 from headrace.flow.rows import Table
-from headrace.flow.steps import (
-    AggregateColumn,
-    AggregateStep,
-)
+from headrace.flow.steps import AggregateColumn, AggregateStep
 from headrace.flow.top_n import By, Descending, top_n_draft
 from headrace.flow.values import (
     WINDOW_END,

@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from headrace.flow.errors import PartitionMismatch
-from headrace.flow.plan import (
-    Plan,
-)
+from headrace.flow.plan import Plan
 from headrace.flow.steps import (
     AnyStep,
     BufferedTableJoinStep,
@@ -27,9 +25,7 @@ from headrace.flow.steps import (
     TableJoinStep,
     TableTableJoinStep,
 )
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.values import StatefulStep
 
 CHANGELOG_MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """A message holds many rows of state."""

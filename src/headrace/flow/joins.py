@@ -24,17 +24,8 @@ from headrace.flow.options import Duration, duration_ms
 from headrace.flow.options import Names as Names
 from headrace.flow.repartitioning import like_table
 from headrace.flow.rows import Rows, Table
-from headrace.flow.steps import (
-    BufferedTableJoinStep,
-    ExpireStep,
-    SourceStep,
-    TableJoinStep,
-)
-from headrace.flow.values import (
-    Column,
-    Place,
-    StatefulStep,
-)
+from headrace.flow.steps import BufferedTableJoinStep, ExpireStep, SourceStep, TableJoinStep
+from headrace.flow.values import Column, Place, StatefulStep
 
 
 def join_draft(

@@ -15,19 +15,8 @@ from headrace.flow.columns import TIMESTAMP_MILLIS, by_name
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import NameInvalid, OptionInvalid, StepRefused
 from headrace.flow.names import step_name
-from headrace.flow.steps import (
-    AggregateStep,
-    LateStep,
-    TopNStep,
-)
-from headrace.flow.values import (
-    WINDOW_END,
-    WINDOW_START,
-    Column,
-    Derivation,
-    LateRows,
-    Place,
-)
+from headrace.flow.steps import AggregateStep, LateStep, TopNStep
+from headrace.flow.values import WINDOW_END, WINDOW_START, Column, Derivation, LateRows, Place
 
 _HIDDEN = "__"
 """Columns that only the aggregate reads begin so; users' columns cannot."""

@@ -20,12 +20,8 @@ from headrace.contracts.contract import Contract
 from headrace.flow.compile import call_user_code, compile_pipelines
 from headrace.flow.errors import UserCodeFailed
 from headrace.flow.pipeline import Pipeline, registering
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.plan import CompiledPipeline
+from headrace.flow.values import Place
 
 MODULE_PREFIX = "headrace_pipelines_"
 

@@ -14,9 +14,7 @@ import re
 from collections.abc import Iterable
 
 from headrace.flow.errors import DuplicateName, NameInvalid
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 STEP_NAME_CHARACTERS_MAX = 80
 """Leaves room for the pipeline's name and a suffix in Kafka's 249 characters of a topic name."""

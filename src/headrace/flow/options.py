@@ -10,9 +10,7 @@ from collections.abc import Sequence
 
 from headrace.contracts.duration import DurationInvalid, parse_duration_ms
 from headrace.flow.errors import OptionInvalid
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 Duration = str | datetime.timedelta
 """`"10m"`, or a timedelta of whole milliseconds."""

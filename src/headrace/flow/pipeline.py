@@ -16,12 +16,8 @@ from headrace.flow.errors import OptionInvalid, PipelineInvalid
 from headrace.flow.names import check_step_name
 from headrace.flow.options import Duration, duration_ms
 from headrace.flow.place import caller_module_file, caller_place
-from headrace.flow.plan import (
-    Delivery,
-)
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.plan import Delivery
+from headrace.flow.values import Place
 
 COMMIT_INTERVAL_LEAST_MS = 20
 """Shorter ones spend more on commits than on records."""

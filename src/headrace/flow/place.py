@@ -17,10 +17,7 @@ import textwrap
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
-from headrace.flow.values import (
-    FunctionReference,
-    Place,
-)
+from headrace.flow.values import FunctionReference, Place
 
 
 def caller_place() -> Place:

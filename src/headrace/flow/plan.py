@@ -16,18 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headrace.flow.steps import (
-    AggregateStep,
-    AnyStep,
-    SourceStep,
-    StreamJoinStep,
-    TopNStep,
-)
-from headrace.flow.values import (
-    Model,
-    Place,
-    SourceField,
-)
+from headrace.flow.steps import AggregateStep, AnyStep, SourceStep, StreamJoinStep, TopNStep
+from headrace.flow.values import Model, Place, SourceField
 
 PLAN_FORMAT = 1
 """Raised when a stored plan of an older release can no longer be read as it is."""

@@ -23,13 +23,8 @@ from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration
 from headrace.flow.place import function_reference
 from headrace.flow.repartitioning import by_group
-from headrace.flow.steps import (
-    ProcessStep,
-)
-from headrace.flow.values import (
-    Column,
-    Place,
-)
+from headrace.flow.steps import ProcessStep
+from headrace.flow.values import Column, Place
 
 Rows = Mapping[str, Any] | Iterable[Mapping[str, Any]] | None
 """What a call gives: one row, several, or none."""

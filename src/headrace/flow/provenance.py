@@ -13,9 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from headrace.flow.draft import Draft
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.values import StatefulStep
 
 
 def ambiguous(drafts: Iterable[Draft]) -> set[Draft]:

@@ -13,12 +13,8 @@ from collections.abc import Container, Sequence
 from headrace.contracts.contract import Contract, KeyEncoding
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.names import step_name
-from headrace.flow.steps import (
-    RepartitionStep,
-)
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.steps import RepartitionStep
+from headrace.flow.values import Place
 
 
 def by_group(compilation: Compilation, draft: Draft, group: tuple[str, ...], place: Place) -> Draft:

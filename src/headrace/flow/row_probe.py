@@ -16,9 +16,7 @@ from typing import Any
 import polars as pl
 
 from headrace.flow.errors import RowDependent
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 ROWS = 5
 """Enough for repeated, rising, falling and null neighbours."""

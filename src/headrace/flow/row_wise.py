@@ -21,9 +21,7 @@ import polars as pl
 
 from headrace.flow.errors import NotRepeatable, PipelineInvalid, RowDependent, TypeClash
 from headrace.flow.expression_tree import Tree, first_line, function_name, root_columns, to_expression, walk
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 _AGGREGATE_CURE = "aggregate with .group_by(...).agg(...)"
 _ORDER_CURE = "rows come in no fixed batches here; use .map_batches only if the order inside a batch may not matter"

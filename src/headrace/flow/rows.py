@@ -23,13 +23,9 @@ from headrace.flow.names import check_columns, check_step_name, step_name
 from headrace.flow.options import MAX_WAIT_LIMIT_MS, Duration, Names, duration_ms
 from headrace.flow.place import caller_place
 from headrace.flow.sink import Sink, add_sink
-from headrace.flow.steps import (
-    FilterStep,
-)
+from headrace.flow.steps import FilterStep
 from headrace.flow.suppression import Suppression, suppressed
-from headrace.flow.values import (
-    Place,
-)
+from headrace.flow.values import Place
 
 if TYPE_CHECKING:
     from headrace.flow.stream import Stream

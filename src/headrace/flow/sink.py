@@ -20,18 +20,8 @@ from headrace.flow.errors import NothingWritten, OptionInvalid, TopicConflict, T
 from headrace.flow.names import check_step_name, check_topic_name, step_name
 from headrace.flow.place import caller_place
 from headrace.flow.repartitioning import before_rekey
-from headrace.flow.steps import (
-    AggregateStep,
-    ForeignResolveStep,
-    SinkStep,
-    SourceStep,
-    TableTableJoinStep,
-    TopNStep,
-)
-from headrace.flow.values import (
-    Emit,
-    Place,
-)
+from headrace.flow.steps import AggregateStep, ForeignResolveStep, SinkStep, SourceStep, TableTableJoinStep, TopNStep
+from headrace.flow.values import Emit, Place
 
 
 @dataclass(eq=False, frozen=True, slots=True)

@@ -41,16 +41,9 @@ from headrace.flow.place import caller_place
 from headrace.flow.processor import Processor, process_draft
 from headrace.flow.repartitioning import rekeyed
 from headrace.flow.rows import Rows, Table
-from headrace.flow.steps import (
-    ExplodeStep,
-    MergeStep,
-)
+from headrace.flow.steps import ExplodeStep, MergeStep
 from headrace.flow.stream_joins import StreamJoinOptions, stream_join_draft
-from headrace.flow.values import (
-    Column,
-    Derivation,
-    Place,
-)
+from headrace.flow.values import Column, Derivation, Place
 
 BRANCHES_MAX = 100
 """Each branch runs its predicate, and those before it, over every row."""

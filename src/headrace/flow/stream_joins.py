@@ -33,13 +33,8 @@ from headrace.flow.joins import Names, name_list
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Duration, duration_ms
 from headrace.flow.repartitioning import together
-from headrace.flow.steps import (
-    StreamJoinStep,
-)
-from headrace.flow.values import (
-    Column,
-    Place,
-)
+from headrace.flow.steps import StreamJoinStep
+from headrace.flow.values import Column, Place
 
 REACH_MAX_MS = 366 * 24 * 60 * 60 * 1000
 """Every row of that time is in memory."""

@@ -18,17 +18,8 @@ from headrace.flow.errors import OptionInvalid, StepRefused
 from headrace.flow.names import step_name
 from headrace.flow.options import Duration, duration_ms, whole
 from headrace.flow.place import caller_place
-from headrace.flow.steps import (
-    AggregateStep,
-    FilterStep,
-    ProjectStep,
-    SuppressStep,
-    TopNStep,
-)
-from headrace.flow.values import (
-    Emit,
-    Place,
-)
+from headrace.flow.steps import AggregateStep, FilterStep, ProjectStep, SuppressStep, TopNStep
+from headrace.flow.values import Emit, Place
 
 LIMIT_MAX_MS = 366 * 24 * 60 * 60 * 1000
 """Every key that changed in that time is in memory."""

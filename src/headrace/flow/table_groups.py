@@ -29,18 +29,8 @@ from headrace.flow.names import step_name
 from headrace.flow.place import caller_place
 from headrace.flow.repartitioning import is_grouped
 from headrace.flow.rows import Table
-from headrace.flow.steps import (
-    FilterStep,
-    ProjectStep,
-    RetractStep,
-    SourceStep,
-)
-from headrace.flow.values import (
-    ROW_TIME,
-    Column,
-    Derivation,
-    Place,
-)
+from headrace.flow.steps import FilterStep, ProjectStep, RetractStep, SourceStep
+from headrace.flow.values import ROW_TIME, Column, Derivation, Place
 
 _BY_ROW_TIME = frozenset({"first", "last"})
 """Aggregates that go by the event time of the table's rows."""

@@ -42,11 +42,7 @@ from headrace.flow.steps import (
     TableTableJoinStep,
     foreign_columns,
 )
-from headrace.flow.values import (
-    Column,
-    Place,
-    StatefulStep,
-)
+from headrace.flow.values import Column, Place, StatefulStep
 
 Pairs = Sequence[tuple[str, str]]
 

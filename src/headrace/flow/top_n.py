@@ -20,19 +20,8 @@ from headrace.flow.errors import OptionInvalid, StepRefused, TypeClash
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import whole
 from headrace.flow.repartitioning import by_group
-from headrace.flow.steps import (
-    TopNStep,
-)
-from headrace.flow.values import (
-    WINDOW_END,
-    WINDOW_START,
-    Column,
-    Derivation,
-    LateRows,
-    Place,
-    Window,
-    WindowKind,
-)
+from headrace.flow.steps import TopNStep
+from headrace.flow.values import WINDOW_END, WINDOW_START, Column, Derivation, LateRows, Place, Window, WindowKind
 
 ROWS_PER_GROUP_MAX = 1_000
 """A row that comes in first moves all behind it: each of them is written again."""

@@ -24,13 +24,7 @@ from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import NameInvalid, StepRefused, TopicConflict
 from headrace.flow.names import TOPIC_NAME_CHARACTERS_MAX, StepNames
 from headrace.flow.pipeline import Pipeline
-from headrace.flow.plan import (
-    CompiledPipeline,
-    DerivedTopic,
-    Plan,
-    Subtopology,
-    aggregator_key,
-)
+from headrace.flow.plan import CompiledPipeline, DerivedTopic, Plan, Subtopology, aggregator_key
 from headrace.flow.provenance import ambiguous, upstream_digest
 from headrace.flow.steps import (
     AggregateStep,
@@ -47,12 +41,7 @@ from headrace.flow.steps import (
     TopNStep,
 )
 from headrace.flow.suppression import windows_above
-from headrace.flow.values import (
-    Emit,
-    StatefulStep,
-    Window,
-    WindowKind,
-)
+from headrace.flow.values import Emit, StatefulStep, Window, WindowKind
 
 
 @dataclass(eq=False, slots=True)

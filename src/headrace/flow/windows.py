@@ -12,11 +12,7 @@ from __future__ import annotations
 from headrace.flow.errors import OptionInvalid
 from headrace.flow.options import Duration, duration_ms
 from headrace.flow.place import caller_place
-from headrace.flow.values import (
-    Place,
-    Window,
-    WindowKind,
-)
+from headrace.flow.values import Place, Window, WindowKind
 
 WINDOWS_PER_RECORD_MAX = 1_000
 """Hopping: each record is counted in this many windows at most; more multiply state beyond use."""

@@ -33,10 +33,7 @@ from headrace.flow.compile import compile_pipelines
 from headrace.flow.derived import derived_contract
 from headrace.flow.internal_topics import internal_topics
 from headrace.flow.pipeline import Pipeline
-from headrace.flow.plan import (
-    CompiledPipeline,
-    Plan,
-)
+from headrace.flow.plan import CompiledPipeline, Plan
 from headrace.log.columns import outgoing
 from headrace.log.port import TopicSpec
 from headrace.testing.driver_records import (

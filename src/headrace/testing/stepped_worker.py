@@ -29,13 +29,8 @@ from headrace.engine.retry import Patience
 from headrace.engine.settings import BATCH_RECORDS_LIMIT, WorkerSettings
 from headrace.engine.tasks import Task
 from headrace.engine.worker import PipelineWorker
-from headrace.flow.plan import (
-    CompiledPipeline,
-    Plan,
-)
-from headrace.flow.steps import (
-    RepartitionStep,
-)
+from headrace.flow.plan import CompiledPipeline, Plan
+from headrace.flow.steps import RepartitionStep
 from headrace.log.port import Fenced, ProducerBroken, TopicPartition, TransactionAborted
 from headrace.testing.memory_log import MemoryLog
 

@@ -20,9 +20,7 @@ from headrace.engine.settings import WorkerSettings, WorkerStatus
 from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.engine.worker import PipelineWorker
 from headrace.errors import HeadraceError
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
+from headrace.flow.plan import CompiledPipeline
 from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.log.port import Fenced
 from headrace.workspace.environment import Environment

@@ -23,9 +23,7 @@ from headrace.flow.compile import compile_pipelines
 from headrace.flow.derived import derived_contract
 from headrace.flow.errors import UnknownTopic
 from headrace.flow.load import read_pipelines
-from headrace.flow.plan import (
-    CompiledPipeline,
-)
+from headrace.flow.plan import CompiledPipeline
 from headrace.ingress.cdc.config import SqliteCdcConfig
 from headrace.ingress.config import load_ingress
 from headrace.workspace.config import WorkspaceFile, read_config

@@ -21,10 +21,7 @@ from headrace.contracts.contract import Contract
 from headrace.contracts.contract_errors import ContractInvalid
 from headrace.errors import Fault, HeadraceError, Where
 from headrace.flow.internal_topics import DEAD_LETTER_PARTITIONS, internal_topics
-from headrace.flow.plan import (
-    CompiledPipeline,
-    Plan,
-)
+from headrace.flow.plan import CompiledPipeline, Plan
 from headrace.log.port import TopicDescription
 from headrace.workspace.changes import (
     Change,

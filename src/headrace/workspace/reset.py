@@ -13,15 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from headrace.flow.internal_topics import internal_topics
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.steps import (
-    RepartitionStep,
-)
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.steps import RepartitionStep
+from headrace.flow.values import StatefulStep
 from headrace.log.port import Admin, TopicDescription, TopicPartition
 from headrace.workspace.environment import Environment
 from headrace.workspace.errors import PipelineRunning, UnknownName, did_you_mean

@@ -27,16 +27,8 @@ from headrace.engine.operator import (
 )
 from headrace.engine.operators.aggregate import make_aggregate
 from headrace.flow.aggregate_types import aggregate_type
-from headrace.flow.steps import (
-    AggregateColumn,
-    AggregateStep,
-)
-from headrace.flow.values import (
-    Column,
-    Emit,
-    Window,
-    WindowKind,
-)
+from headrace.flow.steps import AggregateColumn, AggregateStep
+from headrace.flow.values import Column, Emit, Window, WindowKind
 from tests.engine.reference import Row
 
 TIMESTAMP = {"type": "long", "logicalType": "timestamp-millis"}

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 
 from headrace.engine.operator import DELETED, PARTITION, STREAM_TIME, TIME
 from headrace.flow.aggregator import Aggregator
-from headrace.flow.steps import (
-    AggregateColumn,
-    AggregateStep,
-)
-from headrace.flow.values import (
-    Emit,
-    Window,
-)
+from headrace.flow.steps import AggregateColumn, AggregateStep
+from headrace.flow.values import Emit, Window
 from tests.engine.operators.aggregate_driver import (
     END,
     Driver,

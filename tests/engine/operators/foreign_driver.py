@@ -17,15 +17,8 @@ from headrace.engine.operators.foreign_match import ForeignMatch
 from headrace.engine.operators.foreign_resolve import ForeignResolve
 from headrace.engine.operators.foreign_subscribe import ForeignSubscribe
 from headrace.engine.repartition import own_partitions
-from headrace.flow.steps import (
-    ForeignMatchStep,
-    ForeignResolveStep,
-    ForeignSubscribeStep,
-    foreign_columns,
-)
-from headrace.flow.values import (
-    Column,
-)
+from headrace.flow.steps import ForeignMatchStep, ForeignResolveStep, ForeignSubscribeStep, foreign_columns
+from headrace.flow.values import Column
 from tests.engine.operators.table_driver import Change, Driver, frame_of
 
 How = Literal["inner", "left"]

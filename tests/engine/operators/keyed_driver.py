@@ -24,9 +24,7 @@ from headrace.engine.operator import (
     RowError,
     StatefulOperator,
 )
-from headrace.flow.values import (
-    Column,
-)
+from headrace.flow.values import Column
 from tests.engine.reference import Row
 
 END_MS = 10**9

@@ -33,14 +33,8 @@ from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.engine.subtopology import SubtopologyRunner
 from headrace.flow.compile import compile_pipeline
 from headrace.flow.pipeline import pipeline
-from headrace.flow.steps import (
-    RepartitionStep,
-    SinkStep,
-    SourceStep,
-)
-from headrace.flow.values import (
-    StatefulStep,
-)
+from headrace.flow.steps import RepartitionStep, SinkStep, SourceStep
+from headrace.flow.values import StatefulStep
 
 Out = tuple[Any, ...]
 

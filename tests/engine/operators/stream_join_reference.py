@@ -11,12 +11,8 @@ import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE, SOURCE, STREAM_TIME, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.stream_join import StreamJoin
-from headrace.flow.steps import (
-    StreamJoinStep,
-)
-from headrace.flow.values import (
-    Column,
-)
+from headrace.flow.steps import StreamJoinStep
+from headrace.flow.values import Column
 
 How = Literal["inner", "left", "outer"]
 LEFT = {"k": pl.String(), "n": pl.Int64(), "v": pl.Int64(), "tags": pl.List(pl.String())}

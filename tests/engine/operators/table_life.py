@@ -16,16 +16,8 @@ from headrace.contracts.polars_types import dtype_to_avro
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SOURCE, STREAM_TIME, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.aggregate import make_aggregate
 from headrace.engine.operators.retract import Retract
-from headrace.flow.steps import (
-    AggregateColumn,
-    AggregateStep,
-    RetractStep,
-)
-from headrace.flow.values import (
-    ROW_TIME,
-    Column,
-    Emit,
-)
+from headrace.flow.steps import AggregateColumn, AggregateStep, RetractStep
+from headrace.flow.values import ROW_TIME, Column, Emit
 from tests.engine.operators.aggregate_driver import comparable, make_step
 from tests.engine.operators.aggregate_scenarios import AGGREGATES, AGGREGATES_MAX, COLUMNS, Trail, values_of
 from tests.engine.operators.table_driver import PIECES, Driver, played

@@ -12,12 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from headrace.flow.steps import (
-    AggregateColumn,
-)
-from headrace.flow.values import (
-    Emit,
-)
+from headrace.flow.steps import AggregateColumn
+from headrace.flow.values import Emit
 from tests.engine.operators.aggregate_driver import comparable
 from tests.engine.operators.aggregate_scenarios import (
     PARTITIONS,

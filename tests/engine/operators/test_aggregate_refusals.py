@@ -10,10 +10,7 @@ import polars as pl
 import pytest
 
 from headrace.flow.aggregator import Aggregator
-from headrace.flow.values import (
-    Emit,
-    Window,
-)
+from headrace.flow.values import Emit, Window
 from tests.engine.operators.aggregate_driver import (
     Driver,
     aggregate,

@@ -13,12 +13,8 @@ import pytest
 
 from headrace.contracts.polars_types import avro_to_dtype, dtype_to_avro
 from headrace.flow.aggregate_types import FUNCTIONS, AggregateTypeInvalid, aggregate_type
-from headrace.flow.steps import (
-    AggregateColumn,
-)
-from headrace.flow.values import (
-    Emit,
-)
+from headrace.flow.steps import AggregateColumn
+from headrace.flow.values import Emit
 from tests.engine.operators.aggregate_driver import END, Driver, aggregate, comparable, make_step, session
 from tests.engine.reference import Reference, Row
 from tests.engine.state.test_dictionary import VALUES

@@ -11,10 +11,7 @@ import polars as pl
 import pytest
 
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SOURCE, STREAM_TIME, SYSTEM_COLUMNS, TIME
-from headrace.flow.values import (
-    Emit,
-    Window,
-)
+from headrace.flow.values import Emit, Window
 from tests.engine.operators.aggregate_driver import END, Driver, aggregate, comparable, make_step, session, tumbling
 
 COLUMNS: dict[str, pl.DataType] = {"key": pl.String(), "text": pl.String(), "number": pl.Float64()}

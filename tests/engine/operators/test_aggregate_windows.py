@@ -9,10 +9,7 @@ import pytest
 
 from headrace.engine.operator import DELETED, SOURCE
 from headrace.engine.operators.aggregate import AggregateRefused, make_aggregate
-from headrace.flow.values import (
-    Emit,
-    Window,
-)
+from headrace.flow.values import Emit, Window
 from tests.engine.operators.aggregate_driver import (
     Driver,
     aggregate,

@@ -15,12 +15,8 @@ from hypothesis import strategies as st
 
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SOURCE, STREAM_TIME, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.buffered_table_join import BufferedTableJoin
-from headrace.flow.steps import (
-    BufferedTableJoinStep,
-)
-from headrace.flow.values import (
-    Column,
-)
+from headrace.flow.steps import BufferedTableJoinStep
+from headrace.flow.values import Column
 from tests.engine.operators.table_driver import PIECES, Driver, played
 
 How = Literal["inner", "left"]

@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 
 from headrace.engine.operator import PARTITION, SEQUENCE, SOURCE, STREAM_TIME, TIME, StatefulOperator
 from headrace.engine.operators.dedupe import Dedupe, first_of_each
-from headrace.flow.steps import (
-    DedupeStep,
-)
+from headrace.flow.steps import DedupeStep
 from tests.engine.operators.keyed_driver import KeyedDriver, columns_of, cuts, play, timed_rows
 from tests.engine.reference import Row
 

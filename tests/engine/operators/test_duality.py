@@ -17,10 +17,7 @@ from headrace.contracts.contract import Contract, TopicKind
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SOURCE, STREAM_TIME, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.duality import AsTable, Changes
 from headrace.flow.pipeline import Pipeline
-from headrace.flow.steps import (
-    AsTableStep,
-    ChangesStep,
-)
+from headrace.flow.steps import AsTableStep, ChangesStep
 from headrace.testing import Driver
 from tests.engine.operators.aggregate_driver import Context
 from tests.engine.operators.table_life import column

@@ -15,12 +15,8 @@ import headrace as hr
 from headrace import col
 from headrace.engine.every_change import change_by_change, tellers
 from headrace.engine.operator import PARTITION, SEQUENCE
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.steps import (
-    AggregateStep,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.steps import AggregateStep
 from tests.engine.operators.plan_driver import In, PlanDriver, play
 from tests.engine.operators.test_nested_windows import READINGS
 from tests.engine.operators.test_suppress import Change, Reference

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SOURCE, STREAM_TIME, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.expire import Expire
-from headrace.flow.steps import (
-    ExpireStep,
-)
+from headrace.flow.steps import ExpireStep
 from tests.engine.operators.table_driver import PIECES, Change, Driver, frame_of, played
 from tests.engine.operators.table_life import column
 

@@ -12,11 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.engine.operator import SYSTEM_COLUMNS, TIME, StatefulOperator, TakesLate
-from headrace.flow.values import (
-    Emit,
-    LateRows,
-    Window,
-)
+from headrace.flow.values import Emit, LateRows, Window
 from tests.engine.operators.aggregate_driver import (
     Driver,
     aggregate,

@@ -17,13 +17,8 @@ import pytest
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.engine.operators import map_async as module
 from headrace.engine.operators.map_async import MapAsync, pending_rows_max
-from headrace.flow.steps import (
-    MapAsyncStep,
-)
-from headrace.flow.values import (
-    FunctionReference,
-    Place,
-)
+from headrace.flow.steps import MapAsyncStep
+from headrace.flow.values import FunctionReference, Place
 from tests.engine.harness import wait_until
 from tests.engine.operators.keyed_driver import Context, columns_of, to_frame
 from tests.engine.reference import Row

@@ -17,13 +17,8 @@ from hypothesis import strategies as st
 import headrace as hr
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
-from headrace.flow.steps import (
-    AggregateColumn,
-)
-from headrace.flow.values import (
-    Window,
-    WindowKind,
-)
+from headrace.flow.steps import AggregateColumn
+from headrace.flow.values import Window, WindowKind
 from tests.engine.operators.plan_driver import In, PlanDriver, play
 from tests.engine.reference import Reference, Row
 

@@ -17,13 +17,8 @@ from hypothesis import strategies as st
 import headrace as hr
 from headrace.engine.operator import SEQUENCE, SOURCE, STREAM_TIME, TIME, StatefulOperator
 from headrace.engine.operators.process import Process
-from headrace.flow.steps import (
-    ProcessStep,
-)
-from headrace.flow.values import (
-    FunctionReference,
-    Place,
-)
+from headrace.flow.steps import ProcessStep
+from headrace.flow.values import FunctionReference, Place
 from tests.engine.operators.keyed_driver import END_MS, KeyedDriver, Played, columns_of, cuts, play, timed_rows
 from tests.engine.reference import Row
 

@@ -22,12 +22,8 @@ from headrace.engine.operator import (
     TIME,
 )
 from headrace.engine.operators.retract import Retract
-from headrace.flow.steps import (
-    RetractStep,
-)
-from headrace.flow.values import (
-    ROW_TIME,
-)
+from headrace.flow.steps import RetractStep
+from headrace.flow.values import ROW_TIME
 from tests.engine.operators.table_driver import PIECES, Change, Driver, frame_of, played
 from tests.engine.operators.table_life import column
 

@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 
 from headrace.engine.operator import PARTITION, SEQUENCE, SOURCE, STREAM_TIME, SYSTEM_COLUMNS, TIME
 from headrace.flow.aggregator import Aggregator
-from headrace.flow.values import (
-    Emit,
-)
+from headrace.flow.values import Emit
 from tests.engine.operators.aggregate_driver import END, Driver, aggregate, make_step, result_rows, sliding
 from tests.engine.reference import Row
 

@@ -24,12 +24,8 @@ from headrace.engine.operator import (
     StateChange,
 )
 from headrace.engine.operators.suppress import Suppress
-from headrace.flow.steps import (
-    SuppressStep,
-)
-from headrace.flow.values import (
-    Column,
-)
+from headrace.flow.steps import SuppressStep
+from headrace.flow.values import Column
 from tests.engine.operators.aggregate_driver import Context
 
 COLUMNS: dict[str, pl.DataType] = {"key": pl.String(), "value": pl.Int64()}

@@ -25,13 +25,8 @@ from headrace.engine.operator import (
     TIME,
 )
 from headrace.engine.operators.aggregate import AggregateRefused, make_aggregate
-from headrace.flow.steps import (
-    AggregateColumn,
-)
-from headrace.flow.values import (
-    ROW_TIME,
-    Emit,
-)
+from headrace.flow.steps import AggregateColumn
+from headrace.flow.values import ROW_TIME, Emit
 from tests.engine.operators.aggregate_driver import Context, aggregate, make_step, tumbling
 from tests.engine.operators.aggregate_scenarios import AGGREGATES, COLUMNS, ROUNDED, SKETCHED
 from tests.engine.operators.table_life import RETRACTED, Chain, Change, Life, lives

@@ -14,12 +14,8 @@ from hypothesis import strategies as st
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.table_join import TableJoin
 from headrace.engine.state import table_store
-from headrace.flow.steps import (
-    TableJoinStep,
-)
-from headrace.flow.values import (
-    Column,
-)
+from headrace.flow.steps import TableJoinStep
+from headrace.flow.values import Column
 
 
 @dataclass(frozen=True)

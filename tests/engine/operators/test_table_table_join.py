@@ -16,12 +16,8 @@ from hypothesis import strategies as st
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SOURCE, STREAM_TIME, SYSTEM_COLUMNS, TIME
 from headrace.engine.operators.table_table_join import TableTableJoin
 from headrace.engine.operators.turns import Origin
-from headrace.flow.steps import (
-    TableTableJoinStep,
-)
-from headrace.flow.values import (
-    Column,
-)
+from headrace.flow.steps import TableTableJoinStep
+from headrace.flow.values import Column
 from tests.engine.operators.table_driver import PIECES, Change, Driver, frame_of, last_per_key, plain_rows, played
 
 How = Literal["inner", "left", "outer"]

@@ -18,15 +18,8 @@ from hypothesis import strategies as st
 from headrace.engine.operator import DELETED, PARTITION, STREAM_TIME, TIME, StatefulOperator
 from headrace.engine.operators.arrival_ranks import smaller_before
 from headrace.engine.operators.top_n import TopN
-from headrace.flow.steps import (
-    TopNStep,
-)
-from headrace.flow.values import (
-    Column,
-    Emit,
-    LateRows,
-    Window,
-)
+from headrace.flow.steps import TopNStep
+from headrace.flow.values import Column, Emit, LateRows, Window
 from tests.engine.operators.aggregate_driver import TIMESTAMP, hopping, tumbling
 from tests.engine.operators.keyed_driver import KeyedDriver, columns_of, cuts, final_table, play, timed_rows
 from tests.engine.reference import Row

@@ -24,9 +24,7 @@ from headrace.engine.state.slab import Slab
 from headrace.errors import Fault, HeadraceError
 from headrace.flow.aggregate_types import COLLECT_LIMIT_DEFAULT
 from headrace.flow.aggregator import AggregatorMethods
-from headrace.flow.steps import (
-    AggregateColumn,
-)
+from headrace.flow.steps import AggregateColumn
 
 
 class AggregateUnknown(HeadraceError):

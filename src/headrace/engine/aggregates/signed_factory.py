@@ -35,9 +35,7 @@ from headrace.engine.aggregates.signed_values import (
 from headrace.engine.state.slab import Slab
 from headrace.flow.aggregate_types import COLLECT_LIMIT_DEFAULT
 from headrace.flow.aggregator import SubtractorMethods
-from headrace.flow.steps import (
-    AggregateColumn,
-)
+from headrace.flow.steps import AggregateColumn
 
 
 def make_signed_accumulator(

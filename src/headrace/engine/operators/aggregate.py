@@ -17,12 +17,8 @@ from headrace.engine.operators.aggregate_sliding import SlidingAggregate
 from headrace.engine.operators.aggregate_table import TableAggregate
 from headrace.engine.operators.aggregate_window import WindowAggregate
 from headrace.errors import Fault, HeadraceError
-from headrace.flow.steps import (
-    AggregateStep,
-)
-from headrace.flow.values import (
-    WindowKind,
-)
+from headrace.flow.steps import AggregateStep
+from headrace.flow.values import WindowKind
 
 
 class AggregateRefused(HeadraceError):

@@ -16,11 +16,7 @@ import polars as pl
 
 from headrace.engine.operator import SEQUENCE, SYSTEM_COLUMNS, OperatorContext, RowError
 from headrace.engine.state.arrays import Ints
-from headrace.flow.values import (
-    WINDOW_END,
-    WINDOW_START,
-    LateRows,
-)
+from headrace.flow.values import WINDOW_END, WINDOW_START, LateRows
 
 LATE = "late"
 LATE_CODE = "process.late"

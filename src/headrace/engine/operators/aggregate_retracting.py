@@ -30,15 +30,9 @@ from headrace.engine.operators.aggregate_state import BEFORE_ALL_MS, Taken
 from headrace.engine.operators.aggregate_table import TableAggregate
 from headrace.engine.state.arrays import Ints, Mask, starts_of_runs
 from headrace.engine.state.slab import Slab
-from headrace.flow.plan import (
-    aggregator_key,
-)
-from headrace.flow.steps import (
-    AggregateStep,
-)
-from headrace.flow.values import (
-    ROW_TIME,
-)
+from headrace.flow.plan import aggregator_key
+from headrace.flow.steps import AggregateStep
+from headrace.flow.values import ROW_TIME
 
 ROWS = "#rows"
 """In state and changelog: how many rows a group has. No column of a user has this name."""

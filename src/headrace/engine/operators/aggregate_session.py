@@ -37,13 +37,8 @@ from headrace.engine.state.keyed_slab import KeyedSlab
 from headrace.engine.state.slab import Slab
 from headrace.engine.state.slot_lists import SlotLists
 from headrace.engine.state.time_buckets import TimeBuckets
-from headrace.flow.steps import (
-    AggregateStep,
-)
-from headrace.flow.values import (
-    WINDOW_END,
-    WINDOW_START,
-)
+from headrace.flow.steps import AggregateStep
+from headrace.flow.values import WINDOW_END, WINDOW_START
 
 PREVIOUS_START, PREVIOUS_END = "__previous_start", "__previous_end"
 """In the changelog: bounds that a session had at the last commit, by which a reader knows it. Null: it is new."""

@@ -30,13 +30,8 @@ from headrace.engine.operators.sliding_plan import SlidingPlan, SlidingPlanner, 
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, starts_of_runs
 from headrace.engine.state.time_buckets import TimeBuckets
 from headrace.engine.state.timed_rows import TimedRows
-from headrace.flow.steps import (
-    AggregateStep,
-)
-from headrace.flow.values import (
-    WINDOW_END,
-    WINDOW_START,
-)
+from headrace.flow.steps import AggregateStep
+from headrace.flow.values import WINDOW_END, WINDOW_START
 
 ROWS = "rows"
 """The store of rows, beside that of windows."""

@@ -37,15 +37,9 @@ from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.slab import Slab
-from headrace.flow.plan import (
-    aggregator_key,
-)
-from headrace.flow.steps import (
-    AggregateStep,
-)
-from headrace.flow.values import (
-    Emit,
-)
+from headrace.flow.plan import aggregator_key
+from headrace.flow.steps import AggregateStep
+from headrace.flow.values import Emit
 
 BEFORE_ALL_MS = -(2**62)
 """Below every event time."""

@@ -20,9 +20,7 @@ from headrace.engine.operator import OperatorContext
 from headrace.engine.operators.aggregate_slots import SlotAggregate
 from headrace.engine.state.arrays import NO_INTS, Ints, distinct
 from headrace.engine.state.keyed_slab import KeyedSlab
-from headrace.flow.steps import (
-    AggregateStep,
-)
+from headrace.flow.steps import AggregateStep
 
 
 class TableAggregate(SlotAggregate):

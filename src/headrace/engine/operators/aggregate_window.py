@@ -22,13 +22,8 @@ from headrace.engine.operators.fixed_windows import FixedWindows
 from headrace.engine.state.arrays import NO_INTS, Ints, distinct
 from headrace.engine.state.keyed_slab import KeyedSlab
 from headrace.engine.state.time_buckets import TimeBuckets
-from headrace.flow.steps import (
-    AggregateStep,
-)
-from headrace.flow.values import (
-    WINDOW_END,
-    WINDOW_START,
-)
+from headrace.flow.steps import AggregateStep
+from headrace.flow.values import WINDOW_END, WINDOW_START
 
 PAIRS_MAX = 500_000
 """(row, window) pairs at work at once; more windows per row means fewer rows."""

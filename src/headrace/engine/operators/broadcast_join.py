@@ -15,9 +15,7 @@ import polars as pl
 
 from headrace.engine.operator import PARTITION, OperatorContext
 from headrace.engine.operators.table_join import TableLookup
-from headrace.flow.steps import (
-    BroadcastJoinStep,
-)
+from headrace.flow.steps import BroadcastJoinStep
 
 EVERYWHERE = 0
 """The partition under which all rows are kept."""

@@ -34,9 +34,7 @@ from headrace.engine.state.arrays import NO_INTS, Ints, Mask
 from headrace.engine.state.table_store import ABSENT, TableStore
 from headrace.engine.state.timed_rows import TimedRows
 from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
-from headrace.flow.steps import (
-    BufferedTableJoinStep,
-)
+from headrace.flow.steps import BufferedTableJoinStep
 
 REACHED = "stream_time_ms"
 BUCKETS = 128

@@ -33,9 +33,7 @@ from headrace.engine.row_picks import pick
 from headrace.engine.state.arrays import Ints, Mask, distinct
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.time_buckets import TimeBuckets
-from headrace.flow.steps import (
-    DedupeStep,
-)
+from headrace.flow.steps import DedupeStep
 
 LATE, REPEAT = "late", "repeat"
 STRETCH = "__stretch"

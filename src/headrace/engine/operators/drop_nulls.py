@@ -12,9 +12,7 @@ import polars as pl
 
 from headrace.engine.operator import OperatorContext
 from headrace.engine.row_picks import pick
-from headrace.flow.steps import (
-    DropNullsStep,
-)
+from headrace.flow.steps import DropNullsStep
 
 NULL_VALUE = "null_value"
 

@@ -18,10 +18,7 @@ import polars as pl
 from headrace.engine.operator import DELETED, STREAM_TIME, TIME, OperatorContext, system_schema
 from headrace.engine.operators.null_keys import with_keys
 from headrace.engine.operators.rows import expression_of
-from headrace.flow.steps import (
-    AsTableStep,
-    ChangesStep,
-)
+from headrace.flow.steps import AsTableStep, ChangesStep
 
 
 class Changes:

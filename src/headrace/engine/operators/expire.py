@@ -33,9 +33,7 @@ from headrace.engine.operators.table_rows import system_columns
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct, starts_of_runs
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.time_buckets import TimeBuckets
-from headrace.flow.steps import (
-    ExpireStep,
-)
+from headrace.flow.steps import ExpireStep
 
 KEYS = "keys"
 BUCKETS_PER_TTL = 64

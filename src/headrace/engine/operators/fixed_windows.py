@@ -15,10 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.engine.state.arrays import Ints, Mask
-from headrace.flow.values import (
-    Window,
-    WindowKind,
-)
+from headrace.flow.values import Window, WindowKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,7 @@ from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.row_store import equal_rows, gathered
 from headrace.engine.state.slot_hints import SlotHints
 from headrace.engine.stream_time import BEFORE_ALL_MS
-from headrace.flow.steps import (
-    ForeignMatchStep,
-    foreign_columns,
-)
+from headrace.flow.steps import ForeignMatchStep, foreign_columns
 
 Schema = Mapping[str, pl.DataType]
 

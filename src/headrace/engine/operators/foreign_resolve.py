@@ -33,9 +33,7 @@ from headrace.engine.state.arrays import NO_INTS, Ints, Mask
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.row_store import gathered
 from headrace.engine.state.time_buckets import TimeBuckets
-from headrace.flow.steps import (
-    ForeignResolveStep,
-)
+from headrace.flow.steps import ForeignResolveStep
 
 FORGET_AFTER_MS = 60 * 60 * 1_000
 """The promise of stream time leaves out tasks that are idle; one that is idle for longer has nothing on its way."""

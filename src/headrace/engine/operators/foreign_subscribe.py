@@ -37,10 +37,7 @@ from headrace.engine.state.arrays import Ints, Mask
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.row_store import equal_rows, gathered
 from headrace.engine.stream_time import BEFORE_ALL_MS
-from headrace.flow.steps import (
-    ForeignSubscribeStep,
-    foreign_columns,
-)
+from headrace.flow.steps import ForeignSubscribeStep, foreign_columns
 
 _UNKNOWN, _GONE, _ALIVE = 0, 1, 2
 _STATE, _TIME = "state", "time_ms"

@@ -19,9 +19,7 @@ from headrace.engine.operators.aggregate_late import LATE, LATE_CODE
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
 from headrace.engine.state.timed_rows import TimedRows
 from headrace.engine.stream_time import BEFORE_ALL_MS
-from headrace.flow.steps import (
-    StreamJoinStep,
-)
+from headrace.flow.steps import StreamJoinStep
 
 NOBODY = -1
 """A slot: there is no row on this side."""

@@ -28,12 +28,8 @@ from headrace.engine.operators.map_rows import checked_row
 from headrace.engine.operators.row_check import RowCheck, Values
 from headrace.engine.settings import BATCH_RECORDS_LIMIT
 from headrace.engine.user_errors import RAISED, describe
-from headrace.flow.plan import (
-    Plan,
-)
-from headrace.flow.steps import (
-    MapAsyncStep,
-)
+from headrace.flow.plan import Plan
+from headrace.flow.steps import MapAsyncStep
 
 PENDING_ROWS_MAX = 50_000
 """Rows handed to the loop and not yet output; bounds memory when the user's service is slow."""

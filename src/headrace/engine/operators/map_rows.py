@@ -14,9 +14,7 @@ import polars as pl
 from headrace.engine.operator import SYSTEM_COLUMNS, OperatorContext, RowError
 from headrace.engine.operators.row_check import RowCheck, Values
 from headrace.engine.user_errors import RAISED, USER_ERRORS, describe
-from headrace.flow.steps import (
-    MapStep,
-)
+from headrace.flow.steps import MapStep
 
 
 class MapBatches:

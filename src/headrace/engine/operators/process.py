@@ -54,9 +54,7 @@ from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.time_buckets import TimeBuckets
 from headrace.engine.user_errors import RAISED, USER_ERRORS, describe
 from headrace.flow.processor import Processor
-from headrace.flow.steps import (
-    ProcessStep,
-)
+from headrace.flow.steps import ProcessStep
 
 EVENT_BUCKET_MS = 5_000
 """Timers within this time are looked at together when the first of them is due."""

@@ -26,12 +26,8 @@ from headrace.engine.operators.table_rows import OUT_OF_ORDER
 from headrace.engine.row_picks import pick
 from headrace.engine.state.arrays import Ints, Mask, starts_of_runs
 from headrace.engine.state.keyed_rows import KeyedRows
-from headrace.flow.steps import (
-    RetractStep,
-)
-from headrace.flow.values import (
-    ROW_TIME,
-)
+from headrace.flow.steps import RetractStep
+from headrace.flow.values import ROW_TIME
 
 ROWS = "rows"
 NEWEST = "newest_ms"

@@ -17,9 +17,7 @@ import polars as pl
 
 from headrace.contracts.polars_types import avro_to_dtype
 from headrace.flow.columns import is_nullable
-from headrace.flow.values import (
-    Column,
-)
+from headrace.flow.values import Column
 
 Values = tuple[Any, ...]
 """The values of a row in the order of the columns; times as their numbers."""

@@ -11,14 +11,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from headrace.engine.operator import DELETED, SEQUENCE, OperatorContext, system_schema
-from headrace.flow.steps import (
-    ExplodeStep,
-    FilterStep,
-    ProjectStep,
-)
-from headrace.flow.values import (
-    NamedExpression,
-)
+from headrace.flow.steps import ExplodeStep, FilterStep, ProjectStep
+from headrace.flow.values import NamedExpression
 
 
 def expression_of(named: NamedExpression) -> pl.Expr:

@@ -26,9 +26,7 @@ from headrace.engine.operators.join_side import NOBODY, Arrived, JoinSide
 from headrace.engine.operators.stores import StoreOperator
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask
 from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
-from headrace.flow.steps import (
-    StreamJoinStep,
-)
+from headrace.flow.steps import StreamJoinStep
 
 CLOSED_UNTIL = "closed_until_ms"
 CANDIDATES_MAX = 1_000_000

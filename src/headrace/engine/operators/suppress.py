@@ -37,9 +37,7 @@ from headrace.engine.operators.suppress_plan import (
 )
 from headrace.engine.state.arrays import Ints, distinct
 from headrace.engine.state.keyed_rows import KeyedRows
-from headrace.flow.steps import (
-    SuppressStep,
-)
+from headrace.flow.steps import SuppressStep
 
 HELD = "held"
 BEFORE_ALL_MS = -(2**62)

@@ -16,10 +16,7 @@ import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE, TIME, OperatorContext, RowError
 from headrace.engine.state.table_store import ABSENT, TableStore
-from headrace.flow.steps import (
-    BroadcastJoinStep,
-    TableJoinStep,
-)
+from headrace.flow.steps import BroadcastJoinStep, TableJoinStep
 
 
 class TableLookup:

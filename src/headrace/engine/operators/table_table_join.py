@@ -39,9 +39,7 @@ from headrace.engine.operators.turns import (
 from headrace.engine.state.arrays import Ints, Mask, distinct
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.stream_time import BEFORE_ALL_MS
-from headrace.flow.steps import (
-    TableTableJoinStep,
-)
+from headrace.flow.steps import TableTableJoinStep
 
 Schema = Mapping[str, pl.DataType]
 

@@ -40,14 +40,8 @@ from headrace.engine.row_picks import pick
 from headrace.engine.state.arrays import NO_INTS, Ints, distinct, ranges
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.time_buckets import TimeBuckets
-from headrace.flow.steps import (
-    TopNStep,
-)
-from headrace.flow.values import (
-    WINDOW_END,
-    WINDOW_START,
-    Emit,
-)
+from headrace.flow.steps import TopNStep
+from headrace.flow.values import WINDOW_END, WINDOW_START, Emit
 
 BEFORE_ALL_MS = -(2**62)
 CLOSED_UNTIL = "closed_until_ms"

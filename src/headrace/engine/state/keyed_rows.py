@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from headrace.engine.operator import DELETED, PARTITION
+from headrace.engine.row_picks import pick
 from headrace.engine.state.arrays import Array, Ints, Mask
 from headrace.engine.state.dictionary import Dictionary
 from headrace.engine.state.keyed_slab import KeyedSlab
@@ -130,7 +131,7 @@ class KeyedRows:
         if not frame.height:
             return []
         partition = np.concatenate([self._slab.committed("partition", dropped), self._slab["partition"][changed]])
-        return [(int(n), frame.filter(pl.Series(partition == n))) for n in np.unique(partition).tolist()]
+        return [(int(n), pick(frame, partition == n)) for n in np.unique(partition).tolist()]
 
     def snapshot(self, partition: int, rows_max: int) -> Iterator[pl.DataFrame]:
         """All rows of a partition, at least one piece."""

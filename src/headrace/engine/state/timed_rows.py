@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from headrace.engine.operator import DELETED, PARTITION, TIME
+from headrace.engine.row_picks import pick
 from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, bisected, distinct, ranges
 from headrace.engine.state.dictionary import Dictionary
 from headrace.engine.state.keyed_slab import KeyedSlab
@@ -303,7 +304,7 @@ class TimedRows:
         if not frame.height:
             return []
         partition = self._slab["partition"][np.concatenate([dropped, changed])]
-        return [(int(n), frame.filter(pl.Series(partition == n))) for n in np.unique(partition).tolist()]
+        return [(int(n), pick(frame, partition == n)) for n in np.unique(partition).tolist()]
 
     def snapshot(self, partition: int, rows_max: int) -> Iterator[pl.DataFrame]:
         """All rows of a partition in order of arrival, at least one piece."""
