@@ -42,6 +42,21 @@ class Input:
     """A table without event time."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Rows of one topic, and the partitions that they are of: asked for many times while hundreds of thousands wait."""
+
+    frame: pl.DataFrame
+    partitions: frozenset[int]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> _Waiting:
+        return cls(frame, frozenset(_partitions(frame)))
+
+    def with_more(self, frame: pl.DataFrame) -> _Waiting:
+        return _Waiting(pl.concat([self.frame, frame]), self.partitions.union(_partitions(frame)))
+
+
 class InputQueue:
     """Rows waiting for their turn, for all partitions of one subtopology in this process."""
 
@@ -50,7 +65,7 @@ class InputQueue:
         self.inputs = {each.topic: each for each in inputs}
         self._priority = {each.topic: (0 if each.is_table else 1) for each in inputs}
         self._max_wait_ms = max_wait_ms
-        self._waiting: dict[str, pl.DataFrame] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._reached_ms: dict[TopicPartition, int] = {}
         self._done_ms: dict[TopicPartition, int] = {}
         self._quiet_since_ms: dict[int, int] = {}
@@ -66,7 +81,7 @@ class InputQueue:
             return
         timed = frame.hstack([self._merge_times(topic, frame)])
         waiting = self._waiting.get(topic)
-        self._waiting[topic] = timed if waiting is None else pl.concat([waiting, timed])
+        self._waiting[topic] = _Waiting.of(timed) if waiting is None else waiting.with_more(timed)
         for partition in _partitions(frame):
             self._quiet_since_ms[partition] = now_ms
 
@@ -91,10 +106,10 @@ class InputQueue:
 
     def partitions_waiting(self) -> set[int]:
         """Partitions with rows that were read and not yet processed."""
-        return {partition for frame in self._waiting.values() for partition in _partitions(frame)}
+        return {partition for waiting in self._waiting.values() for partition in waiting.partitions}
 
     def rows_waiting(self) -> int:
-        return sum(frame.height for frame in self._waiting.values())
+        return sum(waiting.frame.height for waiting in self._waiting.values())
 
     def holdups(self) -> list[TopicPartition]:
         """Partitions whose end must be known before the waiting rows may go on."""
@@ -111,7 +126,8 @@ class InputQueue:
         if not self._waiting:
             return {}
         if len(self.inputs) == 1:
-            ((topic, frame),) = self._waiting.items()
+            ((topic, waiting),) = self._waiting.items()
+            frame = waiting.frame
             self._waiting.clear()
             sequence = pl.Series(SEQUENCE, np.arange(frame.height, dtype=np.int64))
             return {topic: _with_sequence(frame, sequence)}
@@ -133,13 +149,17 @@ class InputQueue:
 
     def _split(self, topic: str, horizons: npt.NDArray[np.int64]) -> pl.DataFrame:
         """Take the ready rows of a topic out of the waiting ones."""
-        frame = self._waiting.pop(topic)
+        frame = self._waiting[topic].frame
         partitions = frame[PARTITION].to_numpy()
         horizon, merge_time = horizons[partitions], frame[MERGE_TIME].to_numpy()
         # A table's rows at the horizon go on; a stream's row waits for table rows of the same time.
         ready = merge_time <= horizon if self.inputs[topic].is_table else merge_time < horizon
-        if not ready.all():
-            self._waiting[topic] = pick(frame, ~ready)
+        if not ready.any():
+            return frame.clear()
+        if ready.all():
+            del self._waiting[topic]
+        else:
+            self._waiting[topic] = _Waiting.of(pick(frame, ~ready))
         if not self.inputs[topic].is_eager:
             # Merge times rise within a partition, so the last row has the largest.
             last = np.full(len(horizons), -1, np.int64)
@@ -150,12 +170,12 @@ class InputQueue:
 
     def next_row(self, here: TopicPartition, behind: int) -> tuple[int, int]:
         """Record and row to go on with after the processed ones; `behind` is the consumer's, where nothing waits."""
-        frame = self._waiting.get(here.topic)
-        if frame is not None:
+        waiting = self._waiting.get(here.topic)
+        if waiting is not None and here.partition in waiting.partitions:
+            frame = waiting.frame
             waits = frame[PARTITION].to_numpy() == here.partition
             first = int(waits.argmax())
-            if waits[first]:
-                return int(frame[OFFSET][first]), int(frame[INDEX][first])
+            return int(frame[OFFSET][first]), int(frame[INDEX][first])
         return behind, 0
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
@@ -163,11 +183,11 @@ class InputQueue:
         for here in partitions:
             self._reached_ms.pop(here, None)
             self._done_ms.pop(here, None)
-            frame = self._waiting.pop(here.topic, None)
-            if frame is not None:
-                rest = pick(frame, frame[PARTITION].to_numpy() != here.partition)
+            waiting = self._waiting.pop(here.topic, None)
+            if waiting is not None:
+                rest = pick(waiting.frame, waiting.frame[PARTITION].to_numpy() != here.partition)
                 if rest.height:
-                    self._waiting[here.topic] = rest
+                    self._waiting[here.topic] = _Waiting.of(rest)
 
     def done_ms(self, here: TopicPartition) -> int:
         """Merge time of the last processed row, to be kept with the position."""
@@ -179,7 +199,8 @@ class InputQueue:
 
 
 def _partitions(frame: pl.DataFrame) -> list[int]:
-    found: list[int] = np.unique(frame[PARTITION].to_numpy()).tolist()
+    # Partition numbers are small: counting them is several times faster than finding what is distinct.
+    found: list[int] = np.flatnonzero(np.bincount(frame[PARTITION].to_numpy())).tolist()
     return found
 
 
