@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -158,3 +159,16 @@ def test_equal_bids_rank_by_arrival() -> None:
     """The data of query 19 has ties inside and at the edge of the ten best, so that the rule is put to the test."""
     bids = small_events(QUERIES["q19"]).bids
     assert bids.select("auction", "price").is_duplicated().any()
+
+
+def test_waiting_rows_never_stop_what_they_wait_for(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Query 7 keeps bids until their windows' maxima come, more than may wait: reading on of bids stops, never that of
+    the maxima, or nothing would move before the join's `max_wait` of a minute is over."""
+    monkeypatch.setattr("headrace.engine.worker.INPUT_ROWS_MAX", 100)
+    query = QUERIES["q7"]
+    events = small_events(query)
+    topics.publish(events)
+    topics.publish(make_tick(events))
+    began = time.monotonic()
+    check_rows(topics.answer(query, 200), expected_rows(query, events))
+    assert time.monotonic() - began < 30

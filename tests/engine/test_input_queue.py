@@ -117,3 +117,17 @@ def test_forgotten_partitions_take_their_rows_along() -> None:
     waiting.forget([HERE[STREAM]])
     assert waiting.rows_waiting() == 1
     assert waiting.next_row(TopicPartition(STREAM, 1), behind=9) == (0, 0)
+
+
+def test_the_input_that_is_behind_is_never_ahead() -> None:
+    """With rows of both inputs waiting, only those that have come further are ahead, partition by partition: reading
+    of the others goes on, or nobody would move."""
+    inputs = queue()
+    inputs.add(STREAM, pl.concat([rows([5, 50]), rows([50], partition=1)]), 0)
+    inputs.add(TABLE, rows([10, 20]), 0)
+    inputs.take([], 0)
+    inputs.add(TABLE, rows([90], partition=2), 0)
+    assert inputs.rows_waiting() == 3
+    assert inputs.ahead() == {TopicPartition(STREAM, 0), TopicPartition(STREAM, 1), TopicPartition(TABLE, 2)}
+    inputs.add(TABLE, rows([60], start=2), 0)
+    assert inputs.ahead() == {TopicPartition(TABLE, 0), TopicPartition(STREAM, 1), TopicPartition(TABLE, 2)}

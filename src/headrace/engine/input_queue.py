@@ -101,15 +101,26 @@ class InputQueue:
     def is_empty(self) -> bool:
         return not self._waiting
 
-    def has_waiting(self, topic: str) -> bool:
-        return topic in self._waiting
-
     def partitions_waiting(self) -> set[int]:
         """Partitions with rows that were read and not yet processed."""
         return {partition for waiting in self._waiting.values() for partition in waiting.partitions}
 
     def rows_waiting(self) -> int:
         return sum(waiting.frame.height for waiting in self._waiting.values())
+
+    def ahead(self) -> set[TopicPartition]:
+        """Partitions whose rows wait for another input that has not come as far. The other one is not among them: it
+        must be read on, or nothing moves."""
+        found = set()
+        for partition in self.partitions_waiting():
+            reached = {t: self._reached_ms.get(TopicPartition(t, partition), BEFORE_ALL_MS) for t in self.inputs}
+            least_ms = min(reached.values())
+            found |= {
+                TopicPartition(topic, partition)
+                for topic, waiting in self._waiting.items()
+                if partition in waiting.partitions and reached[topic] > least_ms
+            }
+        return found
 
     def holdups(self) -> list[TopicPartition]:
         """Partitions whose end must be known before the waiting rows may go on."""

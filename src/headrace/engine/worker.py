@@ -234,17 +234,16 @@ class PipelineWorker:
 
     def _back_pressure(self, task: Task) -> None:
         """Stop reading the inputs that run ahead while rows wait for another input."""
-        consumer = self._parts.consumer
-        ahead = task.queue.rows_waiting() > INPUT_ROWS_MAX
+        consumer, paused = self._parts.consumer, self._parts.paused
+        ahead = task.queue.ahead() if task.queue.rows_waiting() > INPUT_ROWS_MAX else set()
         for topic in task.queue.inputs:
-            here = [TopicPartition(topic, n) for n in task.partitions]
-            held = [each for each in here if each in self._parts.paused]
-            if ahead and task.queue.has_waiting(topic):
-                consumer.pause(here)
-                self._parts.paused.update(here)
-            elif held and not ahead:
-                consumer.resume(held)
-                self._parts.paused.difference_update(held)
+            here = {TopicPartition(topic, n) for n in task.partitions}
+            if stop := sorted((ahead & here) - paused):
+                consumer.pause(stop)
+                paused.update(stop)
+            if go_on := sorted((paused & here) - ahead):
+                consumer.resume(go_on)
+                paused.difference_update(go_on)
 
     # Idle partitions
 
