@@ -228,7 +228,8 @@ class PipelineWorker:
 
     def _caught_up(self, partitions: Sequence[TopicPartition], patience: Patience) -> set[TopicPartition]:
         consumer = self._parts.consumer
-        ends = patience.call(lambda: consumer.end_offsets(partitions))
+        # Behind open transactions too: one that was decided may still lack its markers, and its rows are to come.
+        ends = patience.call(lambda: consumer.end_offsets(partitions, committed=False))
         positions = consumer.position(partitions)
         return {here for here in partitions if positions[here] >= ends[here]}
 

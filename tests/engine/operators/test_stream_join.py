@@ -413,3 +413,20 @@ def test_a_partner_may_come_at_the_last_moment() -> None:
     driver.context.closing = {0: 100}
     driver.operator.advance(driver.context)
     assert driver.keys() == 0
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_row_whose_partners_were_let_go_is_late_and_counted(restart: bool) -> None:
+    """An upstream task was waited for no longer, and brings rows after all: nothing is lost in silence."""
+    bounds = Bounds(3, 3, 0)
+    driver = Driver(lambda: make_join("inner", bounds))
+    first = Event("left", 0, ("a", 1), 1, 10, 10)
+    driver.process(*frames([first]))
+    driver.context.closing[0] = 100  # Though no row said so.
+    assert not driver.operator.advance(driver.context).height
+    driver.commit()
+    if restart:
+        driver.restore()
+    behind = Event("right", 0, ("a", 1), 2, 11, 11)
+    assert not driver.process(*frames([behind])).height
+    assert driver.context.dropped["late"] == 1

@@ -8,7 +8,7 @@ Owns the rows of one input that may still find a partner (`TimedRows`), and when
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,13 +162,15 @@ class JoinSide:
         result: Ints = live[self.store[_OPEN][live] == 1]
         return result
 
-    def passed(self, closing_ms: Mapping[int, int]) -> Ints:
-        """Rows that come out alone now. Rows whose retention has ended go."""
+    def passed(self, closing_ms: Mapping[int, int], note: Callable[[int, int], None]) -> Ints:
+        """Rows that come out alone now. Rows whose retention has ended go. `note` is told of the partitions where either
+        was so, and by which time."""
         found = [NO_INTS]
         for partition, time_ms in closing_ms.items():
             due = self.store.expired(partition, time_ms)
             if not len(due):
                 continue
+            note(partition, time_ms)
             if self._alone:
                 found.append(due[self.store[_OPEN][due] == 1])
                 self.come_out(found[-1])

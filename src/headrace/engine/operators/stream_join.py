@@ -4,7 +4,8 @@ Owns the rows of both sides that may still find a partner.
 
 - A right row is in the window of a left row when left time - before <= right time <= left time + after.
 - The *bound* of a left row is its time + after + grace, of a right row its time + before + grace. A row is late,
-  counted and joined with nothing, when its own stream time is beyond its bound (or its side was closed as idle).
+  counted and joined with nothing, when its own stream time is beyond its bound, or when rows of its bound were let go
+  already: where inputs were closed as idle, or an idle upstream task was waited for no longer.
 - Every pair of rows that are not late comes out once. A left row (outer: a right row, too) comes out alone, once, when
   closing time is beyond its bound, unless a partner with a stream time within the bound came. Whether rows match is a
   fact of their times alone, so neither batches nor the interleaving of inputs change it.
@@ -130,16 +131,19 @@ class StreamJoin(StoreOperator):
         for side, each in zip(self._sides, slots, strict=True):
             bounds, here = side.bound_ms(each), side.store["partition"][each]
             for partition in np.unique(here).tolist():
-                closed_ms = int(bounds[here == partition].max()) + 1
-                known_ms = self._number(partition, CLOSED_UNTIL, BEFORE_ALL_MS)
-                self._set_number(partition, CLOSED_UNTIL, max(closed_ms, known_ms))
+                self._close_until(partition, int(bounds[here == partition].max()) + 1)
             side.come_out(each)
         return self._alone((slots[0], slots[1]), self._course.over())
 
     def _unmatched(self, closing_ms: Mapping[int, int]) -> tuple[Ints, Ints]:
         """Rows of both sides that come out alone by these closing times."""
-        left, right = (side.passed(closing_ms) for side in self._sides)
+        left, right = (side.passed(closing_ms, self._close_until) for side in self._sides)
         return left, right
+
+    def _close_until(self, partition: int, time_ms: int) -> None:
+        """Rows with a bound before this are late from now on: their partners may be gone, or came out alone. Only where
+        an upstream task was taken to be idle can a row's own stream time be behind it."""
+        self._set_number(partition, CLOSED_UNTIL, max(time_ms, self._number(partition, CLOSED_UNTIL, BEFORE_ALL_MS)))
 
     def _alone(self, slots: tuple[Ints, Ints], course: _Course) -> pl.DataFrame:
         """Output of rows without partners: each before the row that moved time beyond its bound, then by time."""
