@@ -7,13 +7,13 @@ it takes any.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.engine.state.arrays import Ints
+from headrace.log.columns import take_outgoing
 from headrace.log.port import Outgoing, Producer, RecordTooLarge
 
 TOO_LARGE = "encode.record_too_large"
@@ -23,7 +23,7 @@ def produce_fitting(producer: Producer, records: Outgoing, refuse: Callable[[int
     """Produce the records that fit, and name each of the others once, with the reason; how many were produced."""
     rows = np.arange(len(records), dtype=np.int64)
     while len(rows):
-        piece = records if len(rows) == len(records) else picked(records, rows)
+        piece = records if len(rows) == len(records) else take_outgoing(records, rows)
         try:
             producer.produce(piece)
         except RecordTooLarge as error:
@@ -36,19 +36,6 @@ def produce_fitting(producer: Producer, records: Outgoing, refuse: Callable[[int
         else:
             return len(rows)
     return 0
-
-
-def picked(records: Outgoing, rows: Ints) -> Outgoing:
-    """Some of the records."""
-    index = pa.array(rows)
-    return replace(
-        records,
-        value=records.value.take(index),
-        key=None if records.key is None else records.key.take(index),
-        partition=None if records.partition is None else records.partition[rows],
-        timestamp_ms=None if records.timestamp_ms is None else records.timestamp_ms[rows],
-        headers=None if records.headers is None else records.headers.take(index),
-    )
 
 
 def _sizes(records: Outgoing) -> Ints:

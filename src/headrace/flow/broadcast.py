@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 from headrace.flow.columns import require
 from headrace.flow.draft import Compilation, Draft, current_compilation
 from headrace.flow.errors import OptionInvalid, StepRefused
-from headrace.flow.joins import Names, added_columns, check_key_types, key_pairs, renamed_columns
+from headrace.flow.joins import added_columns, check_key_types, key_pairs, renamed_columns
 from headrace.flow.names import check_columns, step_name
+from headrace.flow.options import Names
 from headrace.flow.place import caller_place
 from headrace.flow.rows import Rows
 from headrace.flow.steps import BroadcastJoinStep

@@ -12,16 +12,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.flow.columns import by_name, dtype_of, not_null, nullable, require
+from headrace.flow.columns import (
+    by_name,
+    combined_lineage,
+    dtype_of,
+    is_nullable,
+    not_null,
+    nullable,
+    require,
+    stronger,
+)
 from headrace.flow.draft import Compilation, Draft
 from headrace.flow.errors import DuplicateName, MissingEventTime, OptionInvalid, StepRefused, TypeClash
 from headrace.flow.names import check_columns, step_name
-from headrace.flow.options import Duration, duration_ms
-from headrace.flow.options import Names as Names
+from headrace.flow.options import Duration, Names, duration_ms
 from headrace.flow.repartitioning import like_table
 from headrace.flow.rows import Rows, Table
 from headrace.flow.steps import BufferedTableJoinStep, ExpireStep, SourceStep, TableJoinStep
@@ -197,14 +205,20 @@ def renamed_columns(lefts: Sequence[Column], right: Draft, suffix: str, place: P
         for column in right.columns
         if column.name not in right.facts.key
     }
+    refuse_clashes(renames, taken, "the table's", place)
+    return renames
+
+
+def refuse_clashes(renames: Mapping[str, str], taken: Container[str], whose: str, place: Place) -> None:
+    """Refuse output names that another column has."""
+    outputs = list(renames.values())
     for name, output in renames.items():
-        if output in taken or list(renames.values()).count(output) > 1:
+        if output in taken or outputs.count(output) > 1:
             raise DuplicateName(
-                f"the table's column {name!r} would be a second {output!r}",
+                f"{whose} column {name!r} would be a second {output!r}",
                 place=place,
                 cure="rename it, or give another suffix",
             )
-    return renames
 
 
 def added_columns(right: Draft, renames: Mapping[str, str], how: str) -> tuple[Column, ...]:
@@ -215,4 +229,20 @@ def added_columns(right: Draft, renames: Mapping[str, str], how: str) -> tuple[C
             update={"name": renames[column.name], "type": nullable(column.type) if how == "left" else column.type}
         )
         for column in found
+    )
+
+
+def key_column(mine: Column, theirs: Column, how: str) -> Column:
+    """A column that a join is on: the left one's value, or the right one's where there is no left row."""
+    if how != "outer":
+        return mine
+    may_be_null = is_nullable(mine.type) or is_nullable(theirs.type)
+    return mine.model_copy(
+        update={
+            "type": nullable(mine.type) if may_be_null else mine.type,
+            "lineage": combined_lineage((mine, theirs)),
+            "derivation": stronger(mine.derivation, theirs.derivation),
+            "tags": tuple(dict.fromkeys((*mine.tags, *theirs.tags))),
+            "unit": mine.unit if mine.unit == theirs.unit else "",
+        }
     )

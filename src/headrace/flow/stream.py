@@ -34,9 +34,9 @@ from headrace.flow.expressions import resolve_predicate
 from headrace.flow.functions import map_async_draft, map_draft
 from headrace.flow.group_types import check_group_types
 from headrace.flow.grouped import GroupedStream, with_group
-from headrace.flow.joins import Names, join_draft
+from headrace.flow.joins import join_draft
 from headrace.flow.names import check_columns, step_name
-from headrace.flow.options import MAX_WAIT_LIMIT_MS, Duration, duration_ms
+from headrace.flow.options import MAX_WAIT_LIMIT_MS, Duration, Names, duration_ms
 from headrace.flow.place import caller_place
 from headrace.flow.processor import Processor, process_draft
 from headrace.flow.repartitioning import rekeyed

@@ -17,21 +17,19 @@ from typing import Any
 
 from headrace.flow.columns import (
     by_name,
-    combined_lineage,
     dtype_of,
     is_nullable,
     not_null,
     nullable,
     require,
     sorted_fields,
-    stronger,
 )
 from headrace.flow.draft import Compilation, Draft, EventTime, Facts
-from headrace.flow.errors import DuplicateName, MissingEventTime, OptionInvalid, TypeClash
+from headrace.flow.errors import MissingEventTime, OptionInvalid, TypeClash
 from headrace.flow.group_types import check_group_types
-from headrace.flow.joins import Names, name_list
+from headrace.flow.joins import key_column, name_list, refuse_clashes
 from headrace.flow.names import check_columns, step_name
-from headrace.flow.options import Duration, duration_ms
+from headrace.flow.options import Duration, Names, duration_ms
 from headrace.flow.repartitioning import together
 from headrace.flow.steps import StreamJoinStep
 from headrace.flow.values import Column, Place
@@ -172,13 +170,7 @@ def _renames(left: Draft, right: Draft, pairs: Pairs, suffix: str, place: Place)
     taken, joined = by_name(left.columns), {theirs.name for _, theirs in pairs}
     names = [column.name for column in right.columns if column.name not in joined]
     renames = {name: f"{name}{suffix}" if name in taken else name for name in names}
-    for name, output in renames.items():
-        if output in taken or list(renames.values()).count(output) > 1:
-            raise DuplicateName(
-                f"the right stream's column {name!r} would be a second {output!r}",
-                place=place,
-                cure="rename it, or give another suffix",
-            )
+    refuse_clashes(renames, taken, "the right stream's", place)
     return renames
 
 
@@ -187,7 +179,7 @@ def _renames(left: Draft, right: Draft, pairs: Pairs, suffix: str, place: Place)
 
 def _columns(left: Draft, right: Draft, pairs: Pairs, renames: Mapping[str, str], how: str) -> list[Column]:
     """Left columns, then right ones; a side that may be missing is nullable."""
-    of_join = {mine.name: _joined(mine, theirs, how) for mine, theirs in pairs}
+    of_join = {mine.name: key_column(mine, theirs, how) for mine, theirs in pairs}
     columns = [of_join.get(column.name) or _optional(column, how == "outer") for column in left.columns]
     for column in right.columns:
         if column.name in renames:
@@ -198,22 +190,6 @@ def _columns(left: Draft, right: Draft, pairs: Pairs, renames: Mapping[str, str]
 
 def _optional(column: Column, may_be_missing: bool) -> Column:
     return column.model_copy(update={"type": nullable(column.type)}) if may_be_missing else column
-
-
-def _joined(mine: Column, theirs: Column, how: str) -> Column:
-    """A column of the join: the left one's value, or the right one's where there is no left row."""
-    if how != "outer":
-        return mine
-    may_be_null = is_nullable(mine.type) or is_nullable(theirs.type)
-    return mine.model_copy(
-        update={
-            "type": nullable(mine.type) if may_be_null else mine.type,
-            "lineage": combined_lineage((mine, theirs)),
-            "derivation": stronger(mine.derivation, theirs.derivation),
-            "tags": tuple(dict.fromkeys((*mine.tags, *theirs.tags))),
-            "unit": mine.unit if mine.unit == theirs.unit else "",
-        }
-    )
 
 
 def _facts(moved: tuple[Draft, Draft], pairs: Pairs, columns: Sequence[Column], how: str) -> Facts:

@@ -19,16 +19,13 @@ from typing import Any
 
 from headrace.flow.columns import (
     by_name,
-    combined_lineage,
-    is_nullable,
     not_null,
     nullable,
     require,
-    stronger,
 )
 from headrace.flow.draft import Compilation, Draft, Facts, merged_time
 from headrace.flow.errors import OptionInvalid, StepRefused, TypeClash
-from headrace.flow.joins import added_columns, check_key_types, name_list, renamed_columns
+from headrace.flow.joins import added_columns, check_key_types, key_column, name_list, renamed_columns
 from headrace.flow.names import check_columns, step_name
 from headrace.flow.options import Names
 from headrace.flow.repartitioning import like_right, spread_of, together
@@ -176,26 +173,10 @@ def _columns(left: Draft, right: Draft, pairs: Pairs, renames: Mapping[str, str]
     made = []
     for column in left.columns:
         if column.name in to_right:
-            made.append(_key_column(column, theirs[to_right[column.name]], how))
+            made.append(key_column(column, theirs[to_right[column.name]], how))
         else:
             made.append(column if how != "outer" else column.model_copy(update={"type": nullable(column.type)}))
     return (*made, *added_columns(right, renames, "inner" if how == "inner" else "left"))
-
-
-def _key_column(mine: Column, theirs: Column, how: str) -> Column:
-    """The left key's value, or the right one's where there is no left row."""
-    if how != "outer":
-        return mine
-    may_be_null = is_nullable(mine.type) or is_nullable(theirs.type)
-    return mine.model_copy(
-        update={
-            "type": nullable(mine.type) if may_be_null else mine.type,
-            "lineage": combined_lineage((mine, theirs)),
-            "derivation": stronger(mine.derivation, theirs.derivation),
-            "tags": tuple(dict.fromkeys((*mine.tags, *theirs.tags))),
-            "unit": mine.unit if mine.unit == theirs.unit else "",
-        }
-    )
 
 
 def _facts(spread: Facts, left: Draft, right: Draft, columns: tuple[Column, ...], pairs: Pairs) -> Facts:

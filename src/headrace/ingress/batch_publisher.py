@@ -12,11 +12,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import structlog
 
 from headrace.contracts.contract import Contract, TopicKind
@@ -26,8 +25,9 @@ from headrace.ingress.encoder import Clock, Entry, Prepared, TopicEncoder, now_m
 from headrace.ingress.environment import Environment
 from headrace.ingress.values import Form
 from headrace.ingress.violations import NotPublishable, UnknownContract
+from headrace.log.columns import take_outgoing
 from headrace.log.partitioner import partition_for
-from headrace.log.port import Outgoing, Producer, RecordTooLarge, UnknownTopic
+from headrace.log.port import Producer, RecordTooLarge, UnknownTopic
 
 DELIVERY_TIMEOUT_S = 120.0
 """How long a batch waits for a registry or a log that cannot be reached; as long as a Kafka producer waits."""
@@ -144,7 +144,8 @@ class BatchPublisher:
                 break
             except RecordTooLarge as error:
                 refused[int(rows[error.row])] = error
-                outgoing, rows = _without(outgoing, error.row), np.delete(rows, error.row)
+                rest = np.delete(np.arange(len(outgoing)), error.row)
+                outgoing, rows = take_outgoing(outgoing, rest), rows[rest]
         return refused
 
     def flush(self) -> None:
@@ -219,16 +220,3 @@ def _filled(outcomes: list[Outcome | None], indexes: Sequence[int], error: Headr
     for index in indexes:
         outcomes[index] = error
     return outcomes
-
-
-def _without(outgoing: Outgoing, row: int) -> Outgoing:
-    kept = np.delete(np.arange(len(outgoing)), row)
-    index = pa.array(kept)
-    return replace(
-        outgoing,
-        value=outgoing.value.take(index),
-        key=None if outgoing.key is None else outgoing.key.take(index),
-        partition=None if outgoing.partition is None else outgoing.partition[kept],
-        timestamp_ms=None if outgoing.timestamp_ms is None else outgoing.timestamp_ms[kept],
-        headers=None if outgoing.headers is None else outgoing.headers.take(index),
-    )

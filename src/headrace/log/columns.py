@@ -10,6 +10,7 @@ Owns the conversions between Python values and the Arrow columns of the log port
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -154,6 +155,19 @@ def take_batch(batch: RecordBatch, rows: npt.NDArray[np.int64]) -> RecordBatch:
         key=batch.key.take(index),
         value=batch.value.take(index),
         headers=None if batch.headers is None else batch.headers.take(index),
+    )
+
+
+def take_outgoing(records: Outgoing, rows: npt.NDArray[np.int64]) -> Outgoing:
+    """These records, in this order."""
+    index = pa.array(rows)
+    return replace(
+        records,
+        value=records.value.take(index),
+        key=None if records.key is None else records.key.take(index),
+        partition=None if records.partition is None else records.partition[rows],
+        timestamp_ms=None if records.timestamp_ms is None else records.timestamp_ms[rows],
+        headers=None if records.headers is None else records.headers.take(index),
     )
 
 

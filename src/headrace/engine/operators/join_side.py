@@ -163,8 +163,8 @@ class JoinSide:
         return result
 
     def passed(self, closing_ms: Mapping[int, int], note: Callable[[int, int], None]) -> Ints:
-        """Rows that come out alone now. Rows whose retention has ended go. `note` is told of the partitions where either
-        was so, and by which time."""
+        """Rows that come out alone now. Rows whose retention has ended go. `note` is told of the partitions where
+        either was so, and by which time."""
         found = [NO_INTS]
         for partition, time_ms in closing_ms.items():
             due = self.store.expired(partition, time_ms)
