@@ -123,4 +123,4 @@ def test_a_changed_meaning_is_refused(run: Run) -> None:
     run(by_caller())
     with pytest.raises(StateMeansAnother, match="step 'aggregate_caller'") as stopped:
         run(by_caller(n=hr.count(), longest=hr.max("seconds")))
-    assert "headrace reset" in str(stopped.value.cure)
+    assert "headrace reset shop --step aggregate_caller" in str(stopped.value.cure)

@@ -95,9 +95,10 @@ class StateRestorer:
 
 def _check_meaning(step: StatefulStep, message: ChangelogMessage) -> None:
     if message.fingerprint != step.fingerprint:
+        pipeline = step.changelog.removesuffix(f".{step.name}.changelog")
         raise StateMeansAnother(
             f"{step.changelog}[{message.change.partition}] holds state of another form of step {step.name!r}:"
             " what it keeps by key was changed",
-            cure="run `headrace reset PIPELINE` to compute everything again, or `headrace reset PIPELINE --step"
+            cure=f"run `headrace reset {pipeline}` to compute everything again, or `headrace reset {pipeline} --step"
             f" {step.name}` to begin anew where the pipeline stands; or bring the step back as it was",
         )
