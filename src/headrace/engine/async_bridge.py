@@ -1,7 +1,7 @@
 """The event loop beside the columnar thread.
 
 Owns one thread that runs an asyncio loop for users' coroutines and HTTP. The columnar thread hands coroutines over
-and never runs them; nothing here touches state, consumer or producer.
+and never runs them; nothing here touches state, consumer or producer. The thread starts with the first coroutine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AsyncBridge:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=f"{name}-async", daemon=True)
-        self._thread.start()
+        self._has_begun = False
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -36,7 +36,10 @@ class AsyncBridge:
         self._loop.close()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start a coroutine; the future carries its result or error."""
+        """Start a coroutine; the future carries its result or error. Called on one thread."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._thread.start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     @property
@@ -44,6 +47,8 @@ class AsyncBridge:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        if self.is_running:
+        if not self._has_begun:
+            self._loop.close()
+        elif self.is_running:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_TIMEOUT_S)

@@ -18,6 +18,9 @@ from headrace.engine.state.arrays import Ints, Mask
 
 CHUNK_RATIO = 8
 """A frame is merged into the one before it unless that one is this many times larger."""
+FEW_ROWS = 64
+"""So many texts are copied faster as Python values than through Arrow."""
+_TEXTS = (pl.String, pl.Binary)
 
 
 class RowStore:
@@ -83,8 +86,11 @@ def equal_rows(left: pl.DataFrame, right: pl.DataFrame) -> Mask:
 def _own_copy(frame: pl.DataFrame) -> pl.DataFrame:
     """Gathered text shares the buffers of its whole batch; a copy through Arrow holds only its own rows."""
     schema = frame.schema
-    if not any(dtype.is_nested() or dtype in (pl.String, pl.Binary) for dtype in schema.values()):
+    if not any(dtype.is_nested() or dtype in _TEXTS for dtype in schema.values()):
         return frame
+    if frame.height <= FEW_ROWS and not any(dtype.is_nested() for dtype in schema.values()):
+        columns = (pl.Series(c.name, c.to_list(), c.dtype) if c.dtype in _TEXTS else c for c in frame.get_columns())
+        return pl.DataFrame(list(columns))
     copied = pl.from_arrow(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
     assert isinstance(copied, pl.DataFrame), "a table becomes a frame"
     return copied if copied.schema == schema else copied.cast(schema)
