@@ -7,15 +7,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 import headrace as hr
 from headrace.contracts.registry_memory import MemoryRegistry
+from headrace.engine.operator import SYSTEM_COLUMNS
+from headrace.engine.records_in import RowsOfAnotherForm
+from headrace.engine.repartition import STAYING, Marks, encode
 from headrace.engine.state_owners import StateWithoutStep
 from headrace.engine.state_restore import StateMeansAnother
 from headrace.flow.compile import compile_pipeline
 from headrace.log.embedded import EmbeddedLog
-from tests.engine.harness import Harness
+from tests.engine.harness import Harness, raw
 from tests.engine.test_state_restore import CALLS, calls
 
 Run = Callable[..., Harness]
@@ -124,3 +128,20 @@ def test_a_changed_meaning_is_refused(run: Run) -> None:
     with pytest.raises(StateMeansAnother, match="step 'aggregate_caller'") as stopped:
         run(by_caller(n=hr.count(), longest=hr.max("seconds")))
     assert "headrace reset shop --step aggregate_caller" in str(stopped.value.cure)
+
+
+def test_rows_between_steps_are_not_taken_for_others(run: Run) -> None:
+    """Rows that the pipeline wrote for itself before it was changed stop it by name, and are not misread."""
+
+    def shop() -> Any:
+        calls = hr.stream("calls").with_columns(whole=hr.col("seconds").cast(pl.Int64))
+        return calls.rekey("whole").named("by_second").filter(hr.col("whole") >= 0).to("out")
+
+    harness = run(shop)
+    old = pl.DataFrame({"whole": [1], "gone": ["x"]}, schema={"whole": pl.Int64, "gone": pl.String})
+    system = {name: dtype for name, dtype in SYSTEM_COLUMNS.items() if name not in STAYING}
+    old = old.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in system.items())
+    (message,) = encode(old, Marks())
+    harness.produce(raw("shop.by_second.repartition", [message]))
+    with pytest.raises(RowsOfAnotherForm, match=r"shop\.by_second\.repartition\[0\]@\d+: .* gone"):
+        harness.run_until_caught_up()

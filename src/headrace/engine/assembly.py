@@ -123,7 +123,7 @@ def assemble(
         transactional_id=f"{group}.{settings.instance}",
         delta_rows=restorer.delta_rows,
     )
-    records_in = RecordsIn(readers, _keyed_tables(plan, partitions_of), tasks, dead_letters)
+    records_in = RecordsIn(readers, _keyed_tables(plan, partitions_of), _moved_columns(plan), tasks, dead_letters)
     consumer.subscribe(sorted({topic for each in plan.subtopologies for topic in each.reads}), listener)
     broadcasts = _broadcasts(plan, log, partitions_of, readers, dropped)
     return Assembly(consumer, admin, tasks, records_in, outbox, committer, dead_letters, bridge, broadcasts)
@@ -194,6 +194,15 @@ def _sources_of(plan: Plan, step: AnyStep) -> set[str]:
     return {topic for name in inputs for topic in _sources_of(plan, plan.step(name))}
 
 
+def _moved_columns(plan: Plan) -> dict[str, list[str]]:
+    """The columns that travel in each repartition topic."""
+    return {
+        step.topic: [name for name in frame_schema(step) if name not in STAYING]
+        for step in plan.steps
+        if isinstance(step, RepartitionStep)
+    }
+
+
 def _outbox(
     compiled: CompiledPipeline,
     contracts: Mapping[str, Contract],
@@ -212,6 +221,6 @@ def _outbox(
                 step.topic,
                 partitions_of[step.topic],
                 partitioner(step, partitions_of[step.topic], like, registry),
-                [name for name in frame_schema(step) if name not in STAYING],
+                _moved_columns(plan)[step.topic],
             )
     return Outbox(sinks, routes, dead_letters)

@@ -5,7 +5,7 @@ Owns the readers of source topics and the check that tables are partitioned as j
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -28,17 +28,25 @@ class NotCopartitioned(HeadraceError):
     code = "engine.not_copartitioned"
 
 
+class RowsOfAnotherForm(HeadraceError):
+    """Rows on their way between two steps were written by the pipeline as it was before."""
+
+    code = "engine.rows_of_another_form"
+
+
 class RecordsIn:
-    """Decodes batches and hands rows to the tasks."""
+    """Decodes batches and hands rows to the tasks. `moved`: the columns of each repartition topic."""
 
     def __init__(
         self,
         readers: Mapping[str, TopicReader],
         keyed: Mapping[str, int],
+        moved: Mapping[str, Sequence[str]],
         tasks: TaskSet,
         dead_letters: DeadLetters,
     ) -> None:
         self._readers, self._keyed, self._tasks, self._dead_letters = readers, keyed, tasks, dead_letters
+        self._moved = moved
 
     def add(self, batch: RecordBatch, patience: Patience, now_ms: int) -> None:
         """Take in one batch; undecodable records become dead letters."""
@@ -63,6 +71,7 @@ class RecordsIn:
             frame, marks = repartition.decode(batch.value[row].as_buffer())
             partition, offset = int(batch.partition[row]), int(batch.offset[row])
             if frame.height:
+                self._check_form(frame, batch.topic, partition, offset)
                 frames.append(
                     frame.hstack(
                         [
@@ -76,6 +85,15 @@ class RecordsIn:
                 self._tasks.add_marks(TopicPartition(batch.topic, partition), offset, marks)
         if frames:
             self._tasks.add(batch.topic, pl.concat(frames), now_ms)
+
+    def _check_form(self, frame: pl.DataFrame, topic: str, partition: int, offset: int) -> None:
+        missing = sorted(set(self._moved[topic]) ^ set(frame.columns))
+        if missing:
+            raise RowsOfAnotherForm(
+                f"{topic}[{partition}]@{offset}: these rows were written before the pipeline was changed: their columns"
+                f" differ in {', '.join(missing)}",
+                cure="run the pipeline as it was until it has caught up, or give the rows up with `headrace reset`",
+            )
 
 
 def _check_copartitioned(batch: RecordBatch, partitions: int) -> None:
