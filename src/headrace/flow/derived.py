@@ -151,9 +151,7 @@ def _nameless(node: Any) -> str:
     if not isinstance(node, dict):
         return str(node)
     parts = [str(node["type"])]
-    parts += [
-        f"{name}={node[name]}" for name in ("logicalType", "precision", "scale", "size", "symbols") if name in node
-    ]
+    parts += [f"{name}={node[name]}" for name in _MEANINGFUL if name in node]
     parts += [_nameless(node[name]) for name in ("items", "values") if name in node]
     parts += [f"{each['name']}:{_nameless(each['type'])}" for each in node.get("fields", ())]
     return f"({' '.join(parts)})" if len(parts) > 1 else parts[0]

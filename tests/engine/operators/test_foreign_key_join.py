@@ -306,12 +306,12 @@ def test_a_right_change_goes_out_to_a_hundred_thousand_left_rows(how: How) -> No
         pl.lit(None, SYSTEM_COLUMNS[SOURCE]).alias(SOURCE),
         pl.lit(False).alias(DELETED),
     )
-    started = time.perf_counter()
+    started = time.process_time()
     match.operator.process([frame, rights.clear()], match.context)
     assert match.operator.flush(match.context).height == rows
     match.operator.commit()
     match.operator.process([frame.clear(), rights], match.context)
     answers = match.operator.flush(match.context)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert answers.height == rows
     assert answers["amount_right"].unique().to_list() == [3]

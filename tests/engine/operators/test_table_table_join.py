@@ -255,8 +255,8 @@ def test_a_hundred_thousand_changes_take_less_than_two_seconds() -> None:
         if "tags" in columns:
             frame = frame.with_columns(pl.lit(None, columns["tags"]).alias("tags"))
         inputs.append(frame.with_columns(pl.when(~pl.col(DELETED)).then(pl.col("a")).alias("a")))
-    started = time.perf_counter()
+    started = time.process_time()
     joined.operator.process(inputs, joined.context)
     flushed = joined.operator.flush(joined.context)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert flushed.height > 15_000

@@ -26,10 +26,11 @@ from headrace.engine.aggregates.signed_factory import make_signed_accumulator
 from headrace.engine.aggregates.signed_sums import SignedCount
 from headrace.engine.aggregates.sums import OVERFLOW
 from headrace.engine.operator import RETRACTS, SEQUENCE, OperatorContext, RowError
-from headrace.engine.operators.aggregate_state import BEFORE_ALL_MS, Taken
+from headrace.engine.operators.aggregate_state import Taken
 from headrace.engine.operators.aggregate_table import TableAggregate
 from headrace.engine.state.arrays import Ints, Mask, starts_of_runs
 from headrace.engine.state.slab import Slab
+from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.flow.plan import aggregator_key
 from headrace.flow.steps import AggregateStep
 from headrace.flow.values import ROW_TIME

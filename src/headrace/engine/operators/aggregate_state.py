@@ -37,12 +37,11 @@ from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.slab import Slab
+from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.flow.plan import aggregator_key
 from headrace.flow.steps import AggregateStep
 from headrace.flow.values import Emit
 
-BEFORE_ALL_MS = -(2**62)
-"""Below every event time."""
 NULL_KEY = "null_key"
 BEFORE_EPOCH = "time_before_epoch"
 CLOSED_UNTIL = "closed_until_ms"

@@ -18,7 +18,7 @@ import polars as pl
 
 from headrace.engine.operator import OperatorContext
 from headrace.engine.operators.aggregate_slots import SlotAggregate
-from headrace.engine.state.arrays import NO_INTS, Ints, distinct
+from headrace.engine.state.arrays import Ints
 from headrace.engine.state.keyed_slab import KeyedSlab
 from headrace.flow.steps import AggregateStep
 
@@ -48,14 +48,6 @@ class TableAggregate(SlotAggregate):
     def close_idle(self, partitions: Sequence[int], context: OperatorContext) -> pl.DataFrame:
         """Nothing closes."""
         return self._empty
-
-    def _mark(self, slots: Ints) -> None:
-        self._slab["unflushed"][slots] = True
-        self._unflushed.append(slots)
-
-    def _marked(self) -> Ints:
-        """By the last time they were marked, which is the order of the rows that made them what they are."""
-        return distinct(np.concatenate([NO_INTS, *reversed([each[::-1] for each in self._unflushed])]))[::-1]
 
     def _find(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
         return self._slab.find((np.full(len(group), partition), group))

@@ -27,8 +27,8 @@ from headrace.engine.operator import (
     SYSTEM_COLUMNS,
     TIME,
     OperatorContext,
-    RowError,
 )
+from headrace.engine.operators.null_keys import drop_unkeyed
 from headrace.engine.operators.stores import StoreOperator
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask
 from headrace.engine.state.table_store import ABSENT, TableStore
@@ -113,11 +113,7 @@ class BufferedTableJoin(StoreOperator):
         if self._step.how == "left":
             return np.ones(stream.height, np.bool_)
         unkeyed: Mask = stream.select(pl.any_horizontal(pl.col(self._keys).is_null())).to_series().to_numpy()
-        if unkeyed.any():
-            context.count_dropped("null_key", int(unkeyed.sum()))
-            message = f"null in {', '.join(self._keys)}"
-            errors = [RowError(row, "process.null_key", message) for row in np.flatnonzero(unkeyed).tolist()]
-            context.dead_letter(stream, errors)
+        drop_unkeyed(stream, unkeyed, f"null in {', '.join(self._keys)}", context)
         return ~unkeyed
 
     def _arrived(self, stream: pl.DataFrame, turns: _Turns, wanted: Mask) -> pl.DataFrame:

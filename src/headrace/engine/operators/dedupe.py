@@ -27,6 +27,7 @@ from headrace.engine.operator import (
     RowError,
     StateChange,
 )
+from headrace.engine.operators.aggregate_late import LATE
 from headrace.engine.operators.null_keys import with_keys
 from headrace.engine.operators.stores import StoreOperator
 from headrace.engine.row_picks import pick
@@ -35,7 +36,7 @@ from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.time_buckets import TimeBuckets
 from headrace.flow.steps import DedupeStep
 
-LATE, REPEAT = "late", "repeat"
+REPEAT = "repeat"
 STRETCH = "__stretch"
 TIME_MS = "time_ms"
 ROUNDS_MAX = 8

@@ -16,6 +16,7 @@ import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE, STREAM_TIME, SYSTEM_COLUMNS, TIME, OperatorContext, RowError
 from headrace.engine.operators.aggregate_late import LATE, LATE_CODE
+from headrace.engine.operators.null_keys import drop_unkeyed
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
 from headrace.engine.state.timed_rows import TimedRows
 from headrace.engine.stream_time import BEFORE_ALL_MS
@@ -89,9 +90,8 @@ class JoinSide:
         rows = frame.select(*self._prepared, *SYSTEM_COLUMNS)
         null: Mask = rows.select(pl.any_horizontal(pl.col(list(self.keys_schema)).is_null())).to_series().to_numpy()
         late = ~null & self._late(rows, closed)
-        if null.any() and not self._alone:
-            context.count_dropped("null_key", int(null.sum()))
-            context.dead_letter(frame, _errors(null, "process.null_key", f"null in {self._key_texts}"))
+        if not self._alone:
+            drop_unkeyed(frame, null, f"null in {self._key_texts}", context)
         if late.any():
             context.count_dropped(LATE, int(late.sum()))
             if self._late_to_dead_letters:

@@ -12,6 +12,7 @@ import polars as pl
 
 from headrace.engine.operator import OperatorContext, RowError
 from headrace.engine.row_picks import pick
+from headrace.engine.state.arrays import Mask
 
 NULL_KEY = "null_key"
 
@@ -23,8 +24,13 @@ def with_keys(frame: pl.DataFrame, key: Sequence[str], context: OperatorContext)
     unkeyed = np.logical_and.reduce([frame[name].is_null().to_numpy() for name in key])
     if not unkeyed.any():
         return frame
-    rows = np.flatnonzero(unkeyed).tolist()
-    message = f"every key column ({', '.join(key)}) is null"
-    context.count_dropped(NULL_KEY, len(rows))
-    context.dead_letter(frame, [RowError(row, "process.null_key", message) for row in rows])
+    drop_unkeyed(frame, unkeyed, f"every key column ({', '.join(key)}) is null", context)
     return pick(frame, ~unkeyed)
+
+
+def drop_unkeyed(frame: pl.DataFrame, unkeyed: Mask, message: str, context: OperatorContext) -> None:
+    """Count these rows, and send them to the dead letters."""
+    rows = np.flatnonzero(unkeyed).tolist()
+    if rows:
+        context.count_dropped(NULL_KEY, len(rows))
+        context.dead_letter(frame, [RowError(row, "process.null_key", message) for row in rows])

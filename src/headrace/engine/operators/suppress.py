@@ -4,7 +4,7 @@ Owns the row that is held for each key, and since when. `suppress_plan` has the 
 
 - Deletions are rows like any other.
 - The order of rows decides, and their event times: a frame may be cut anywhere. What comes in must be every change,
-  though: where a step above tells only its last one, `exact_cuts` sees to that.
+  though: where a step above tells only its last one, `every_change` sees to that.
 - A row goes out with the stream time of the row that drove it out, so nothing promised about the output is broken.
 """
 
@@ -37,10 +37,10 @@ from headrace.engine.operators.suppress_plan import (
 )
 from headrace.engine.state.arrays import Ints, distinct
 from headrace.engine.state.keyed_rows import KeyedRows
+from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.flow.steps import SuppressStep
 
 HELD = "held"
-BEFORE_ALL_MS = -(2**62)
 _SINCE, _TIME, _DELETED = "since_ms", "time_ms", "is_deleted"
 _STREAM_TIME = "stream_time_ms"
 

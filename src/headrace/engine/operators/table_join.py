@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import polars as pl
 
-from headrace.engine.operator import PARTITION, SEQUENCE, TIME, OperatorContext, RowError
+from headrace.engine.operator import PARTITION, SEQUENCE, TIME, OperatorContext
+from headrace.engine.operators.null_keys import drop_unkeyed
 from headrace.engine.state.table_store import ABSENT, TableStore
 from headrace.flow.steps import BroadcastJoinStep, TableJoinStep
 
@@ -54,11 +54,7 @@ class TableLookup:
     def _drop_null_keys(self, stream: pl.DataFrame, keys: pl.DataFrame, context: OperatorContext) -> None:
         names = [theirs for _, theirs in self._step.on]
         unkeyed = keys.select(pl.any_horizontal(pl.col(names).is_null())).to_series().to_numpy()
-        if unkeyed.any():
-            context.count_dropped("null_key", int(unkeyed.sum()))
-            message = f"null in {', '.join(mine for mine, _ in self._step.on)}"
-            errors = [RowError(row, "process.null_key", message) for row in np.flatnonzero(unkeyed).tolist()]
-            context.dead_letter(stream, errors)
+        drop_unkeyed(stream, unkeyed, f"null in {', '.join(mine for mine, _ in self._step.on)}", context)
 
     def load_table(self, table: pl.DataFrame) -> None:
         """Put rows without looking any up."""

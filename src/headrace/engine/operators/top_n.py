@@ -32,6 +32,7 @@ from headrace.engine.operator import (
     StateChange,
 )
 from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
+from headrace.engine.operators.aggregate_state import BEFORE_EPOCH
 from headrace.engine.operators.arrival_ranks import smaller_before
 from headrace.engine.operators.fixed_windows import FixedWindows
 from headrace.engine.operators.null_keys import with_keys
@@ -40,12 +41,11 @@ from headrace.engine.row_picks import pick
 from headrace.engine.state.arrays import NO_INTS, Ints, distinct, ranges
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.state.time_buckets import TimeBuckets
+from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.flow.steps import TopNStep
 from headrace.flow.values import WINDOW_END, WINDOW_START, Emit
 
-BEFORE_ALL_MS = -(2**62)
 CLOSED_UNTIL = "closed_until_ms"
-BEFORE_EPOCH = "time_before_epoch"
 PAIRS_MAX = 500_000
 """(row, window) pairs at work at once."""
 START, RANK = "__window_start_ms", "__rank"
