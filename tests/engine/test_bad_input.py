@@ -161,7 +161,7 @@ def test_a_function_that_hangs_is_named_and_loses_nothing(log: EmbeddedLog) -> N
     run.publish("events", events(5))
     seen: list[WorkerStatus] = []
     with run.running(stuck_after_s=0.1) as running:
-        running.worker._on_status = seen.append
+        running.worker._reporter.on_status = seen.append
         assert inside.wait(30)
         wait_until(lambda: any("'slow'" in status.message for status in seen), "the word of the watch")
         stuck = next(status for status in seen if "'slow'" in status.message)

@@ -11,10 +11,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from tests.faults.proxy import Proxy
 
 from headrace.log.columns import outgoing
 from headrace.log.kafka import KafkaLog
-from headrace.testing.broker import QUICK_OPTIONS, find_broker, main, running_broker, start_broker, stop_broker
+from headrace.testing.broker import (
+    QUICK_OPTIONS,
+    find_broker,
+    main,
+    running_broker,
+    start_broker,
+    stop_broker,
+)
 from headrace.testing.kafka_jars import BrokerError, missing_programs
 from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
 from headrace.testing.log_conformance.probe import make_topic, read, unique, values_of
@@ -102,6 +111,25 @@ def test_the_context_leaves_nothing() -> None:
     with pytest.raises(ProcessLookupError):
         os.killpg(broker.pid, signal.SIGTERM)
     assert not Path(broker.directory).exists()
+
+
+def test_a_second_listener_tells_the_address_of_a_proxy(tmp_path: Path) -> None:
+    """Who comes through the proxy stays behind it; it and further settings outlive a kill -9 of the broker."""
+    home, settings = tmp_path / "kafka", {"group.consumer.max.size": "7"}
+    with Proxy() as proxy:
+        broker = start_broker(home, owner_pid=os.getpid(), heap=QUICK_OPTIONS, proxy=proxy.address, settings=settings)
+        try:
+            os.killpg(broker.pid, signal.SIGKILL)
+            again = start_broker(home, owner_pid=os.getpid(), heap=QUICK_OPTIONS)
+            assert (again.bootstrap, again.behind_proxy) == (broker.bootstrap, broker.behind_proxy)
+            assert again.behind_proxy is not None
+            proxy.forward_to(again.behind_proxy)
+            for address in (proxy.address, again.bootstrap):
+                (told,) = AdminClient({"bootstrap.servers": address}).list_topics(timeout=10).brokers.values()
+                assert f"{told.host}:{told.port}" == address
+            assert "group.consumer.max.size=7" in (home / "server.properties").read_text().splitlines()
+        finally:
+            stop_broker(home)
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

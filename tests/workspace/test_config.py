@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.contracts.duration import DurationInvalid
 from headrace.engine.settings import BATCH_RECORDS_MAX
 from headrace.workspace.config import WorkspaceFile, read_config
 from headrace.workspace.errors import ConfigInvalid, UnknownEnvironment, VariableUnset, WorkspaceNotFound
@@ -28,6 +29,7 @@ replication_factor = 3
 [environments.prod.topic]
 "min.insync.replicas" = "2"
 """
+KAFKA = 'name = "a"\nenvironment = "dev"\n[environments.dev]\nlog = "kafka"\nbootstrap_servers = "b:1"\n'
 
 
 def read(tmp_path: Path, text: str) -> WorkspaceFile:
@@ -100,6 +102,10 @@ def test_choice_of_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             6,
             r"is a secret",
         ),
+        (KAFKA + 'snapshots = {url = "s3://b", client = {secret_access_key = "hunter2"}}\n', 6, r"is a secret"),
+        (KAFKA + '[environments.dev.snapshots]\nurl = "s"\nintervall = "5m"\n', 8, r"did you mean 'interval'\?"),
+        (KAFKA + '[environments.dev.snapshots]\nurl = "s"\ninterval = "10ms"\n', 8, r"would never end; write 1s"),
+        ('name = "a"\n[environments.dev]\nlog = "embedded"\nsnapshots = {url = "s"}\n', 4, r"embedded log"),
     ],
 )
 def test_mistakes(tmp_path: Path, text: str, line: int, says: str) -> None:
@@ -110,6 +116,26 @@ def test_mistakes(tmp_path: Path, text: str, line: int, says: str) -> None:
     assert (caught.value.where.file, caught.value.where.line) == (str(tmp_path / "headrace.toml"), line)
     assert caught.value.cure
     assert "hunter2" not in str(caught.value)
+
+
+def test_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where copies of state are kept, how often, and a secret of the store from a variable; none by default."""
+    monkeypatch.setenv("STORE_SECRET", "xyz")
+    text = KAFKA + '[environments.dev.snapshots]\nurl = "s3://state/prod"\ninterval = "90s"\n'
+    text += '[environments.dev.snapshots.client]\nregion = "eu-west-1"\nsecret_access_key = "${STORE_SECRET}"\n'
+    snapshots = read(tmp_path, text).environment("dev").snapshots
+    assert snapshots is not None
+    assert (snapshots.url, snapshots.interval_s) == ("s3://state/prod", 90.0)
+    assert snapshots.client == {"region": "eu-west-1", "secret_access_key": "xyz"}
+    assert read(tmp_path, KAFKA).environment("dev").snapshots is None
+
+
+def test_interval_of_snapshots(tmp_path: Path) -> None:
+    """An interval that is no span of time is refused with its line."""
+    with pytest.raises(DurationInvalid) as caught:
+        read(tmp_path, KAFKA + '[environments.dev.snapshots]\nurl = "s"\ninterval = "5"\n')
+    assert caught.value.where is not None
+    assert caught.value.where.line == 8
 
 
 def test_batch_size(tmp_path: Path) -> None:

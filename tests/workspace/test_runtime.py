@@ -32,8 +32,13 @@ class Fake:
     errors: list[BaseException] = field(default_factory=list)
     runs_once: bool = False
     kind: ComponentKind = ComponentKind.PIPELINE
+    pauses_inside: bool = True
+    is_paused: bool = False
     runs: int = 0
     works: threading.Event = field(default_factory=threading.Event)
+
+    def set_paused(self, paused: bool) -> None:
+        self.is_paused = paused
 
     def run(self, stop: threading.Event, report: Report) -> None:
         self.runs += 1

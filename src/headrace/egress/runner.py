@@ -70,6 +70,7 @@ class EgressRunner:
         log: Log,
         registry: Registry,
         workspace: str,
+        paused: threading.Event | None = None,
     ) -> None:
         self.config, self.counters = config, EgressCounters()
         self._log, self._group = log, config.group(workspace)
@@ -77,7 +78,7 @@ class EgressRunner:
         self._decoder = Decoder(config, contract, registry, view)
         self.target = Target(config.connector, connector, connector_config(config, connector), view.contract)
         self._staged = self._nothing_staged()
-        self._paused = threading.Event()
+        self._paused = paused or threading.Event()
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
         self._assigned: frozenset[TopicPartition] = frozenset()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from headrace.contracts.contract import Contract
@@ -60,9 +61,6 @@ class Assembly:
     broadcasts: Broadcasts
     paused: set[TopicPartition] = field(default_factory=set)
     """Held back while other inputs catch up."""
-    idle: set[TopicPartition] = field(default_factory=set)
-    """Without input for a while and at their end."""
-    idle_asked_at: float = 0.0
 
     def close(self) -> None:
         """Leave the group and free everything."""
@@ -87,14 +85,38 @@ def assemble(
     listener: RebalanceListener,
 ) -> Assembly:
     """Connect and subscribe. Raises `TopicsMissing`, `StateWithoutStep`, `LogUnavailable`."""
+    with ExitStack() as undo:
+        parts = _assembled(
+            compiled, contracts, registry, log, settings, dropped, now_ms, patience, on_restore, listener, undo
+        )
+        undo.pop_all()
+    return parts
+
+
+def _assembled(
+    compiled: CompiledPipeline,
+    contracts: Mapping[str, Contract],
+    registry: Registry,
+    log: Log,
+    settings: WorkerSettings,
+    dropped: Counter[tuple[str, str]],
+    now_ms: Callable[[], int],
+    patience: Patience,
+    on_restore: Callable[[str, int], None],
+    listener: RebalanceListener,
+    undo: ExitStack,
+) -> Assembly:
     plan = compiled.plan
     admin = log.admin()
+    undo.callback(admin.close)
     topics = admin.topics(internal=True)
     partitions_of = _partition_counts(plan, topics)
     check_owners(plan, admin, topics)
     group = f"{settings.workspace}.{plan.name}"
     consumer = log.consumer(group=group, client_id=f"{group}.{settings.instance}")
+    undo.callback(consumer.close)
     bridge = AsyncBridge(plan.name)
+    undo.callback(bridge.close)
     dead_letters = DeadLetters(topic=plan.dead_letter_topic, pipeline=plan.name, log=log)
     readers = {topic: TopicReader(contracts[topic], registry) for topic in plan.source_topics()}
     restorer = StateRestorer(log, readers, on_progress=on_restore, retrying=patience.call)
@@ -123,6 +145,9 @@ def assemble(
         transactional_id=f"{group}.{settings.instance}",
         delta_rows=restorer.delta_rows,
     )
+    undo.callback(committer.close)
+    # Now, and not with the first record: it ends what this worker left open when it died, and restore waits for that.
+    committer.start()
     records_in = RecordsIn(readers, _keyed_tables(plan, partitions_of), _moved_columns(plan), tasks, dead_letters)
     consumer.subscribe(sorted({topic for each in plan.subtopologies for topic in each.reads}), listener)
     broadcasts = _broadcasts(plan, log, partitions_of, readers, dropped)

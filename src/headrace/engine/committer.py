@@ -71,6 +71,11 @@ class Committer:
         self._group: GroupMetadata | None = None
         self.is_open = False
 
+    def start(self) -> None:
+        """Connect, and end a transaction that this worker's last run left open. Raises `LogUnavailable`."""
+        if self._delivery is Delivery.EXACTLY_ONCE:
+            _ = self.producer
+
     @property
     def producer(self) -> Producer:
         if self._producer is None:
@@ -185,6 +190,12 @@ class Committer:
             self.drop_producer()
         elif self._delivery is Delivery.EXACTLY_ONCE:
             self.producer.abort()
+
+    def forsake(self) -> None:
+        """Leave an open transaction to its end: nothing of it is committed, and no client is asked."""
+        self._outbox.discard()
+        self._dead_letters.discard()
+        self.is_open = False
 
     def drop_producer(self) -> None:
         """The next use makes a new one."""

@@ -177,6 +177,41 @@ class LookupTable(Protocol):
 
 
 @runtime_checkable
+class Queryable(Protocol):
+    """An operator whose state is a table by key that people may ask (`headrace.engine.queries`).
+
+    Asked between two transactions, on the worker's thread: the rows are committed ones. Nothing changes by it.
+    """
+
+    @property
+    def rows_are_pending(self) -> bool:
+        """Whether the rows that are held are still to be spoken: those of windows that speak once, when they close."""
+
+    def rows_of(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """The rows of these keys, as the step gives them.
+
+        `keys` has `PARTITION` and the step's key columns without those of windows and ranks; each key once.
+        """
+
+    def some_rows(self, partition: int, rows_max: int) -> pl.DataFrame:
+        """Rows of a partition, at most so many, those that are found first."""
+
+
+@runtime_checkable
+class HoldsTable(Protocol):
+    """An operator that holds the rows of a table that it reads. Asked as `Queryable` is.
+
+    `side` is the number of the input. Rows have the input's columns and `PARTITION`.
+    """
+
+    def held_rows_of(self, side: int, keys: pl.DataFrame) -> pl.DataFrame:
+        """The rows of these keys; `keys` has `PARTITION` and the table's key columns."""
+
+    def some_held_rows(self, side: int, partition: int, rows_max: int) -> pl.DataFrame:
+        """Rows of a partition, at most so many."""
+
+
+@runtime_checkable
 class WakesUp(Protocol):
     """An operator that wants a pass by the wall clock, rows or no rows."""
 

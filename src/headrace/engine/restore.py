@@ -17,7 +17,7 @@ import numpy as np
 
 from headrace.engine import changelog
 from headrace.engine.changelog import ChangelogMessage, ChangelogReader, ChangelogUnreadable
-from headrace.errors import HeadraceError
+from headrace.errors import Fault, HeadraceError
 from headrace.log.columns import take_batch
 from headrace.log.port import Log, RecordBatch, TopicPartition
 
@@ -33,6 +33,7 @@ class RestoreStalled(HeadraceError):
     """The log does not give what its end offset promises."""
 
     code = "engine.restore_stalled"
+    fault = Fault.RETRY
 
 
 def read_until(

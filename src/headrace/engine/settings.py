@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 BATCH_RECORDS_MAX = 10_000
 """Records asked of one poll: enough for columnar speed, little enough for 100 ms commits."""
@@ -41,6 +42,8 @@ class WorkerSettings:
     """Beyond it the worker reads nothing more (`headrace.engine.memory_guard`); None: a share of the machine's."""
     stuck_after_s: float = STUCK_AFTER_S
     """A step that works longer than this on one pass is reported by name."""
+    state_folder: Path | None = None
+    """Where this machine keeps copies of changelogs (`headrace.engine.local_state`); None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,15 @@ class TopicLag:
     records: int
     seconds: float | None
     """None while nothing was read from a partition that has records."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreProgress:
+    """How far the restore of a worker's state is, over all that it restores at once."""
+
+    records_done: int
+    records_to_do: int
+    """In all, those done among them: distances in the log, so marks of transactions count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +91,25 @@ class WorkerStatus:
     """Over the last report interval."""
     records_restored: int = 0
     """Read from changelogs and tables to rebuild state."""
+    state_bytes_loaded: int = 0
+    """Of state, from this machine's disk or from snapshots."""
+    restore: RestoreProgress | None = None
+    """While it restores."""
     lag: Mapping[str, TopicLag] = field(default_factory=dict)
     """By topic; empty while it is not known."""
+    step_rows: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Rows by step and `in` or `out`; of a sink `out` are records written, of a source `in` are records read."""
+    step_state_keys: Mapping[str, int] = field(default_factory=dict)
+    step_state_bytes: Mapping[str, int] = field(default_factory=dict)
+    rebalances: Mapping[str, int] = field(default_factory=dict)
+    """By `assigned`, `revoked`, `lost`: how often partitions came or went."""
+    fenced: int = 0
+    """Aborts because another one took over."""
+    clients_anew: Mapping[str, int] = field(default_factory=dict)
+    """By `producer`, `all`: how often a client of the log had to be made again."""
+    rows_waiting: int = 0
+    """Read, and waiting for another input."""
+    partitions_paused: int = 0
+    """Not read for now: other inputs catch up, or memory is full."""
     message: str = ""
     """What it waits for, or why it failed."""

@@ -7,6 +7,7 @@
 - `start` returns when the broker answers; a failed start leaves no process.
 - A broker with an owner (`running_broker`, a test session) dies with it, even when the owner is killed.
 - Without a directory of the user's, `stop` removes the data.
+- A second listener may tell clients another address than its own: that of a proxy before it, for tests of the link.
 
 It is made to be quick and small: one replica, short group sessions, few threads. It is no example for production.
 """
@@ -25,10 +26,12 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -64,7 +67,7 @@ COMMON_SETTINGS: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
     "inter.broker.listener.name": "PLAINTEXT",
     # A typo in a topic name must be an error in a test, not a new topic.
     "auto.create.topics.enable": "false",
@@ -102,6 +105,8 @@ class Broker:
     bootstrap: str
     pid: int
     temporary: bool
+    behind_proxy: str | None = None
+    """Where the second listener listens, if there is one: what the proxy forwards to."""
 
 
 def default_directory() -> Path:
@@ -115,11 +120,15 @@ def start_broker(
     temporary: bool | None = None,
     owner_pid: int | None = None,
     heap: Sequence[str] = HEAP_OPTIONS,
+    proxy: str | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Broker:
     """Start the broker of `directory` and wait until it answers; the one that runs there already is returned.
 
     `temporary` (by default: no directory was given) removes the data when it stops.
     The broker is killed as soon as `owner_pid` is gone.
+    `proxy`, the address that a second listener tells its clients, and more `settings` of the broker count when a
+    directory is started for the first time, and are kept.
     """
     home = (directory or default_directory()).resolve()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,7 +137,8 @@ def start_broker(
         if running is not None:
             return running
         keep = directory is not None if temporary is None else not temporary
-        return _start(home, temporary=not keep, owner_pid=owner_pid, heap=heap)
+        configure = partial(_configure, home, proxy, settings or {})
+        return _start(home, configure, temporary=not keep, owner_pid=owner_pid, heap=heap)
 
 
 def find_broker(directory: Path | None = None) -> Broker | None:
@@ -168,10 +178,12 @@ def running_broker(directory: Path | None = None, *, heap: Sequence[str] = HEAP_
         stop_broker(home)
 
 
-def _start(home: Path, *, temporary: bool, owner_pid: int | None, heap: Sequence[str]) -> Broker:
+def _start(
+    home: Path, configure: Callable[[], _Configured], *, temporary: bool, owner_pid: int | None, heap: Sequence[str]
+) -> Broker:
     java, classpath = java_command(), f"{jar_directory()}/*"
     for attempt in range(START_ATTEMPTS_MAX):
-        properties, address = _configure(home)
+        properties, address, behind_proxy = configure()
         command = [java, *heap, f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}", "-cp", classpath]
         if not (home / "data" / "meta.properties").exists():
             _format(home, java, classpath)
@@ -185,7 +197,7 @@ def _start(home: Path, *, temporary: bool, owner_pid: int | None, heap: Sequence
                 start_new_session=True,
             )
         try:
-            failure = wait_until_ready(address, process)
+            failure = wait_until_ready(address, process, second=behind_proxy)
         except BaseException:  # An interrupt must not leave the broker behind; it goes on its way after that.
             _end_process(process.pid, home)
             raise
@@ -197,7 +209,7 @@ def _start(home: Path, *, temporary: bool, owner_pid: int | None, heap: Sequence
         if "Address already in use" not in tail or attempt == START_ATTEMPTS_MAX - 1:
             raise BrokerError(f"the Kafka broker {failure}: {tail.strip()}", cure=f"see {home / 'broker.log'}")
         properties.unlink()
-    broker = Broker(str(home), address, process.pid, temporary)
+    broker = Broker(str(home), address, process.pid, temporary, behind_proxy)
     if owner_pid is not None:
         _guard(process.pid, owner_pid)
     state = home / "broker.json.new"
@@ -206,22 +218,36 @@ def _start(home: Path, *, temporary: bool, owner_pid: int | None, heap: Sequence
     return broker
 
 
-def _configure(home: Path) -> tuple[Path, str]:
-    """Write the settings, or keep those of the last start; their path and the broker's address."""
+class _Configured(NamedTuple):
+    """The file with the settings, and what stands in it."""
+
+    properties: Path
+    address: str
+    behind_proxy: str | None
+
+
+def _configure(home: Path, proxy: str | None, more: Mapping[str, str]) -> _Configured:
+    """Write the settings, or keep those of the last start."""
     (home / "log4j2.properties").write_text(LOG4J, encoding="utf-8")
     properties = home / "server.properties"
     if not properties.exists():
-        port, controller_port = free_ports(2)
+        port, controller_port, second_port = free_ports(3)
+        listeners = [f"PLAINTEXT://127.0.0.1:{port}", f"CONTROLLER://127.0.0.1:{controller_port}"]
+        advertised = [f"PLAINTEXT://127.0.0.1:{port}"]
+        if proxy is not None:
+            listeners.append(f"PROXIED://127.0.0.1:{second_port}")
+            advertised.append(f"PROXIED://{proxy}")
         own = {
-            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+            "listeners": ",".join(listeners),
+            "advertised.listeners": ",".join(advertised),
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
             "log.dirs": str(home / "data"),
         }
-        text = "".join(f"{name}={value}\n" for name, value in {**COMMON_SETTINGS, **own}.items())
+        text = "".join(f"{name}={value}\n" for name, value in {**COMMON_SETTINGS, **own, **more}.items())
         properties.write_text(text, encoding="utf-8")
     settings = dict(line.split("=", 1) for line in properties.read_text(encoding="utf-8").splitlines())
-    return properties, settings["advertised.listeners"].removeprefix("PLAINTEXT://")
+    places = dict(place.split("://") for place in settings["listeners"].split(","))
+    return _Configured(properties, places["PLAINTEXT"], places.get("PROXIED"))
 
 
 def free_ports(count: int) -> list[int]:
@@ -252,21 +278,27 @@ def _format(home: Path, java: str, classpath: str) -> None:
         raise BrokerError(f"Kafka's storage could not be formatted: {reason}")
 
 
-def wait_until_ready(address: str, process: subprocess.Popen[bytes] | None = None) -> str | None:
-    """None once the broker answers, or what happened instead."""
-    host, port = address.rsplit(":", 1)
+def wait_until_ready(
+    address: str, process: subprocess.Popen[bytes] | None = None, *, second: str | None = None
+) -> str | None:
+    """None once the broker answers, and its `second` listener listens, or what happened instead."""
+    places = [address] if second is None else [address, second]
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process is not None and process.poll() is not None:
             return f"ended with code {process.returncode}"
-        # Ask the port first: a Kafka client waits a second before it tries again.
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            is_open = probe.connect_ex((host, int(port))) == 0
-        if is_open and _answers(address):
+        # Ask the ports first: a Kafka client waits a second before it tries again.
+        if all(map(_is_open, places)) and _answers(address):
             return None
         time.sleep(POLL_S)
     return f"did not answer within {START_TIMEOUT_S:.0f} s"
+
+
+def _is_open(address: str) -> bool:
+    host, port = address.rsplit(":", 1)
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def _answers(address: str) -> bool:

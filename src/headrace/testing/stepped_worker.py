@@ -75,7 +75,7 @@ class SteppedWorker(PipelineWorker):
             compiled, contracts=contracts, registry=registry, log=log, settings=settings, metrics=metrics, clock=clock
         )
         self._memory = log
-        self._patience = Patience(threading.Event(), self._wait_for)
+        self._patience = Patience(threading.Event(), self._reporter.wait_for)
         self._levels = _levels(compiled.plan)
         self._dropped_before: Counter[tuple[str, str]] = Counter()
         self._broadcasts_done: dict[TopicPartition, int] = {}
@@ -91,7 +91,7 @@ class SteppedWorker(PipelineWorker):
 
     def open(self) -> None:
         """Take over everything, and restore what the log has of it. Raises what a worker's start raises."""
-        self._assembly = self._assemble(self._patience)
+        self._open(self._patience)
         derived = self._parts.tasks.repartition_topics()
         for task in self._parts.tasks.tasks:
             if derived.isdisjoint(task.queue.inputs):
@@ -105,9 +105,7 @@ class SteppedWorker(PipelineWorker):
 
     def close(self) -> None:
         """Free everything. What was not committed is gone, as after a crash."""
-        if self._assembly is not None:
-            self._assembly.close()
-            self._assembly = None
+        self._close()
 
     def settle(self) -> None:
         """Process and commit everything that is there."""
@@ -132,11 +130,11 @@ class SteppedWorker(PipelineWorker):
             parts.broadcasts.poll(self._take_broadcast, self._patience)
             for batch in parts.consumer.poll(BATCH_RECORDS_LIMIT, 0.0):
                 self._begin()
-                self._records_in += len(batch)
+                self._counts.records_in += len(batch)
                 parts.records_in.add(batch, self._patience, self._now_ms())
-                self._note_input(batch.topic, set(batch.partition.tolist()), now)
+                self._idleness.note_input(batch.topic, set(batch.partition.tolist()), now)
             self._process(self._patience)
-        self._idle(now, self._patience)
+        self._idleness.look(now, self._now_ms(), self._patience)
         if not parts.committer.is_open:
             return False
         self._commit(self._patience)

@@ -16,6 +16,7 @@ from headrace.egress.runner import EgressRunner
 from headrace.egress.sdk import load_connector
 from headrace.egress.status import EgressStatus
 from headrace.engine.metrics import EngineMetrics
+from headrace.engine.orders import Orders
 from headrace.engine.settings import WorkerSettings, WorkerStatus
 from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.engine.worker import PipelineWorker
@@ -57,8 +58,10 @@ class PipelineComponent:
     environment: Environment
     instance: str
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
+    orders: Orders = field(default_factory=Orders)
     kind: ComponentKind = field(default=ComponentKind.PIPELINE, init=False)
     runs_once: bool = field(default=False, init=False)
+    pauses_inside: bool = field(default=True, init=False)
 
     @property
     def name(self) -> str:
@@ -73,8 +76,15 @@ class PipelineComponent:
             settings=self._settings(),
             on_status=lambda status: report(pipeline_status(status, self.environment.name)),
             metrics=self.metrics,
+            orders=self.orders,
         )
         worker.run(stop)
+
+    def set_paused(self, paused: bool) -> None:
+        if paused:
+            self.orders.pause()
+        else:
+            self.orders.resume()
 
     def _settings(self) -> WorkerSettings:
         engine = self.workspace.file.config.engine
@@ -95,7 +105,10 @@ class TakenOver(HeadraceError):
 
 @dataclass(slots=True)
 class IngressComponent:
-    """One ingress in this process, while no other process of this machine runs it."""
+    """One ingress in this process, while no other process of this machine runs it.
+
+    A pause ends its run: it is no member of anything, and goes on from the position that it committed.
+    """
 
     config: IngressConfig
     workspace: Workspace
@@ -103,10 +116,14 @@ class IngressComponent:
     instance: str
     kind: ComponentKind = field(default=ComponentKind.INGRESS, init=False)
     runs_once: bool = field(default=True, init=False)
+    pauses_inside: bool = field(default=False, init=False)
 
     @property
     def name(self) -> str:
         return self.config.name
+
+    def set_paused(self, paused: bool) -> None:
+        """It does not run while it is paused."""
 
     def run(self, stop: threading.Event, report: Report) -> None:
         cdc = open_ingress(self.config, self.workspace, self.environment)
@@ -154,6 +171,8 @@ class EgressComponent:
     instance: str
     kind: ComponentKind = field(default=ComponentKind.EGRESS, init=False)
     runs_once: bool = field(default=True, init=False)
+    pauses_inside: bool = field(default=True, init=False)
+    _paused: threading.Event = field(default_factory=threading.Event, init=False)
 
     @property
     def name(self) -> str:
@@ -167,9 +186,16 @@ class EgressComponent:
             self.environment.log,
             self.environment.registry,
             self.workspace.name,
+            paused=self._paused,
         )
         with _reporting(lambda previous: self._status(runner.status(), previous), report):
             runner.run(stop)
+
+    def set_paused(self, paused: bool) -> None:
+        if paused:
+            self._paused.set()
+        else:
+            self._paused.clear()
 
     def _status(self, status: EgressStatus, previous: ComponentStatus | None) -> ComponentStatus:
         counters, now_ms = status.counters, time.time_ns() // 1_000_000

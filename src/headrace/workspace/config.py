@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from headrace.contracts.duration import parse_duration_ms
 from headrace.engine.settings import BATCH_RECORDS_LIMIT, BATCH_RECORDS_MAX
 from headrace.errors import Where
 from headrace.workspace.errors import (
@@ -33,6 +34,7 @@ from headrace.workspace.toml_lines import TomlLines, syntax_error_line
 CONFIG_FILE = "headrace.toml"
 ENVIRONMENT_VARIABLE = "HEADRACE_ENV"
 LOCAL_FOLDER = ".headrace"
+SNAPSHOT_INTERVAL_MS_MIN = 1_000
 PARTITIONS_DEFAULT = 4
 """Enough for a few workers to share; a topic that needs more says so in its contract."""
 
@@ -45,6 +47,21 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SnapshotsConfig(_Section):
+    """`[environments.<name>.snapshots]`: where copies of local state are kept (`headrace.engine.snapshots`)."""
+
+    url: str = Field(min_length=1)
+    """A folder, relative to the workspace's, or `s3://bucket/prefix`."""
+    interval: str = "5m"
+    """A copy of each partition's state at most this often."""
+    client: Mapping[str, str] = Field(default_factory=dict)
+    """Settings of the object store's client, by obstore's names."""
+
+    @property
+    def interval_s(self) -> float:
+        return parse_duration_ms(self.interval) / 1000
 
 
 class EnvironmentConfig(_Section):
@@ -65,6 +82,8 @@ class EnvironmentConfig(_Section):
     """Settings of every topic that headrace creates, by Kafka's names."""
     client: Mapping[str, str] = Field(default_factory=dict)
     """Settings of every Kafka client, by librdkafka's names."""
+    snapshots: SnapshotsConfig | None = None
+    """Without them a worker whose disk is new reads the whole changelog."""
 
     @property
     def uses_builtin_registry(self) -> bool:
@@ -109,6 +128,13 @@ _SECTIONS: Mapping[str, type[_Section]] = {
     "http": HttpConfig,
     "environments": EnvironmentConfig,
 }
+
+
+def _section_of(keys: tuple[str, ...]) -> type[_Section]:
+    """The section that a key path ends in."""
+    if keys[0] == "environments" and keys[2:3] == ("snapshots",) and len(keys) > 3:
+        return SnapshotsConfig
+    return _SECTIONS.get(keys[0], WorkspaceConfig) if len(keys) > 1 else WorkspaceConfig
 
 
 class WorkspaceFile:
@@ -163,7 +189,7 @@ class WorkspaceFile:
         keys = tuple(str(part) for part in problem["loc"] if part != "[key]")
         where, dotted = self.where(*keys), ".".join(keys)
         if problem["type"] == "extra_forbidden":
-            section = _SECTIONS.get(keys[0], WorkspaceConfig) if len(keys) > 1 else WorkspaceConfig
+            section = _section_of(keys)
             return ConfigInvalid(
                 f"unknown key {dotted!r}", where=where, cure=did_you_mean(keys[-1], section.model_fields)
             )
@@ -194,8 +220,9 @@ class WorkspaceFile:
                 where=self.where("environments", name),
                 cure='add `bootstrap_servers = "${KAFKA_BOOTSTRAP}"`',
             )
-        if section.log == "embedded" and (section.bootstrap_servers or section.client):
-            key = "bootstrap_servers" if section.bootstrap_servers else "client"
+        kafka_only = ("bootstrap_servers", "client", "snapshots")
+        key = next((each for each in kafka_only if getattr(section, each)), None)
+        if section.log == "embedded" and key is not None:
             raise ConfigInvalid(
                 f"{key!r} means nothing to the embedded log",
                 where=self.where("environments", name, key),
@@ -213,11 +240,25 @@ class WorkspaceFile:
                 where=self.where("environments", name, "registry"),
                 cure="write a URL that begins with http:// or https://",
             )
+        self._check_snapshots(name, section)
         self._check_secrets(name, section)
+
+    def _check_snapshots(self, name: str, section: EnvironmentConfig) -> None:
+        if section.snapshots is None:
+            return
+        where = self.where("environments", name, "snapshots", "interval")
+        if parse_duration_ms(section.snapshots.interval, where=where) < SNAPSHOT_INTERVAL_MS_MIN:
+            raise ConfigInvalid(
+                f"snapshots every {section.snapshots.interval!r} would never end",
+                where=where,
+                cure="write 1s or more",
+            )
 
     def _check_secrets(self, name: str, section: EnvironmentConfig) -> None:
         settings: dict[tuple[str, ...], str] = {("client", key): value for key, value in section.client.items()}
         settings[("registry_password",)] = section.registry_password or ""
+        if section.snapshots is not None:
+            settings |= {("snapshots", "client", key): value for key, value in section.snapshots.client.items()}
         for keys, value in settings.items():
             if value and _SECRET.search(keys[-1]) and not _VARIABLE.fullmatch(value):
                 raise ConfigInvalid(

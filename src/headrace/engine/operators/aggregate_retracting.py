@@ -209,6 +209,10 @@ class RetractingAggregate(TableAggregate):
         together = pl.concat([output, deletions])[np.argsort(np.concatenate(places))]
         return together.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
 
+    def _standing(self, slots: Ints) -> Ints:
+        standing: Ints = slots if self._step.keep_empty else slots[self._rows.of(slots) > 0]
+        return standing
+
     def _deletions_of(self, slots: Ints) -> pl.DataFrame:
         slab = self._slab
         return self._deletions(

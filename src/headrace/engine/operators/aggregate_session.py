@@ -310,6 +310,11 @@ class SessionAggregate(AggregateState):
             ),
         ]
 
+    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+        keys = self._by_key.find((partition, group))
+        _, (slots,) = self._lists.values(keys[keys >= 0])
+        return slots
+
     def _find(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
         return self._find_session(partition, group, frame[WINDOW_START], frame[WINDOW_END])
 

@@ -281,6 +281,15 @@ class SlidingAggregate(WindowAggregate):
         starts = self._slab[WINDOW_START][slots]
         return {WINDOW_START: starts, WINDOW_END: starts + self._difference_ms}
 
+    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+        # Windows begin anywhere, and nothing lists those of a group: all are looked at.
+        live = self._slab.live()
+        live = live[np.isin(self._slab["group"][live], group)]
+        asked = np.stack([partition, group])
+        pairs = np.stack([self._slab[name][live] for name in ("partition", "group")])
+        found: Ints = live[(pairs[:, :, None] == asked[:, None, :]).all(axis=0).any(axis=1)]
+        return found
+
     # Changelog, commit, undo, moves
 
     def changes(self) -> Sequence[StateChange]:

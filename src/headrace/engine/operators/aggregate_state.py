@@ -34,6 +34,7 @@ from headrace.engine.operator import (
     StateChange,
 )
 from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
+from headrace.engine.operators.aggregate_rows import AggregateRows
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.slab import Slab
@@ -73,7 +74,7 @@ class Taken:
         )
 
 
-class AggregateState:
+class AggregateState(AggregateRows):
     """Base of the aggregate operators."""
 
     def __init__(

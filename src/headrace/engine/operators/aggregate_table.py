@@ -49,6 +49,11 @@ class TableAggregate(SlotAggregate):
         """Nothing closes."""
         return self._empty
 
+    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+        slots = self._slab.find((partition, group))
+        found: Ints = slots[slots >= 0]
+        return found
+
     def _find(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
         return self._slab.find((np.full(len(group), partition), group))
 

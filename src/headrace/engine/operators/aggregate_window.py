@@ -124,6 +124,15 @@ class WindowAggregate(SlotAggregate):
     def _window_key(self, slots: Ints) -> dict[str, Ints]:
         return {WINDOW_START: self._slab[WINDOW_START][slots]}
 
+    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+        # A bucket is a window, so the notes say which windows may be open.
+        starts = [self._due.starts_ms(number) for number in partition.tolist()]
+        counts = [len(each) for each in starts]
+        keys = (np.repeat(partition, counts), np.repeat(group, counts), np.concatenate([NO_INTS, *starts]))
+        slots = self._slab.find(keys)
+        found: Ints = slots[slots >= 0]
+        return found
+
     def _find(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
         return self._slab.find((np.full(len(group), partition), group, frame[WINDOW_START].to_numpy()))
 

@@ -41,6 +41,9 @@ class BroadcastJoin(TableLookup):
         super().load_table(_everywhere(table))
         self._store.commit()
 
+    def held_rows_of(self, side: int, keys: pl.DataFrame) -> pl.DataFrame:
+        return super().held_rows_of(side, _everywhere(keys))
+
     def rollback(self) -> None:
         """The table is no part of the transaction."""
 

@@ -163,6 +163,14 @@ class BufferedTableJoin(StoreOperator):
         nobody = table.clear().select(*(theirs for _, theirs in self._step.on), PARTITION, TIME, SEQUENCE)
         self._table.put_and_find(table, nobody)
 
+    def held_rows_of(self, side: int, keys: pl.DataFrame) -> pl.DataFrame:
+        """The table's rows of these keys."""
+        return self._table.rows_of(keys)
+
+    def some_held_rows(self, side: int, partition: int, rows_max: int) -> pl.DataFrame:
+        """Rows of the table."""
+        return self._table.some_rows(partition, rows_max)
+
     def state_bytes(self) -> int:
         return super().state_bytes() + self._table.bytes
 

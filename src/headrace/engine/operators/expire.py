@@ -116,6 +116,11 @@ class Expire(StoreOperator):
     def _note(self, slots: Ints) -> None:
         self._notes.add(self._keys["partition"][slots], self._keys[_TIME][slots] + self._ttl_ms, slots)
 
+    def holds(self, rows: pl.DataFrame) -> Mask:
+        """Of these rows of the table: whose key stands."""
+        stands: Mask = self._keys.find(rows) >= 0
+        return stands
+
     # Time
 
     def advance(self, context: OperatorContext) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from headrace.engine.operator import DELETED, RETRACTS, TIME, OperatorContext, system_schema
+from headrace.engine.operator import DELETED, PARTITION, RETRACTS, TIME, OperatorContext, system_schema
 from headrace.engine.operators.stores import StoreOperator
 from headrace.engine.operators.table_rows import OUT_OF_ORDER
 from headrace.engine.row_picks import pick
@@ -113,6 +113,21 @@ class Retract(StoreOperator):
             self._rows.clear_values(leaves)
         else:
             self._rows.drop(leaves)
+
+    def held_rows_of(self, side: int, keys: pl.DataFrame) -> pl.DataFrame:
+        """The table's rows of these keys."""
+        slots = self._rows.find(keys)
+        return self._shown(slots[slots >= 0])
+
+    def some_held_rows(self, side: int, partition: int, rows_max: int) -> pl.DataFrame:
+        """Rows of the table."""
+        slots = self._rows.live(partition)
+        return self._shown(slots[self._rows.has_values(slots)][:rows_max])
+
+    def _shown(self, slots: Ints) -> pl.DataFrame:
+        slots = slots[self._rows.has_values(slots)]
+        columns = [*self._rows.keys(slots).get_columns(), *self._rows.values(slots).drop(ROW_TIME).get_columns()]
+        return pl.DataFrame([*columns, pl.Series(PARTITION, self._rows["partition"][slots], pl.Int32)])
 
     def _values_of(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(pl.col(TIME).alias(ROW_TIME)).select(list(self._held))

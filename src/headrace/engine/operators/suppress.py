@@ -35,7 +35,7 @@ from headrace.engine.operators.suppress_plan import (
     evict_by_count,
     evict_by_time,
 )
-from headrace.engine.state.arrays import Ints, distinct
+from headrace.engine.state.arrays import Ints, Mask, distinct
 from headrace.engine.state.keyed_rows import KeyedRows
 from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.flow.steps import SuppressStep
@@ -72,6 +72,11 @@ class Suppress(StoreOperator):
         ]
         filled = [piece for piece in pieces if piece.height]
         return pl.concat(filled).sort(SEQUENCE, maintain_order=True) if filled else self._empty
+
+    def holds(self, rows: pl.DataFrame) -> Mask:
+        """Of these rows of the table: whose key has a change that is held back."""
+        held: Mask = self._held.find(rows) >= 0
+        return held
 
     def _partition(self, partition: int, frame: pl.DataFrame, at: Ints, slots: Ints, live: Ints) -> pl.DataFrame:
         """Rows `at` of the frame, all of one partition; `live` keys are held in it."""

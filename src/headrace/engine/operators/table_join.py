@@ -61,6 +61,14 @@ class TableLookup:
         nobody = table.clear().select(*(theirs for _, theirs in self._step.on), PARTITION, TIME, SEQUENCE)
         self._store.put_and_find(table, nobody)
 
+    def held_rows_of(self, side: int, keys: pl.DataFrame) -> pl.DataFrame:
+        """The table's rows of these keys."""
+        return self._store.rows_of(keys)
+
+    def some_held_rows(self, side: int, partition: int, rows_max: int) -> pl.DataFrame:
+        """Rows of the table."""
+        return self._store.some_rows(partition, rows_max)
+
     def commit(self) -> None:
         """Table rows taken in are behind a committed position."""
         self._store.commit()

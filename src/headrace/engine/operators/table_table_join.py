@@ -197,11 +197,51 @@ class TableTableJoin(StoreOperator):
 
     def _output(self, touched: Touched, sequence: Ints) -> pl.DataFrame:
         slots = touched.slot
-        deleted = ~self._result(*(self._is_alive(side, slots) for side in (LEFT, RIGHT)))
+        deleted = ~self._has_result(slots)
         values = nulls_where(self._rows.values(slots), deleted)
         system = system_columns(self._rows["partition"][slots], touched.time_ms, touched.stream_time_ms, deleted)
         columns = [*self._rows.keys(slots).get_columns(), *values.get_columns(), *system]
         return pl.DataFrame(columns).with_columns(pl.Series(SEQUENCE, sequence)).select(self._empty.columns)
+
+    # Rows for people who ask
+
+    rows_are_pending: ClassVar[bool] = False
+
+    def rows_of(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """The results of these keys."""
+        slots = self._rows.find(self._as_left_keys(keys, self._key))
+        return self._results(slots[slots >= 0])
+
+    def some_rows(self, partition: int, rows_max: int) -> pl.DataFrame:
+        """Results of a partition."""
+        slots = self._rows.live(partition)
+        return self._results(slots[self._has_result(slots)][:rows_max])
+
+    def _has_result(self, slots: Ints) -> Mask:
+        return self._result(*(self._is_alive(side, slots) for side in (LEFT, RIGHT)))
+
+    def _results(self, slots: Ints) -> pl.DataFrame:
+        slots = slots[self._has_result(slots)]
+        time_ms = self._rows[_TIME[LEFT]][slots]
+        return self._output(Touched(slots, time_ms, time_ms), np.arange(len(slots)))
+
+    def held_rows_of(self, side: int, keys: pl.DataFrame) -> pl.DataFrame:
+        """The rows of one of the tables."""
+        slots = self._rows.find(self._as_left_keys(keys, self._keys[side]))
+        return self._held(side, slots[slots >= 0])
+
+    def some_held_rows(self, side: int, partition: int, rows_max: int) -> pl.DataFrame:
+        """Rows of one of the tables."""
+        slots = self._rows.live(partition)
+        return self._held(side, slots[self._is_alive(side, slots)][:rows_max])
+
+    def _held(self, side: int, slots: Ints) -> pl.DataFrame:
+        slots = slots[self._is_alive(side, slots)]
+        names = {output: name for name, output in self._names[side].items()}
+        keys = self._rows.keys(slots).rename(dict(zip(self._key, self._keys[side], strict=True)))
+        values = self._rows.values(slots).select(names).rename(names)
+        columns = [*keys.get_columns(), *values.get_columns()]
+        return pl.DataFrame([*columns, pl.Series(PARTITION, self._rows["partition"][slots], pl.Int32)])
 
     def _drop_unused(self, slots: Ints) -> None:
         """Forget keys of which nothing is left to know."""

@@ -330,6 +330,28 @@ class TopN(StoreOperator):
         frame = pl.DataFrame([*group, *bounds, ranks, *self._ranks.values(slots).get_columns(), *system])
         return frame.select(self._empty.columns)
 
+    # Rows for people who ask
+
+    @property
+    def rows_are_pending(self) -> bool:
+        """Final rows come when their windows close."""
+        return not self.speaks_at_flush
+
+    def rows_of(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """The ranks of these groups, by window."""
+        heads = keys.select(PARTITION, *self._group)
+        if self._windows is not None:
+            self._refresh_due()
+            starts = [self._due.starts_ms(number) for number in keys[PARTITION].to_list()]
+            rows = np.repeat(np.arange(keys.height), [len(each) for each in starts])
+            heads = heads[rows].with_columns(pl.Series(START, np.concatenate([NO_INTS, *starts])))
+        slots, _ = self._stored(heads)
+        return self._output(self._in_order(slots))
+
+    def some_rows(self, partition: int, rows_max: int) -> pl.DataFrame:
+        """Ranks of a partition."""
+        return self._output(self._ranks.live(partition)[:rows_max])
+
     def take_late(self) -> pl.DataFrame:
         """Late rows since the last call."""
         return self._late.take()

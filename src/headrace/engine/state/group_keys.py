@@ -39,6 +39,12 @@ class GroupKeys:
             return np.zeros(frame.height, np.int64)
         return self._dictionary.intern(frame.select(self._columns))
 
+    def find(self, frame: pl.DataFrame) -> Ints:
+        """The id of each row's group, -1 for unknown ones."""
+        if self._dictionary is None:
+            return np.zeros(frame.height, np.int64)
+        return self._dictionary.find(frame.select(self._columns))
+
     def take(self, ids: Ints) -> pl.DataFrame:
         """The group columns of these groups. Without group columns a frame without columns."""
         return pl.DataFrame() if self._dictionary is None else self._dictionary.take(ids)

@@ -106,6 +106,42 @@ class TableStore:
             )
         return self._rows.select(pl.col(old).gather(index).alias(new) for old, new in columns.items())
 
+    # Asked from outside, between transactions
+
+    def rows_of(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """The newest row, with `PARTITION`, of each of these keys (`PARTITION` and the key columns) that has one."""
+        slots = self._find_slots(keys)
+        rows = self._newest()[slots[slots != ABSENT]]
+        return self._shown(rows)
+
+    def some_rows(self, partition: int, rows_max: int) -> pl.DataFrame:
+        """Newest rows of keys of a partition, with `PARTITION`."""
+        newest = self._newest()
+        rows = newest[newest != ABSENT]
+        if not len(rows):
+            return self._shown(rows)
+        mine = self._partition_of_rows(rows) == partition
+        return self._shown(rows[mine & ~self._deleted[rows]][:rows_max])
+
+    def _newest(self) -> Rows:
+        """By slot: the newest row by event time where there is history, else the one that came last."""
+        if not self._versioned:
+            return self._current
+        versions = self._sorted_versions()
+        newest = np.full(len(self._current), ABSENT, np.int64)
+        slots = np.flatnonzero(np.diff(versions.start))
+        newest[slots] = versions.row[versions.start[slots + 1] - 1]
+        return newest
+
+    def _shown(self, rows: Rows) -> pl.DataFrame:
+        rows = rows[rows != ABSENT]
+        rows = rows[~self._deleted[rows]]
+        partitions = self._partition_of_rows(rows)
+        return self._rows[rows].with_columns(pl.Series(PARTITION, partitions, pl.Int32))
+
+    def _partition_of_rows(self, rows: Rows) -> npt.NDArray[np.int64]:
+        return self._index.take(self._slot[rows])[PARTITION].to_numpy()
+
     def _append(self, table: pl.DataFrame) -> Rows:
         if not table.height:
             return np.empty(0, np.int64)

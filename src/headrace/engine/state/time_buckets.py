@@ -51,6 +51,10 @@ class TimeBuckets:
         self._first[partition] = min(notes, default=_NEVER)
         return np.concatenate(pieces)
 
+    def starts_ms(self, partition: int) -> Ints:
+        """Where the buckets that hold notes of a partition begin, ascending."""
+        return np.array(sorted(self._notes.get(partition, ())), np.int64) * self._width_ms
+
     def partitions_due(self, until_ms: int) -> list[int]:
         """Partitions with notes that may be due at `until_ms`."""
         return sorted(partition for partition, first in self._first.items() if first <= until_ms // self._width_ms)

@@ -27,7 +27,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, Resou
 from headrace.log.kafka.connection import Connection
 from headrace.log.kafka.errors import DENIED, is_passing, kafka_error, port_error
 from headrace.log.kafka.settings import MESSAGE_BYTES_MAX_DEFAULT
-from headrace.log.port import LogError, TopicPartition
+from headrace.log.port import LogError, LogUnavailable, TopicPartition
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -112,7 +112,12 @@ class Cluster:
                 raise KafkaException(passing)
 
         if waiting:
-            self.connection.repeat(action, attempt)
+            try:
+                self.connection.repeat(action, attempt)
+            except LogUnavailable:
+                # A client that has seen a broker without brokers may never ask again (librdkafka #5301).
+                self.close()
+                raise
         return answers
 
     def _refresh(self) -> None:

@@ -88,6 +88,8 @@ class KafkaProducer:
         self._transactional_id = transactional_id
         self._phase = Phase.NONE
         self._broken: LogError | None = None
+        self._is_deaf = False
+        """Whether the last question got no answer for as long as there is patience."""
         self._failures = 0
         self._first_failure: tuple[KafkaError, str] | None = None
         settings = producer_settings(
@@ -129,6 +131,7 @@ class KafkaProducer:
         left = self._open().flush(timeout_s)
         self._raise_failures()
         if left:
+            self._is_deaf = True
             raise LogUnavailable(
                 f"{left} records are not stored by Kafka at {self._connection.bootstrap_servers} after {timeout_s:g} s",
                 cure="check the brokers; flush() may be called again and waits for the same records",
@@ -177,7 +180,7 @@ class KafkaProducer:
 
     def _leave(self) -> None:
         """Abort what is open, or wait for what is queued; trouble is told, not raised."""
-        if self._broken is not None:
+        if self._broken is not None or self._is_deaf:
             return
         try:
             if self._phase is not Phase.NONE:
@@ -340,8 +343,12 @@ class KafkaProducer:
     def _step(self, action: str, call: Callable[[], None]) -> None:
         """One call of the transaction, again while its error passes, or the port's error for what happened."""
         action = f"{action} of {self._transactional_id!r}"
+        self._is_deaf = False
         try:
             self._connection.repeat(action, call)
+        except LogUnavailable:
+            self._is_deaf = True
+            raise
         except KafkaException as raised:
             error = kafka_error(raised)
             self._break_if_fatal(error)

@@ -1,0 +1,147 @@
+"""`headrace` with fault points, for tests: `python -m tests.faults.child run|worker ...` takes the same arguments.
+
+Owns the wrapping of the engine's and the client's calls; production code knows nothing of it.
+
+- `run` is `headrace run`, whose workers are this module's `worker`.
+- A fault point is armed by a file in the folder `HEADRACE_FAULT_POINTS` (see `tests.faults.points`). The first worker that
+  reaches it takes it, and does what it says, once.
+- What a test wants to know of a worker's inside goes to the folder's `events.jsonl`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.faults.points import TRANSACTION_TIMEOUT_VARIABLE, note, take
+
+
+def kill() -> None:
+    """kill -9 of this process, here and now."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stand_still() -> None:
+    """SIGSTOP; whoever armed the point sends SIGCONT."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Put `around(original, *arguments)` in place of a function; a mistyped name fails here."""
+    original = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        return around(original, *arguments, **options)
+
+    setattr(owner, name, wrapped)
+
+
+def run_pass(original: Callable[..., Any], runner: Any, rows: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+    """One pass over rows of a batch: what happens in the middle of it."""
+    if not rows:
+        return original(runner, rows, *arguments, **options)
+    if (slow := take("slow_batch")) is not None:
+        time.sleep(slow["seconds"])
+    if take("term_in_batch") is not None:
+        os.kill(os.getpid(), signal.SIGTERM)
+    answer = original(runner, rows, *arguments, **options)
+    if take("kill_in_batch") is not None:
+        kill()
+    return answer
+
+
+class FaultyProducer:
+    """Points around the calls of a transaction, in a subclass of the client."""
+
+    @staticmethod
+    def of(client: type) -> type:
+        class Client(client):  # type: ignore[misc]
+            def begin_transaction(self) -> None:
+                super().begin_transaction()
+                if (slow := take("slow_transaction")) is not None:
+                    time.sleep(slow["seconds"])
+
+            def send_offsets_to_transaction(self, *arguments: Any) -> None:
+                # Everything is produced and flushed by now.
+                if take("kill_before_offsets") is not None:
+                    kill()
+                if take("stop_before_offsets") is not None:
+                    stand_still()
+                super().send_offsets_to_transaction(*arguments)
+
+            def commit_transaction(self, *arguments: Any) -> None:
+                if take("kill_before_commit") is not None:
+                    kill()
+                if take("stop_before_commit") is not None:
+                    stand_still()
+                if take("late_reply") is not None:
+                    # The request goes out, the answer is not waited for: the client raises that it may be asked again.
+                    super().commit_transaction(0.0005)
+                    return
+                super().commit_transaction(*arguments)
+                if take("kill_after_commit") is not None:
+                    kill()
+
+        return Client
+
+
+def install() -> None:
+    """Wrap what fault points need."""
+    from headrace.engine import worker
+    from headrace.engine.subtopology import SubtopologyRunner
+    from headrace.log.kafka import log, producer
+
+    wrap(SubtopologyRunner, "run", run_pass)
+    producer.Client = FaultyProducer.of(producer.Client)  # type: ignore[misc]
+    worker.RebalanceListener = _told(worker.RebalanceListener)  # type: ignore[misc]
+    timeout_ms = os.environ.get(TRANSACTION_TIMEOUT_VARIABLE)
+    if timeout_ms:
+        log.KafkaLog.__init__.__kwdefaults__["transaction_timeout_ms"] = int(timeout_ms)
+
+
+def _told(listener: Callable[..., Any]) -> Callable[..., Any]:
+    """Rebalance callbacks that leave a note."""
+
+    def telling(event: str, call: Callable[[Any], None]) -> Callable[[Any], None]:
+        def called(partitions: Any) -> None:
+            note(event, partitions=len(partitions))
+            call(partitions)
+
+        return called
+
+    def make(assigned: Any, revoked: Any, lost: Any) -> Any:
+        return listener(telling("assigned", assigned), telling("revoked", revoked), telling("lost", lost))
+
+    return make
+
+
+def supervise() -> None:
+    """Make `headrace run` start workers of this module, and not wait ever longer for those that tests kill."""
+    from headrace.workspace import supervisor
+
+    class Supervisor(supervisor.Supervisor):
+        def __init__(self, command: list[str], *arguments: Any, **options: Any) -> None:
+            ours = ["tests.faults.child" if part == "headrace.cli" else part for part in command]
+            assert ours != list(command)
+            super().__init__(ours, *arguments, **options)
+
+    supervisor.HEALTHY_AFTER_S = 1.0  # type: ignore[misc]
+    supervisor.Supervisor = Supervisor  # type: ignore[misc]
+
+
+def main() -> None:
+    from headrace.cli.main import main as headrace
+
+    if sys.argv[1] == "run":
+        supervise()
+    else:
+        install()
+    headrace()
+
+
+if __name__ == "__main__":
+    main()
