@@ -42,7 +42,7 @@ def test_the_end_of_the_supervisor_stops_a_worker(monkeypatch: pytest.MonkeyPatc
     reader, writer = os.pipe()
     monkeypatch.setattr(stopping, "STDIN", reader)
     stop = threading.Event()
-    stopping.leave_with_supervisor(stop)
+    stopping.leave_with_supervisor(stop, drain_timeout_s=10_000)
     os.write(writer, b"still here\n")
     assert not stop.wait(0.2)
     os.close(writer)

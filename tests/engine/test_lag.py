@@ -142,6 +142,41 @@ def test_partitions_that_moved_away_are_forgotten() -> None:
     assert meter.lag({ORDERS_0: 5}) == {"orders": TopicLag(5, None)}
 
 
+def test_a_record_that_waits_is_as_old_as_itself() -> None:
+    """Records that were read and wait for another input: the next one to process counts, not the last one read."""
+    meter = Meter(Ends({ORDERS_0: 3}))
+    meter.meter.note_read(batch("orders", [(0, NOW_S - 90), (0, NOW_S - 60), (0, NOW_S - 5)]))
+    assert meter.lag({ORDERS_0: 0}, after_s=0) == {"orders": TopicLag(3, 90.0)}
+    assert meter.lag({ORDERS_0: 1}, after_s=10) == {"orders": TopicLag(2, 70.0)}
+
+
+def test_partitions_that_came_make_the_lag_unknown_until_it_is_theirs_too() -> None:
+    """A rebalance: what was known of the old partitions says nothing of a backlog in the new ones."""
+    log = Ends({ORDERS_0: 10, ORDERS_1: 5_000})
+    meter = Meter(log)
+    assert meter.lag({ORDERS_0: 10}) == {"orders": TopicLag(0, 0.0)}
+    meter.meter.ask_again()
+    assert meter.meter.lag == {}
+    assert meter.lag({ORDERS_0: 10, ORDERS_1: 0}, after_s=0)["orders"].records == 5_000
+
+
+def test_partitions_that_came_while_the_question_was_on_its_way() -> None:
+    """The answer lacks them: nothing is known, and the next question follows at once."""
+    log = Ends({ORDERS_0: 10, ORDERS_1: 5_000})
+    meter = LagMeter(cast(Log, log))
+    log.may_answer.clear()
+    meter.measure(lambda: {ORDERS_0: 10}, NOW_S)
+    log.may_answer.set()
+
+    def looked() -> bool:
+        meter.measure(lambda: {ORDERS_0: 10, ORDERS_1: 0}, NOW_S)
+        assert meter.lag in ({}, {"orders": TopicLag(5_000, None)})
+        return bool(meter.lag)
+
+    wait_until(looked, "an answer", 20)
+    assert log.questions == 2
+
+
 def test_without_partitions_there_is_no_lag_and_no_question() -> None:
     """A worker without tasks does not ask."""
     log = Ends()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -15,8 +16,8 @@ from headrace import col
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry_memory import MemoryRegistry
-from headrace.engine.metrics import OTHER, SERIES_PER_PIPELINE_MAX, EngineMetrics, bounded
-from headrace.engine.settings import TopicLag, WorkerStatus
+from headrace.engine.metrics import OTHER, SERIES_PER_PIPELINE_MAX, EngineMetrics, split
+from headrace.engine.settings import RestoreProgress, TopicLag, WorkerStatus
 from headrace.flow.compile import compile_pipeline
 from headrace.log.embedded import EmbeddedLog
 from tests.engine.harness import Harness, raw, wait_until
@@ -37,9 +38,16 @@ STATUS = WorkerStatus(
     dropped={"window:late": 3, "join:null_key": 1},
     dead_letters={"orders:decode:decode.framing": 5},
     stream_time_ms=int((NOW_S - 12.5) * 1000),
-    state_keys=88,
-    state_bytes=4_096,
+    step_rows={("source", "in"): 1_000, ("source", "out"): 995, ("window", "in"): 995, ("window", "out"): 40},
+    step_state_keys={"window": 80, "join": 8},
+    step_state_bytes={"window": 4_000, "join": 96},
     records_restored=600,
+    restore=RestoreProgress(600, 2_000),
+    rebalances={"assigned": 3, "revoked": 2, "lost": 1},
+    fenced=1,
+    clients_anew={"producer": 4},
+    rows_waiting=55,
+    partitions_paused=2,
     lag={"orders": TopicLag(120, 1.5), "customers": TopicLag(4, None)},
 )
 
@@ -72,8 +80,12 @@ def metrics() -> EngineMetrics:
         ("headrace_commits_total", 7),
         ("headrace_aborts_total", 2),
         ("headrace_tasks", 3),
-        ("headrace_state_keys", 88),
-        ("headrace_state_bytes", 4_096),
+        ("headrace_fenced_total", 1),
+        ("headrace_rows_waiting", 55),
+        ("headrace_partitions_paused", 2),
+        ("headrace_restoring", 0),
+        ("headrace_restore_records", 2_000),
+        ("headrace_restore_records_done", 600),
         ("headrace_stream_time_seconds", NOW_S - 12.5),
         ("headrace_stream_time_delay_seconds", 12.5),
     ],
@@ -93,6 +105,38 @@ def test_counts_have_step_and_reason(metrics: EngineMetrics) -> None:
     assert scrape.value("headrace_rows_dropped_total", step="join", reason="null_key") == 1
     letters = {"step": "orders", "stage": "decode", "code": "decode.framing"}
     assert scrape.value("headrace_dead_letters_total", **letters) == 5
+
+
+def test_numbers_with_a_name_of_their_own(metrics: EngineMetrics) -> None:
+    """State by step, rebalances by what happened, clients made again by kind."""
+    metrics.note(STATUS)
+    scrape = Scrape(metrics)
+    assert scrape.value("headrace_state_keys", step="window") == 80
+    assert scrape.value("headrace_state_bytes", step="join") == 96
+    assert scrape.value("headrace_rebalances_total", change="revoked") == 2
+    assert scrape.value("headrace_clients_anew_total", client="producer") == 4
+
+
+def test_rows_of_a_step_by_what_became_of_them(metrics: EngineMetrics) -> None:
+    """In and out from the worker; dropped and dead letters are the sums of their own counters."""
+    metrics.note(replace(STATUS, dropped={"window:late": 3, "window:null_key": 4}))
+    scrape = Scrape(metrics)
+    rows = {
+        outcome: scrape.value("headrace_step_rows_total", step="window", outcome=outcome)
+        for outcome in ("in", "out", "dropped", "dead_letter")
+    }
+    assert rows == {"in": 995, "out": 40, "dropped": 7, "dead_letter": None}
+    assert scrape.value("headrace_step_rows_total", step="orders", outcome="dead_letter") == 5
+
+
+def test_restoring_is_told(metrics: EngineMetrics) -> None:
+    """1 while it lasts; without a restore there is no progress to tell."""
+    metrics.note(replace(STATUS, state="restoring"))
+    assert Scrape(metrics).value("headrace_restoring") == 1
+    metrics.note(replace(STATUS, restore=None))
+    scrape = Scrape(metrics)
+    assert scrape.value("headrace_restoring") == 0
+    assert scrape.value("headrace_restore_records") is None
 
 
 def test_lag_by_topic(metrics: EngineMetrics) -> None:
@@ -126,7 +170,8 @@ def test_commits_and_batches_are_histograms(metrics: EngineMetrics) -> None:
     """Each observation falls into its bucket and counts once."""
     metrics.observe_commit("totals", 0.03)
     metrics.observe_commit("totals", 60.0)
-    metrics.observe_batch("totals", 250)
+    metrics.observe_batch("totals", 250, 0.2)
+    metrics.observe_end_to_end("totals", "orders", np.array([0.04, 0.04, 7.0]))
     scrape = Scrape(metrics)
     assert scrape.value("headrace_commit_seconds_bucket", le="0.025") == 0
     assert scrape.value("headrace_commit_seconds_bucket", le="0.05") == 1
@@ -134,12 +179,16 @@ def test_commits_and_batches_are_histograms(metrics: EngineMetrics) -> None:
     assert scrape.value("headrace_commit_seconds_sum") == pytest.approx(60.03)
     assert scrape.value("headrace_batch_rows_bucket", le="100.0") == 0
     assert scrape.value("headrace_batch_rows_bucket", le="300.0") == 1
+    assert scrape.value("headrace_batch_seconds_bucket", le="0.1") == 0
+    assert scrape.value("headrace_batch_seconds_bucket", le="0.25") == 1
+    assert scrape.value("headrace_end_to_end_seconds_bucket", topic="orders", le="0.05") == 2
+    assert scrape.value("headrace_end_to_end_seconds_count", topic="orders") == 3
 
 
 def test_a_colon_in_a_steps_name_stays_there() -> None:
     """Only the last parts are reason, or stage and code."""
-    assert bounded({"a:b:late": 2}, 2) == {("a:b", "late"): 2}
-    assert bounded({"a:b:decode:decode.framing": 2}, 3) == {("a:b", "decode", "decode.framing"): 2}
+    assert split({"a:b:late": 2}, 2) == {("a:b", "late"): 2}
+    assert split({"a:b:decode:decode.framing": 2}, 3) == {("a:b", "decode", "decode.framing"): 2}
 
 
 def test_series_are_bounded(metrics: EngineMetrics) -> None:

@@ -13,11 +13,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.faults.points import TRANSACTION_TIMEOUT_VARIABLE, note, take
+
+
+class _Here(threading.local):
+    """What the pipeline of this thread is at."""
+
+    in_transaction = False
+
+
+_here = _Here()
 
 
 def kill() -> None:
@@ -62,6 +72,7 @@ class FaultyProducer:
         class Client(client):  # type: ignore[misc]
             def begin_transaction(self) -> None:
                 super().begin_transaction()
+                _here.in_transaction = True
                 if (slow := take("slow_transaction")) is not None:
                     time.sleep(slow["seconds"])
 
@@ -83,8 +94,13 @@ class FaultyProducer:
                     super().commit_transaction(0.0005)
                     return
                 super().commit_transaction(*arguments)
+                _here.in_transaction = False
                 if take("kill_after_commit") is not None:
                     kill()
+
+            def abort_transaction(self, *arguments: Any) -> None:
+                super().abort_transaction(*arguments)
+                _here.in_transaction = False
 
         return Client
 
@@ -108,7 +124,7 @@ def _told(listener: Callable[..., Any]) -> Callable[..., Any]:
 
     def telling(event: str, call: Callable[[Any], None]) -> Callable[[Any], None]:
         def called(partitions: Any) -> None:
-            note(event, partitions=len(partitions))
+            note(event, partitions=len(partitions), in_transaction=_here.in_transaction)
             call(partitions)
 
         return called

@@ -291,7 +291,7 @@ def open_scene(
     own = {
         SCENE_VARIABLE: name,
         points.FOLDER_VARIABLE: str(root / "points"),
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
         **(variables or {}),
     }
     (root / "points").mkdir()

@@ -64,6 +64,8 @@ _CONTRACTS = {
 topic: PREFIX.orders
 owner: shop
 key: customer
+key_encoding: string
+partitions: PARTITIONS
 time: placed_at
 fields: {order_id: string, customer: string, product: string, amount: long, note: string, placed_at: timestamp-millis}
 """,
@@ -72,6 +74,8 @@ topic: PREFIX.customers
 owner: shop
 kind: table
 key: customer
+key_encoding: string
+partitions: PARTITIONS
 time: changed_at
 fields: {customer: string, tier: int, changed_at: timestamp-millis}
 """,
@@ -155,7 +159,7 @@ def write_workspace(
         (root / folder).mkdir(parents=True)
     (root / "headrace.toml").write_text(text)
     for topic, contract in _CONTRACTS.items():
-        (root / "contracts" / f"{topic}.yaml").write_text(contract.replace("PREFIX", name))
+        (root / "contracts" / f"{topic}.yaml").write_text(contract.replace("PREFIX", name).replace("PARTITIONS", str(partitions)))
     pipelines = _PIPELINES.replace("PREFIX", name).replace("DELIVERY", delivery).replace("LARGE", str(LARGE))
     pipelines = pipelines.replace("WINDOW_MS", str(WINDOW_MS)).replace("GRACE_MS", str(GRACE_MS))
     (root / "pipelines" / "shop.py").write_text(pipelines)

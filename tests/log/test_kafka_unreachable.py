@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from headrace.errors import Fault
 from headrace.log.columns import outgoing
 from headrace.log.kafka import KafkaLog, SettingsInvalid
-from headrace.log.kafka.connection import Connection
+from headrace.log.kafka.connection import NOTICE_INTERVAL_S, Connection
 from headrace.log.port import Log, LogUnavailable, OffsetAndMetadata, RebalanceListener, TopicPartition, TopicSpec
 
 NOWHERE = "127.0.0.1:1"
@@ -91,6 +91,29 @@ def test_trouble_is_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(KafkaException):
             connection.repeat("asking", _denied)
         assert len(lines) == 1
+
+
+def test_a_broker_that_answers_is_not_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that moves, as for each new group, is told quietly; when it takes long, as a warning; and an outage
+    right after it is told all the same."""
+    monkeypatch.setattr("headrace.log.kafka.connection.BACKOFF_FIRST_S", 0.0)
+    connection = Connection(NOWHERE)
+    answers = [KafkaError._TRANSPORT, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.NOT_COORDINATOR]
+
+    def call() -> str:
+        if answers:
+            raise KafkaException(KafkaError(answers.pop()))
+        return "done"
+
+    with capture_logs() as lines:
+        assert connection.repeat("asking", call) == "done"
+        connection.tell_of(KafkaError(KafkaError.NOT_COORDINATOR), action="asking", for_s=NOTICE_INTERVAL_S)
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        ("kafka_not_ready", "info"),
+        ("kafka_unreachable", "warning"),
+        ("kafka_not_ready", "warning"),
+    ]
+    assert not answers
 
 
 @pytest.mark.parametrize(

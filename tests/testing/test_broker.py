@@ -119,7 +119,7 @@ def test_a_second_listener_tells_the_address_of_a_proxy(tmp_path: Path) -> None:
     with Proxy() as proxy:
         broker = start_broker(home, owner_pid=os.getpid(), heap=QUICK_OPTIONS, proxy=proxy.address, settings=settings)
         try:
-            os.killpg(broker.pid, signal.SIGKILL)
+            assert stop_broker(home, hard=True)
             again = start_broker(home, owner_pid=os.getpid(), heap=QUICK_OPTIONS)
             assert (again.bootstrap, again.behind_proxy) == (broker.bootstrap, broker.behind_proxy)
             assert again.behind_proxy is not None

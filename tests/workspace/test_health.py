@@ -68,6 +68,10 @@ def test_ready_when_every_pipeline_runs_and_is_near() -> None:
     ("changes", "reason"),
     [
         ({"state": ComponentState.RESTORING}, "pipeline 'totals' is restoring"),
+        ({"state": ComponentState.STARTING, "tasks": (), "lag": {}}, "pipeline 'totals' is starting"),
+        ({"state": ComponentState.PAUSED}, "pipeline 'totals' is paused"),
+        ({"state": ComponentState.STOPPED}, "pipeline 'totals' is stopped"),
+        ({"state": ComponentState.WAITING, "error": "no broker"}, "pipeline 'totals' is waiting: no broker"),
         ({"state": ComponentState.FAILED, "error": "no topic"}, "pipeline 'totals' is failed: no topic"),
         ({"written_at_ms": int(NOW_S * 1000) - STALE_AFTER_MS - 1000}, "pipeline 'totals' has said nothing for 11 s"),
         ({"lag": {}}, "pipeline 'totals': its lag is not known"),
@@ -95,6 +99,21 @@ def test_a_worker_without_tasks_is_ready() -> None:
     found = health(TOTALS)
     found.note(status(tasks=(), lag={}))
     assert found.readiness().is_ready
+
+
+def test_a_thread_that_does_not_come_back_is_told() -> None:
+    """By its own watch, or by its silence; components that rest, or failed, are silent for good reason."""
+    silent_ms = int(NOW_S * 1000) - STALE_AFTER_MS - 1000
+    found = health(TOTALS, PLANES, DELAYS)
+    found.note(status())
+    found.note(status(DELAYS, state=ComponentState.FAILED, written_at_ms=silent_ms))
+    assert found.stuck() == []
+    found.note(status(state=ComponentState.WAITING, is_stuck=True, error="step 'map' has not returned for 40 s"))
+    found.note(status(PLANES, written_at_ms=silent_ms))
+    assert found.stuck() == [
+        "pipeline 'totals': step 'map' has not returned for 40 s",
+        "ingress 'planes' has said nothing for 11 s",
+    ]
 
 
 def test_ingress_and_egress_do_not_count() -> None:

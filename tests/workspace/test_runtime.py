@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.errors import Fault, HeadraceError
+from headrace.workspace.control import Desired, DesiredState
 from headrace.workspace.runtime import FAILURES_MAX, Report, Runtime
 from headrace.workspace.slots import try_lock
 from headrace.workspace.status import ComponentKind, ComponentState, read_statuses
@@ -52,10 +53,16 @@ class Running:
     """A runtime on a thread of the test."""
 
     def __init__(self, root: Path, *components: Fake) -> None:
-        self.runtime = Runtime(root, "dev", "host-0", components, backoff_first_s=0.0001)
+        self.wanted: dict[str, Desired | None] = {each.name: Desired() for each in components}
+        self.runtime = Runtime(
+            root, "dev", "host-0", components, backoff_first_s=0.0001, wanted=lambda kind, name: self.wanted[name]
+        )
         self.errors: list[BaseException] | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def want(self, name: str, state: DesiredState) -> None:
+        self.wanted[name] = Desired(state, time.time_ns())
 
     def _run(self) -> None:
         self.errors = self.runtime.run()
@@ -135,4 +142,72 @@ def test_standby_takes_over(tmp_path: Path) -> None:
     assert fake.runs == 0
     held.release()
     assert fake.works.wait(20)
+    assert running.end() == []
+
+
+def test_a_pause_reaches_the_component(tmp_path: Path) -> None:
+    """One that pauses inside goes on running and is told; the other components are not."""
+    first, second = Fake("first"), Fake("second")
+    running = Running(tmp_path, first, second)
+    assert first.works.wait(20)
+    running.want("first", DesiredState.PAUSED)
+    until(lambda: first.is_paused)
+    running.want("first", DesiredState.RUNNING)
+    until(lambda: not first.is_paused)
+    assert (first.runs, second.is_paused) == (1, False)
+    assert running.end() == []
+
+
+def test_a_pause_ends_what_cannot_stand_still(tmp_path: Path) -> None:
+    """An ingress leaves and shows as paused, and runs again when it may; its lock is free meanwhile."""
+    fake = Fake("planes", kind=ComponentKind.INGRESS, runs_once=True, pauses_inside=False)
+    running = Running(tmp_path, fake)
+    assert fake.works.wait(20)
+    running.want("planes", DesiredState.PAUSED)
+    until(lambda: states(tmp_path) == {"planes": "paused"})
+    lock = try_lock(tmp_path, "ingress.planes")
+    assert lock is not None
+    lock.release()
+    running.want("planes", DesiredState.RUNNING)
+    until(lambda: fake.runs == 2)
+    assert running.end() == []
+
+
+def test_a_stopped_component_waits_and_starts_again(tmp_path: Path) -> None:
+    """Stopped by order it has left `run` and says so; the process lives on, and starts it when it may run."""
+    fake, other = Fake("totals"), Fake("other")
+    running = Running(tmp_path, fake, other)
+    assert fake.works.wait(20)
+    running.want("totals", DesiredState.STOPPED)
+    until(lambda: states(tmp_path) == {"totals": "stopped"})
+    assert other.runs == 1
+    running.want("totals", DesiredState.RUNNING)
+    until(lambda: fake.runs == 2)
+    assert running.end() == []
+
+
+def test_nothing_starts_before_it_is_known_what_is_wanted(tmp_path: Path) -> None:
+    """A restarted process must not run for a moment what was paused or stopped before."""
+    fake, wanted = Fake("totals"), dict[str, Desired | None](totals=None)
+    runtime = Runtime(tmp_path, "dev", "host-0", [fake], wanted=lambda kind, name: wanted[name])
+    thread = threading.Thread(target=runtime.run)
+    thread.start()
+    until(lambda: states(tmp_path) == {"totals": "waiting"})
+    wanted["totals"] = Desired(DesiredState.STOPPED, 1)
+    until(lambda: states(tmp_path) == {"totals": "stopped"})
+    assert fake.runs == 0
+    wanted["totals"] = Desired(DesiredState.RUNNING, 2)
+    assert fake.works.wait(20)
+    runtime.stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_an_order_starts_what_failed(tmp_path: Path) -> None:
+    """A component that needed a person runs again when somebody says anew that it shall; its error is no more."""
+    broken, fine = Fake("broken", errors=[HeadraceError("no such topic")]), Fake("fine")
+    running = Running(tmp_path, broken, fine)
+    until(lambda: states(tmp_path).get("broken") == "failed")
+    running.want("broken", DesiredState.RUNNING)
+    assert broken.works.wait(20)
     assert running.end() == []

@@ -132,3 +132,76 @@ def test_workers_notice_a_killed_supervisor(tmp_path: Path) -> None:
     supervisor.kill()
     supervisor.wait()
     until(lambda: (tmp_path / "left").exists())
+
+
+def pids(folder: Path, what: str = "up") -> list[int]:
+    """In the order of their coming."""
+    found = sorted(folder.glob(f"{what}-*"), key=lambda path: path.stat().st_mtime_ns)
+    return [int(path.name.removeprefix(f"{what}-")) for path in found]
+
+
+def test_a_round_replaces_one_at_a_time(tmp_path: Path) -> None:
+    """Each worker drains and comes back under a new process; the next one leaves only when it is ready."""
+    running = Running(DRAINS, tmp_path, 3)
+    until(lambda: len(up(tmp_path)) == 3)
+    before, ready = set(pids(tmp_path)), set[int]()
+    running.supervisor.replace_all(lambda pid: pid in ready)
+    for done in range(3):
+        until(lambda count=4 + done: len(up(tmp_path)) == count)  # type: ignore[misc]
+        # While the newest is not ready no other one has been asked to leave.
+        assert len(pids(tmp_path, "drained")) == done + 1
+        ready.add(pids(tmp_path)[-1])
+    until(lambda: running.supervisor._round is None)
+    assert set(pids(tmp_path, "drained")) == before
+    assert running.end() == 0
+    assert running.supervisor.restarts == 0
+
+
+def test_a_replacement_that_does_not_get_ready_ends_the_round(tmp_path: Path) -> None:
+    """A broken change stays in one process: the others run on as they are."""
+    running = Running(DRAINS, tmp_path, 3, ready_timeout_s=0.2, drain_timeout_s=0.2)
+    until(lambda: len(up(tmp_path)) == 3)
+    running.supervisor.replace_all(lambda pid: False)
+    until(lambda: len(up(tmp_path)) == 4)
+    until(lambda: running.supervisor._round is None)
+    assert len(pids(tmp_path, "drained")) == 1
+    running.end()
+
+
+def test_a_round_kills_who_does_not_leave(tmp_path: Path) -> None:
+    """The bound of draining holds for a replacement too; the round goes on, and the end is clean."""
+    until_second = "(pathlib.Path(sys.argv[1]) / 'second').exists() or signal.signal("
+    stubborn_once = STUBBORN.replace("signal.signal(", until_second)
+    running = Running(stubborn_once, tmp_path, 1, drain_timeout_s=0.3)
+    until(lambda: len(up(tmp_path)) == 1)
+    (tmp_path / "second").touch()
+    (first,) = up(tmp_path)
+    running.supervisor.replace_all(lambda pid: pid != first)
+    until(lambda: len(up(tmp_path)) == 2)
+    until(lambda: running.supervisor._round is None)
+    running.end()
+
+
+def test_a_crash_of_another_one_is_mended_during_a_round(tmp_path: Path) -> None:
+    """Looking after the fleet does not stop while a replacement gets ready."""
+    running, ready = Running(DRAINS, tmp_path, 2), threading.Event()
+    until(lambda: len(up(tmp_path)) == 2)
+    running.supervisor.replace_all(lambda pid: ready.is_set() and pid in up(tmp_path))
+    until(lambda: len(pids(tmp_path, "drained")) == 1)
+    until(lambda: len(up(tmp_path)) == 3)
+    (other,) = set(pids(tmp_path)[:2]) - set(pids(tmp_path, "drained"))
+    os.kill(other, signal.SIGKILL)
+    until(lambda: len(up(tmp_path)) == 4)
+    ready.set()
+    until(lambda: running.supervisor._round is None)
+    assert running.end() == 0
+
+
+def test_a_stop_while_workers_start_is_clean(tmp_path: Path) -> None:
+    """A worker that SIGTERM meets before it listens had nothing in hand: that is no failure."""
+    starting = (
+        "import pathlib, sys, os, time; (pathlib.Path(sys.argv[1]) / f'up-{os.getpid()}').touch(); time.sleep(60)"
+    )
+    running = Running(starting, tmp_path, 1)
+    until(lambda: len(up(tmp_path)) == 1)
+    assert running.end() == 0

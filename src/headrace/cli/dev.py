@@ -105,6 +105,7 @@ def _watch(root: Path, seen: Snapshot, stop: threading.Event, reload: threading.
 def _run_until(stop: threading.Event, names: list[str], root: Path, env: str | None) -> None:
     from headrace.workspace.apply import apply_plan
     from headrace.workspace.components import components
+    from headrace.workspace.control import open_control
     from headrace.workspace.environment import connect
     from headrace.workspace.load import load
     from headrace.workspace.plan import make_plan
@@ -112,13 +113,17 @@ def _run_until(stop: threading.Event, names: list[str], root: Path, env: str | N
     from headrace.workspace.slots import take_slot
 
     loaded = load(root)
-    with take_slot(root) as slot, connect(loaded.file, loaded.contracts, env) as environment:
+    with (
+        take_slot(root) as slot,
+        connect(loaded.file, loaded.contracts, env) as environment,
+        open_control(environment).watching() as control,
+    ):
         plan = make_plan(loaded, environment)
         apply_plan(
             plan, loaded, environment, lambda change: note(f"{change.action.replace('_', ' ')}: {change.target}")
         )
         note(f"running {', '.join(loaded.names) or 'nothing yet'}")
-        chosen = components(loaded, environment, slot.name, names)
+        chosen = components(loaded, environment, slot.name, names, control=control)
         with telling_progress(root, environment.name):
-            Runtime(root, environment.name, slot.name, chosen, stop).run()
+            Runtime(root, environment.name, slot.name, chosen, stop, wanted=control.wanted).run()
         stop.wait()

@@ -5,6 +5,8 @@ Owns the structlog set-up.
 - On a terminal lines are for people, elsewhere JSON; `HEADRACE_LOG_FORMAT=json|console` chooses.
 - `HEADRACE_LOG_LEVEL` is debug, info (default), warning or error.
 - Standard output belongs to a command's answer; no log line ever goes there.
+- Lines of a pipeline's, ingress's or egress's threads carry its name (context variables of structlog).
+- Tracebacks show code, never the values of variables: these may be records or secrets.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ def set_up_logging(**bound: str) -> None:
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             add_bound,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -62,5 +65,7 @@ def _renderers() -> list[Any]:
 
     chosen = os.environ.get("HEADRACE_LOG_FORMAT", "console" if sys.stderr.isatty() else "json")
     if chosen == "console":
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Not the default, which prints local variables where rich is installed.
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

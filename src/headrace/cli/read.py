@@ -50,7 +50,7 @@ def read(
 
 def record_json(record: ReadRecord) -> dict[str, Any]:
     """The shape of a record in JSON."""
-    from headrace.cli.json_values import as_json
+    from headrace.workspace.json_values import as_json
 
     error = record.error
     return {
@@ -67,7 +67,7 @@ def record_json(record: ReadRecord) -> dict[str, Any]:
 
 
 def _line(record: ReadRecord) -> str:
-    from headrace.cli.json_values import as_json
+    from headrace.workspace.json_values import as_json
 
     place = f"{record.partition}:{record.offset}  {time_text(record.timestamp_ms)}"
     if record.error is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.cli.options import EnvironmentOption, JsonOption, WorkspaceOption
 from headrace.cli.output import emit_json, note, table, time_text
+from headrace.cli.restore_text import restore_text
 
 if TYPE_CHECKING:
     from headrace.workspace.overview import ComponentRow
@@ -45,6 +46,12 @@ def status(json: JsonOption = False, workspace: WorkspaceOption = None, env: Env
         note(f"workspace {loaded.name!r} has no pipeline, ingress or egress")
     table(COLUMNS, [_cells(row) for row in rows])
     for row in rows:
+        if row.desired.reason and row.desired.state.value != "running":
+            note(
+                f"{row.name}: {row.desired.state.value} since {time_text(row.desired.since_ms)} ({row.desired.reason})"
+            )
+        if text := restore_text(row.statuses):
+            note(f"{row.name}: {text}")
         if row.error:
             note(f"{row.name}: {row.error}")
 
@@ -55,6 +62,8 @@ def component_json(row: ComponentRow) -> dict[str, Any]:
         "kind": row.kind,
         "name": row.name,
         "state": row.state,
+        "desired": row.desired.state.value,
+        "desired_since": time_text(row.desired.since_ms) or None,
         "instances": row.instances,
         "lag_records": row.lag.records if row.lag else None,
         "lag_seconds": round(row.lag.seconds, 3) if row.lag else None,
@@ -77,6 +86,8 @@ def component_json(row: ComponentRow) -> dict[str, Any]:
                 "written_at": time_text(each.written_at_ms),
                 "records_in": each.records_in,
                 "records_per_second": round(each.records_per_second, 1),
+                "restore_records_done": each.restore_records_done,
+                "restore_records": each.restore_records,
                 "keys": each.keys,
                 "state_bytes": each.state_bytes,
             }
@@ -85,11 +96,16 @@ def component_json(row: ComponentRow) -> dict[str, Any]:
     }
 
 
+def _state(row: ComponentRow) -> str:
+    wanted = row.desired.state.value
+    return row.state if wanted in ("running", row.state) else f"{row.state} (to be {wanted})"
+
+
 def _cells(row: ComponentRow) -> tuple[object, ...]:
     return (
         row.name,
         row.kind,
-        row.state,
+        _state(row),
         row.instances,
         row.lag.records if row.lag else "",
         round(row.lag.seconds, 1) if row.lag else "",

@@ -1,8 +1,10 @@
 """What makes a process stop: signals, and the end of its supervisor.
 
-Owns the handlers of SIGTERM and SIGINT and the watch over standard input.
+Owns the handlers of SIGTERM, SIGINT and SIGHUP and the watch over standard input.
 
-- Both only set an event; who waits for it drains.
+- They only set an event; who waits for it drains.
+- SIGHUP means something to who asks for it, and nothing to others; a terminal that went away stops a supervisor.
+- A worker that does not drain after its supervisor died ends by force.
 - The signal takes effect whatever the main thread is doing, blocking waits included.
 """
 
@@ -11,13 +13,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STDIN = 0
 
 
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set. Called once, on the main thread."""
+def stop_on_signals(hangup: threading.Event | None = None) -> threading.Event:
+    """An event that SIGTERM and SIGINT set; SIGHUP sets `hangup`. Called once, on the main thread."""
     # Polars, when first imported, puts a handler of its own before ours: it would break off running queries, and it
     # makes the system restart interrupted waits, so that no handler of Python runs while the main thread waits.
     import polars  # noqa: F401
@@ -25,27 +28,45 @@ def stop_on_signals() -> threading.Event:
     stop = threading.Event()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
+    has_terminal = _has_terminal()
 
     def wait() -> None:
-        while os.read(reader, 1)[0] not in STOP_SIGNALS:
-            pass
+        while (number := os.read(reader, 1)[0]) not in STOP_SIGNALS:
+            if number == signal.SIGHUP and hangup is not None:
+                if has_terminal and not _has_terminal():
+                    break
+                hangup.set()
         stop.set()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
     # The interpreter's own C handler writes each signal's number there at once, without waiting for the main thread.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in STOP_SIGNALS:
+    for number in (*STOP_SIGNALS, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     return stop
 
 
-def leave_with_supervisor(stop: threading.Event) -> None:
-    """Set `stop` when standard input ends: the supervisor holds its other side for as long as it lives."""
+def _has_terminal() -> bool:
+    """Whether standard input is a terminal that is still there."""
+    try:
+        os.tcgetpgrp(STDIN)
+    except OSError:
+        return False
+    return True
+
+
+def leave_with_supervisor(stop: threading.Event, drain_timeout_s: float) -> None:
+    """Set `stop` when standard input ends: the supervisor holds its other side for as long as it lives.
+
+    Who hangs is killed, as the supervisor would have done.
+    """
 
     def wait() -> None:
         # Below Python's buffers: a thread that waits inside them would break the interpreter's shutdown.
         while os.read(STDIN, 1024):
             pass
         stop.set()
+        time.sleep(drain_timeout_s)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="supervisor-watch", daemon=True).start()

@@ -86,6 +86,10 @@ class Arrivals:
             self._last_ms.pop(here, None)
             self._drop(here)
 
+    def restart(self) -> None:
+        """All partitions moved away."""
+        self.forget(list(self._last_ms))
+
     def rewind(self) -> None:
         """Everything that is not committed is read again."""
         for here in list(self._next):

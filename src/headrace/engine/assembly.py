@@ -15,18 +15,22 @@ from headrace.contracts.registry import Registry
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.engine.broadcasts import Broadcasts
 from headrace.engine.build import build_runner, frame_schema, partitioner
+from headrace.engine.changelog_writer import ChangelogWriter
 from headrace.engine.committer import Committer
 from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.input_queue import Input
+from headrace.engine.local_state import LocalState
 from headrace.engine.outbox import Outbox, RepartitionRoute
 from headrace.engine.records_in import RecordsIn
 from headrace.engine.repartition import STAYING
 from headrace.engine.retry import Patience
 from headrace.engine.settings import WorkerSettings
 from headrace.engine.sink_writer import SinkWriter
+from headrace.engine.state_copies import StateCopies
 from headrace.engine.state_owners import check_owners
 from headrace.engine.state_restore import StateRestorer
 from headrace.engine.tasks import Task, TaskSet
+from headrace.engine.topic_identity import check_partitions
 from headrace.engine.topic_reader import TopicReader
 from headrace.errors import HeadraceError
 from headrace.flow.derived import derived_contract
@@ -82,12 +86,24 @@ def assemble(
     now_ms: Callable[[], int],
     patience: Patience,
     on_restore: Callable[[str, int], None],
+    on_loaded: Callable[[int], None],
     listener: RebalanceListener,
 ) -> Assembly:
     """Connect and subscribe. Raises `TopicsMissing`, `StateWithoutStep`, `LogUnavailable`."""
     with ExitStack() as undo:
         parts = _assembled(
-            compiled, contracts, registry, log, settings, dropped, now_ms, patience, on_restore, listener, undo
+            compiled,
+            contracts,
+            registry,
+            log,
+            settings,
+            dropped,
+            now_ms,
+            patience,
+            on_restore,
+            on_loaded,
+            listener,
+            undo,
         )
         undo.pop_all()
     return parts
@@ -103,6 +119,7 @@ def _assembled(
     now_ms: Callable[[], int],
     patience: Patience,
     on_restore: Callable[[str, int], None],
+    on_loaded: Callable[[int], None],
     listener: RebalanceListener,
     undo: ExitStack,
 ) -> Assembly:
@@ -111,15 +128,22 @@ def _assembled(
     undo.callback(admin.close)
     topics = admin.topics(internal=True)
     partitions_of = _partition_counts(plan, topics)
+    check_partitions(plan, partitions_of)
     check_owners(plan, admin, topics)
     group = f"{settings.workspace}.{plan.name}"
-    consumer = log.consumer(group=group, client_id=f"{group}.{settings.instance}")
+    member = f"{group}.{settings.instance}"
+    consumer = log.consumer(group=group, client_id=member, instance=member if settings.static_member else None)
     undo.callback(consumer.close)
     bridge = AsyncBridge(plan.name)
     undo.callback(bridge.close)
     dead_letters = DeadLetters(topic=plan.dead_letter_topic, pipeline=plan.name, log=log)
     readers = {topic: TopicReader(contracts[topic], registry) for topic in plan.source_topics()}
-    restorer = StateRestorer(log, readers, on_progress=on_restore, retrying=patience.call)
+    writer = ChangelogWriter(consumer, admin)
+    local = LocalState(settings.state_folder) if settings.state_folder is not None else None
+    copies = StateCopies(plan.name, settings.environment, local, settings.snapshots, lambda: topics)
+    restorer = StateRestorer(
+        log, readers, writer, copies, on_progress=on_restore, on_loaded=on_loaded, retrying=patience.call
+    )
 
     def task(subtopology: Subtopology) -> Task:
         runner = build_runner(
@@ -131,6 +155,8 @@ def _assembled(
         [task(each) for each in plan.subtopologies],
         consumer,
         restorer,
+        plan=plan,
+        topics=lambda: admin.topics(internal=True),
         partitions_of=partitions_of,
         origins_of=_origins(plan, partitions_of),
     )
@@ -143,7 +169,7 @@ def _assembled(
         dead_letters=dead_letters,
         delivery=plan.delivery,
         transactional_id=f"{group}.{settings.instance}",
-        delta_rows=restorer.delta_rows,
+        changelogs=writer,
     )
     undo.callback(committer.close)
     # Now, and not with the first record: it ends what this worker left open when it died, and restore waits for that.

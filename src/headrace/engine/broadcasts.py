@@ -86,7 +86,7 @@ class Broadcasts:
         for bad in rows.bad:
             self._dropped[f"broadcast {batch.topic}", bad.code] += 1
             place = {"partition": int(batch.partition[bad.row]), "offset": int(batch.offset[bad.row])}
-            log.warning("broadcast record left out", topic=batch.topic, code=bad.code, reason=bad.message, **place)
+            log.warning("broadcast_record_left_out", topic=batch.topic, code=bad.code, **place)
         return rows.frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
 
     def close(self) -> None:

@@ -9,6 +9,8 @@ Owns the format of changelog topics and the rule when a partition writes its sta
 - A message's key tells delta (`d`) or snapshot (`s`). A snapshot is a run of changes inside one transaction, all
   messages of the first marked `first`; what lies before it is not needed any more and is dropped from the log.
 - Every message carries a checksum of what it holds. Damage is found (`ChangelogUnreadable`), never restored.
+- Every message carries the number of its commit; a partition's commits count up from 1 without a gap, whoever writes
+  them. So a copy of a part of the log tells exactly where it ends, and a hole is seen.
 - Every change says what its state means (the plan's fingerprint of the step), so that no step takes another's state.
 - Applying the changes of a partition in order rebuilds its state exactly.
 """
@@ -41,10 +43,11 @@ DELTA_ROWS_PER_STATE_ROW = 3
 """A snapshot is due when the deltas since the last one hold this many rows per live row: the log stays within
 a constant factor of the state, and snapshots cost a third of a write per row changed."""
 
-MAGIC = b"HRC2"
-HEADER = struct.Struct(">4sIII")
-"""Magic, CRC-32 of all that follows it, number of the piece, pieces of the change. 16 bytes keep Arrow aligned."""
-_CHECKED = struct.Struct(">II")
+MAGIC = b"HRC3"
+HEADER = struct.Struct(">4sIIIQ")
+"""Magic, CRC-32 of all that follows it, number of the piece, pieces of the change, number of the commit. 24 bytes keep
+Arrow aligned."""
+_CHECKED = struct.Struct(">IIQ")
 _CHECKED_FROM = HEADER.size - _CHECKED.size
 
 
@@ -59,12 +62,15 @@ def snapshot_is_due(*, delta_rows: int, state_rows: int) -> bool:
     return delta_rows >= max(DELTA_ROWS_PER_SNAPSHOT_MIN, DELTA_ROWS_PER_STATE_ROW * state_rows)
 
 
-def encode(change: StateChange, fingerprint: str, *, bytes_max: int = MESSAGE_BYTES_MAX) -> list[bytes]:
-    """The messages of a change, at least one. `fingerprint` says what the state means."""
+def encode(
+    change: StateChange, fingerprint: str, *, commit: int = 1, bytes_max: int = MESSAGE_BYTES_MAX
+) -> list[bytes]:
+    """The messages of a change, at least one. `fingerprint` says what the state means, `commit` which commit of the
+    partition it belongs to."""
     stream = memoryview(_to_stream(change, {"store": change.store, "fingerprint": fingerprint}))
     room = bytes_max - HEADER.size
     pieces = [stream[at : at + room] for at in range(0, len(stream), room)]
-    return [_framed(piece, number, len(pieces)) for number, piece in enumerate(pieces)]
+    return [_framed(piece, number, len(pieces), commit) for number, piece in enumerate(pieces)]
 
 
 def _to_stream(change: StateChange, more: Mapping[str, object]) -> pa.Buffer:
@@ -79,8 +85,8 @@ def _to_stream(change: StateChange, more: Mapping[str, object]) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _framed(piece: memoryview, number: int, pieces: int) -> bytes:
-    place = _CHECKED.pack(number, pieces)
+def _framed(piece: memoryview, number: int, pieces: int, commit: int) -> bytes:
+    place = _CHECKED.pack(number, pieces, commit)
     checksum = zlib.crc32(piece, zlib.crc32(place))
     return b"".join((MAGIC, checksum.to_bytes(4, "big"), place, piece))
 
@@ -91,20 +97,21 @@ class Piece:
 
     number: int
     pieces: int
+    commit: int
     body: memoryview
 
     @classmethod
-    def of(cls, value: bytes | pa.Buffer) -> Self:
+    def of(cls, value: bytes | memoryview | pa.Buffer) -> Self:
         """Raises `ChangelogUnreadable`."""
         view = memoryview(value)
         if len(view) < HEADER.size:
             raise ChangelogUnreadable(f"{len(view)} bytes are no changelog message")
-        magic, checksum, number, pieces = HEADER.unpack_from(view)
+        magic, checksum, number, pieces, commit = HEADER.unpack_from(view)
         if magic != MAGIC:
             raise ChangelogUnreadable(f"a changelog message begins with {magic!r}, not with {MAGIC!r}")
         if zlib.crc32(view[_CHECKED_FROM:]) != checksum:
             raise ChangelogUnreadable("the checksum of a changelog message is wrong")
-        return cls(number, pieces, view[HEADER.size :])
+        return cls(number, pieces, commit, view[HEADER.size :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,15 @@ class ChangelogMessage:
 
     change: StateChange
     fingerprint: str
+    commit: int
+
+
+def commit_of(value: bytes | memoryview | pa.Buffer) -> int:
+    """The commit that a message belongs to. Raises `ChangelogUnreadable`, but does not look at its content."""
+    view = memoryview(value)
+    if len(view) < HEADER.size or view[: len(MAGIC)] != MAGIC:
+        raise ChangelogUnreadable(f"{len(view)} bytes are no changelog message of format {MAGIC!r}")
+    return int(HEADER.unpack_from(view)[-1])
 
 
 class ChangelogReader:
@@ -126,7 +142,7 @@ class ChangelogReader:
         self._partition = partition
         self._pieces: list[memoryview] = []
 
-    def read(self, value: bytes | pa.Buffer) -> ChangelogMessage | None:
+    def read(self, value: bytes | memoryview | pa.Buffer) -> ChangelogMessage | None:
         """The change that this message completes, if it does. Raises `ChangelogUnreadable`."""
         piece = Piece.of(value)
         if piece.number == 0:
@@ -140,10 +156,10 @@ class ChangelogReader:
             return None
         stream = pa.py_buffer(self._pieces[0] if piece.pieces == 1 else b"".join(self._pieces))
         self._pieces = []
-        return _from_stream(self._partition, stream)
+        return _from_stream(self._partition, stream, piece.commit)
 
 
-def _from_stream(partition: int, stream: pa.Buffer) -> ChangelogMessage:
+def _from_stream(partition: int, stream: pa.Buffer, commit: int) -> ChangelogMessage:
     try:
         with pa.ipc.open_stream(stream) as reader:
             table = reader.read_all()
@@ -153,4 +169,4 @@ def _from_stream(partition: int, stream: pa.Buffer) -> ChangelogMessage:
         raise ChangelogUnreadable(f"a changelog message holds no state change ({error})") from error
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
-    return ChangelogMessage(StateChange(partition, frame, state, store), fingerprint)
+    return ChangelogMessage(StateChange(partition, frame, state, store), fingerprint, commit)

@@ -5,6 +5,7 @@ restart or a move to another process never moves time back.
 
 - A topic partition may feed several subtopologies, each with a progress of its own; the offset is the smallest.
 - At most `CHECKPOINT_CHARACTERS_MAX` characters: the broker's default limit for commit metadata is 4 KiB.
+- Ids of topics are cut to `TOPIC_ID_CHARACTERS`: enough to tell a topic from the one before it.
 - Times of origins are written as distances, so that a hundred partitions fit.
 """
 
@@ -20,6 +21,7 @@ from headrace.errors import HeadraceError
 from headrace.log.port import OffsetAndMetadata, TopicPartition
 
 CHECKPOINT_CHARACTERS_MAX = 4000
+TOPIC_ID_CHARACTERS = 8
 
 
 class CheckpointTooLarge(HeadraceError):
@@ -57,6 +59,8 @@ class Checkpoint:
     closing_ms: int = BEFORE_ALL_MS
     marks_ms: Mapping[int, int] = field(default_factory=dict)
     idle: frozenset[int] = frozenset()
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
+    """The beginnings of the ids of the topics that its tasks read: these offsets and clocks are about them."""
 
     def marks(self, expected: int) -> OriginMarks:
         return OriginMarks(expected, dict(self.marks_ms), set(self.idle), self.closing_ms)
@@ -78,6 +82,8 @@ class Checkpoint:
             raw["o"] = {origin: latest - time_ms for origin, time_ms in self.marks_ms.items()}
         if self.idle:
             raw["i"] = sorted(self.idle)
+        if self.topic_ids:
+            raw["d"] = dict(self.topic_ids)
         text = json.dumps(raw, separators=(",", ":")) if raw else ""
         if len(text) > CHECKPOINT_CHARACTERS_MAX:
             raise CheckpointTooLarge(
@@ -101,6 +107,7 @@ class Checkpoint:
                 int(raw.get("c", BEFORE_ALL_MS)),
                 {int(origin): latest - distance for origin, distance in raw.get("o", {}).items()},
                 frozenset(raw.get("i", ())),
+                {str(topic): str(topic_id) for topic, topic_id in raw.get("d", {}).items()},
             )
         except (ValueError, AttributeError, TypeError) as error:
             raise CheckpointUnreadable(

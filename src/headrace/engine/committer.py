@@ -13,38 +13,23 @@ Every transaction commits positions, unchanged ones too: without them a fenced w
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
 import structlog
 
-from headrace.engine import changelog
+from headrace.engine.changelog_writer import ChangelogWriter
 from headrace.engine.checkpoint import Checkpoint
 from headrace.engine.dead_letters import DeadLetters
-from headrace.engine.operator import StateChange
 from headrace.engine.outbox import Outbox
 from headrace.engine.repartition import Marks
 from headrace.engine.subtopology import SubtopologyRunner
 from headrace.flow.plan import Delivery
-from headrace.flow.values import StatefulStep
-from headrace.log.port import Admin, Consumer, GroupMetadata, Log, LogUnavailable, Outgoing, Producer, TopicPartition
+from headrace.log.port import Admin, Consumer, GroupMetadata, Log, LogUnavailable, Producer, TopicPartition
 
 PURGE_INTERVAL_S = 30.0
 """How often processed rows are removed from repartition topics; they are of no use to anybody once committed."""
 
 log = structlog.get_logger("headrace.engine")
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """A changelog partition whose earlier messages a snapshot replaces."""
-
-    topic: str
-    partition: int
-    before: int
 
 
 class Committer:
@@ -60,12 +45,12 @@ class Committer:
         dead_letters: DeadLetters,
         delivery: Delivery,
         transactional_id: str,
-        delta_rows: Counter[tuple[str, int]],
+        changelogs: ChangelogWriter,
     ) -> None:
         self._log, self._consumer, self._admin = log, consumer, admin
         self._outbox, self._dead_letters = outbox, dead_letters
         self._delivery, self._transactional_id = delivery, transactional_id
-        self._delta_rows = delta_rows
+        self._changelogs = changelogs
         self._purged_at_s = time.monotonic()
         self._producer: Producer | None = None
         self._group: GroupMetadata | None = None
@@ -110,8 +95,7 @@ class Committer:
         for runner in runners:
             runner.run({}, self._outbox.emit, flush=True)
         self._outbox.send(self.producer, marks())
-        changes, cuts = self._changelog_messages(runners)
-        for outgoing in changes:
+        for outgoing in self._changelogs.messages(runners):
             self.producer.produce(outgoing)
         self._dead_letters.send(self.producer)
         durable = checkpoints()
@@ -119,7 +103,7 @@ class Committer:
         self.is_open = False
         for runner in runners:
             runner.commit()
-        self._drop_records({TopicPartition(cut.topic, cut.partition): cut.before for cut in cuts})
+        self._drop_records(self._changelogs.committed())
         return durable
 
     def purge(self, durable: Mapping[TopicPartition, Checkpoint], topics: Iterable[str]) -> None:
@@ -148,41 +132,11 @@ class Committer:
             self.producer.flush()
             self._consumer.commit(offsets)
 
-    def _changelog_messages(self, runners: Sequence[SubtopologyRunner]) -> tuple[list[Outgoing], list[_Cut]]:
-        messages: list[Outgoing] = []
-        cuts: list[_Cut] = []
-        for runner in runners:
-            for step in runner.steps:
-                if isinstance(step, StatefulStep):
-                    self._step_changes(runner, step, messages, cuts)
-        return messages, cuts
-
-    def _step_changes(
-        self, runner: SubtopologyRunner, step: StatefulStep, messages: list[Outgoing], cuts: list[_Cut]
-    ) -> None:
-        operator = runner.stateful[step.name]
-        keys = operator.keys_count()
-        changes: dict[int, list[StateChange]] = {}
-        for change in operator.changes():
-            changes.setdefault(change.partition, []).append(change)
-        for partition, found in changes.items():
-            self._delta_rows[step.name, partition] += sum(change.frame.height for change in found)
-            delta_rows = self._delta_rows[step.name, partition]
-            if not changelog.snapshot_is_due(delta_rows=delta_rows, state_rows=keys.get(partition, 0)):
-                messages.extend(_messages(step, changelog.DELTA, change) for change in found)
-                continue
-            here = TopicPartition(step.changelog, partition)
-            cuts.append(_Cut(step.changelog, partition, self._admin.end_offsets([here])[here]))
-            kind = changelog.SNAPSHOT_FIRST
-            for piece in operator.snapshot(partition, changelog.SNAPSHOT_ROWS_PER_CHANGE_MAX):
-                messages.append(_messages(step, kind, piece))
-                kind = changelog.SNAPSHOT_MORE
-            self._delta_rows[step.name, partition] = 0
-
     def abort(self, runners: Sequence[SubtopologyRunner], *, new_producer: bool) -> None:
         """Undo the open transaction here and in the log."""
         self._outbox.discard()
         self._dead_letters.discard()
+        self._changelogs.aborted()
         for runner in runners:
             runner.rollback()
         self.is_open = False
@@ -195,6 +149,7 @@ class Committer:
         """Leave an open transaction to its end: nothing of it is committed, and no client is asked."""
         self._outbox.discard()
         self._dead_letters.discard()
+        self._changelogs.aborted()
         self.is_open = False
 
     def drop_producer(self) -> None:
@@ -204,14 +159,6 @@ class Committer:
             self._producer = None
 
     def close(self) -> None:
+        """Free the producer and the copies on disk."""
         self.drop_producer()
-
-
-def _messages(step: StatefulStep, kind: bytes, change: StateChange) -> Outgoing:
-    values = changelog.encode(change, step.fingerprint)
-    return Outgoing(
-        step.changelog,
-        pa.array(values, pa.large_binary()),
-        key=pa.array([kind] * len(values), pa.large_binary()),
-        partition=np.full(len(values), change.partition, np.int32),
-    )
+        self._changelogs.close()

@@ -4,6 +4,8 @@ Owns the dead-letter topic's format (DESIGN section 6). Written in the transacti
 
 - Key, value and headers are those of the source record; `headrace.error.*` headers are added.
 - A row that came from no single record (an aggregate) is written as JSON, with `headrace.error.original` `false`.
+- A row that failed at a step is kept as it came there, so that it can be replayed to it (`headrace.engine.replay_rows`).
+- What fails again after a replay says of which dead letter it is one more, and how often it was replayed.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ import pyarrow as pa
 
 from headrace.engine.operator import SOURCE, RowError
 from headrace.engine.record_sizes import produce_fitting
+from headrace.engine.replay_rows import keep_rows
 from headrace.engine.topic_reader import BadRecord
+from headrace.log.dead_letters import MESSAGE_CHARACTERS_MAX, ORIGINAL, PREFIX, ROW
 from headrace.log.port import HEADERS_TYPE, Log, Outgoing, Producer, RecordBatch, TopicPartition
+from headrace.log.replays import Replay
 
-PREFIX = "headrace.error."
 FETCH_TIMEOUT_S = 10.0
 """How long the original of a bad row is looked for in its source topic before its row is written instead."""
 FETCH_POLL_S = 0.5
@@ -65,8 +69,9 @@ def fetch_original(log: Log, position: TopicPartition, offset: int) -> Original 
 class DeadLetters:
     """Collects dead letters of one pipeline until the commit takes them."""
 
-    def __init__(self, *, topic: str, pipeline: str, log: Log) -> None:
+    def __init__(self, *, topic: str, pipeline: str, log: Log, replay_topic: str | None = None) -> None:
         self._topic, self._pipeline, self._log = topic, pipeline, log
+        self._replay_topic = replay_topic
         self._letters: list[Letter] = []
         self._batches: dict[str, list[RecordBatch]] = {}
         self.counts: Counter[tuple[str, str, str]] = Counter()
@@ -88,17 +93,38 @@ class DeadLetters:
             headers = self._headers("decode", record.code, record.message, step, place)
             self._letters.append((original_of(batch, record.row), headers))
 
-    def add_rows(self, frame: pl.DataFrame, errors: Sequence[RowError], *, step: str, stage: str) -> None:
-        """Rows that could not be processed or encoded."""
-        for error in errors:
+    def add_rows(
+        self, frame: pl.DataFrame, errors: Sequence[RowError], *, step: str, stage: str, input_index: int | None = 0
+    ) -> None:
+        """Rows that could not be processed or encoded. `input_index` is the step's input that they came in by; None for
+        rows that the step made itself, which cannot come in again."""
+        rows = [error.row for error in errors]
+        kept = [None] * len(rows) if input_index is None else keep_rows(frame, rows, input_index)
+        for error, row_bytes in zip(errors, kept, strict=True):
             row = frame.row(error.row, named=True)
             source = row[SOURCE]
             original = self._find(source) if source is not None and source["topic"] is not None else None
+            if source is not None and source["topic"] == self._replay_topic and original is not None:
+                self._add_again(original, error, step, stage, row_bytes)
+                continue
             headers = self._headers(stage, error.code, error.message, step, source or {})
             if original is None:
                 original = _as_json(row)
-                headers = (*headers, (PREFIX + "original", b"false"))
-            self._letters.append((original, headers))
+                headers = (*headers, (PREFIX + ORIGINAL, b"false"))
+            self._letters.append((original, (*headers, *_row_header(row_bytes))))
+
+    def _add_again(self, record: Original, error: RowError, step: str, stage: str, row: bytes | None) -> None:
+        """A row of a replay record."""
+        replay = Replay.of_headers(record.headers)
+        assert replay is not None, "only replay records enter with their place"
+        self.add_replay(record, replay, (stage, error.code, error.message), step=step, row=row)
+
+    def add_replay(
+        self, record: Original, replay: Replay, reason: tuple[str, str, str], *, step: str, row: bytes | None
+    ) -> None:
+        """A replayed record that failed again; `reason` is stage, code and message."""
+        headers = (*self._headers(*reason, step, replay.place), *replay.marks, *_row_header(row))
+        self._letters.append((Original(record.key, record.value, replay.headers), headers))
 
     def send(self, producer: Producer) -> None:
         """Produce all that is collected. An original that is too large for the topic stays where it is: its letter
@@ -140,15 +166,20 @@ class DeadLetters:
         self, stage: str, code: str, message: str, step: str, place: Mapping[str, object]
     ) -> tuple[Header, ...]:
         self.counts[step, stage, code] += 1
-        texts = {"stage": stage, "code": code, "message": message, "pipeline": self._pipeline, "step": step, **place}
+        told = message[:MESSAGE_CHARACTERS_MAX]
+        texts = {"stage": stage, "code": code, "message": told, "pipeline": self._pipeline, "step": step, **place}
         return tuple((PREFIX + name, str(text).encode()) for name, text in texts.items())
 
 
 def _noted(letter: Letter, why: str) -> Letter:
     """The letter with a note in place of its original."""
     _, headers = letter
-    kept = tuple(header for header in headers if header[0] != PREFIX + "original")
-    return Original(None, json.dumps({"left_out": why}).encode(), ()), (*kept, (PREFIX + "original", b"false"))
+    kept = tuple(header for header in headers if header[0] != PREFIX + ORIGINAL)
+    return Original(None, json.dumps({"left_out": why}).encode(), ()), (*kept, (PREFIX + ORIGINAL, b"false"))
+
+
+def _row_header(row: bytes | None) -> tuple[Header, ...]:
+    return () if row is None else ((ROW, row),)
 
 
 def _as_json(row: Mapping[str, object]) -> Original:

@@ -16,6 +16,7 @@ own: a log that answers slowly never holds up the work.
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -62,6 +63,12 @@ class LagMeter:
             self._at_end_s.pop(here, None)
         self.ask_again()
 
+    def restart(self) -> None:
+        """All partitions moved away: the clients that read them are gone."""
+        self.arrivals.restart()
+        self._at_end_s.clear()
+        self.ask_again()
+
     def ask_again(self) -> None:
         """Partitions came or went: what is known does not hold for those that are here."""
         self.lag, self._asked_s = {}, None
@@ -90,7 +97,8 @@ class LagMeter:
             self.lag = {}
             return
         self._asked_s, self._ends = now_s, None
-        self._thread = threading.Thread(target=self._answer, args=(partitions,), name="lag", daemon=True)
+        told = contextvars.copy_context()
+        self._thread = threading.Thread(target=told.run, args=(self._answer, partitions), name="lag", daemon=True)
         self._thread.start()
 
     def _answer(self, partitions: list[TopicPartition]) -> None:
@@ -101,7 +109,7 @@ class LagMeter:
             finally:
                 admin.close()
         except HeadraceError as error:
-            log.warning("lag not known", code=error.code, reason=str(error))
+            log.warning("lag_not_known", code=error.code, reason=str(error))
 
     def _measured(self, positions: Positions, ends: Positions, now_s: float) -> dict[str, TopicLag]:
         lag: dict[str, TopicLag] = {}

@@ -70,11 +70,11 @@ class MemoryGuard:
         if is_over:
             before, self._excess = self._excess, StateTooLarge(self._pipeline, held, self._limit_bytes)
             if before is None:
-                log.warning("reading stopped", code=self._excess.code, reason=str(self._excess))
+                log.warning("reading_stopped", code=self._excess.code, reason=str(self._excess))
         elif self._excess is not None:
             self._excess = None
             parts.consumer.resume(sorted(parts.tasks.active() - parts.paused))
-            log.info("reading again", pipeline=self._pipeline)
+            log.info("reading_again")
 
 
 def state_bytes(parts: Assembly) -> dict[str, int]:

@@ -76,8 +76,14 @@ class RowError:
 class OperatorContext(Protocol):
     """What an operator may use of its task."""
 
-    def dead_letter(self, frame: pl.DataFrame, errors: Sequence[RowError]) -> None:
-        """Send these rows of `frame` to the dead-letter topic. The operator leaves them out of its output."""
+    def dead_letter(
+        self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0
+    ) -> None:
+        """Send these rows of `frame` to the dead-letter topic. The operator leaves them out of its output.
+
+        `input_index` is the input that they came in by, to which a replay brings them back; None for rows that the
+        operator made itself.
+        """
 
     def count_dropped(self, reason: str, count: int) -> None:
         """Count rows that are left out by rule (`late`, `null_key`, ...)."""
@@ -140,6 +146,10 @@ class StatefulOperator(Operator, Protocol):
 
     def apply(self, change: StateChange) -> None:
         """Restore one changelog message."""
+
+    def row_key(self, store: str) -> Sequence[str] | None:
+        """The columns that name a row of this store's changes, where each row, or its deletion, says all about its
+        key: of rows with equal ones the last alone counts. None where a change builds on those before it."""
 
     def forget(self, partition: int) -> None:
         """Drop the state of a partition that moved away or is restored anew."""

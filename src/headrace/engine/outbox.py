@@ -8,6 +8,7 @@ Owns output frames that are not produced yet, and the marks last sent to each re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -59,6 +60,8 @@ class Outbox:
         self._sent: dict[str, _Sent] = {name: _Sent() for name in routes}
         self.rows_pending = 0
         self.rows_out = 0
+        self.rows: Counter[tuple[str, str]] = Counter()
+        """Rows written so far by step and `out`, committed or not."""
 
     def emit(self, step: SinkStep | RepartitionStep, frame: pl.DataFrame) -> None:
         """Take rows of a step."""
@@ -102,9 +105,11 @@ class Outbox:
             return
         rows = np.delete(np.arange(frame.height), [error.row for error in errors])
         too_large: list[RowError] = []
-        self.rows_out += produce_fitting(
+        written = produce_fitting(
             producer, records, lambda row, why: too_large.append(RowError(int(rows[row]), TOO_LARGE, why))
         )
+        self.rows_out += written
+        self.rows[step, "out"] += written
         if too_large:
             self._dead_letters.add_rows(frame, too_large, step=step, stage="encode")
 
@@ -116,6 +121,7 @@ class Outbox:
         empty: pl.DataFrame | None = None
         if pieces:
             frame = pl.concat(pieces)
+            self.rows[step, "out"] += frame.height
             target = route.partition_of(frame)
             rows = frame.select(route.columns)
             empty = rows.clear()

@@ -5,6 +5,7 @@ Owns the readers of source topics and the check that tables are partitioned as j
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,6 +48,8 @@ class RecordsIn:
     ) -> None:
         self._readers, self._keyed, self._tasks, self._dead_letters = readers, keyed, tasks, dead_letters
         self._moved = moved
+        self.rows: Counter[tuple[str, str]] = Counter()
+        """Records read (`in`) and rows made of them (`out`) so far, by `source <topic>`."""
 
     def add(self, batch: RecordBatch, patience: Patience, now_ms: int) -> None:
         """Take in one batch; undecodable records become dead letters."""
@@ -60,6 +63,8 @@ class RecordsIn:
         rows = patience.call(lambda: reader.read(batch))
         if rows.bad:
             self._dead_letters.add_records(batch, rows.bad, step=f"source {batch.topic}")
+        self.rows[f"source {batch.topic}", "in"] += len(batch)
+        self.rows[f"source {batch.topic}", "out"] += rows.frame.height
         offset = rows.frame[SOURCE].struct.unnest()["offset"].alias(OFFSET)
         index = pl.Series(INDEX, np.zeros(len(offset), np.int64))
         frame = rows.frame.hstack([offset, index])

@@ -1,22 +1,33 @@
 """What a worker says about itself.
 
-Owns its state, its counts and the rhythm of its reports. The worker's thread alone changes them; `tell_stuck` is for
-the thread that watches it.
+Owns its state, its counts and the rhythm of its reports. The worker's thread alone changes them; `tell_stuck` and
+`reported_s` are for the thread that watches it.
+
+- A worker is `starting` until it was given partitions, or it is plain that there are none for it (`SPARE_AFTER_S`);
+  `restoring` from the first word of a restore until the partitions are taken over; then `running`.
+- Waiting for the world does not change that: when the world answers, the state is what it was.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
+from headrace.engine.arrivals import ages_s
 from headrace.engine.assembly import Assembly
+from headrace.engine.checkpoint import Checkpoint
 from headrace.engine.lag import LagMeter
 from headrace.engine.memory_guard import state_bytes
 from headrace.engine.metrics import EngineMetrics
-from headrace.engine.settings import WorkerStatus
+from headrace.engine.settings import RestoreProgress, WorkerStatus
+from headrace.log.port import Fenced, LogError, TopicPartition
 
 STATUS_INTERVAL_S = 1.0
+SPARE_AFTER_S = 10.0
+"""A member without partitions so long after it joined is one too many: others give up theirs within a heartbeat, which
+is 5 s."""
 
 
 @dataclass(slots=True)
@@ -28,6 +39,11 @@ class Counts:
     state_bytes_loaded: int = 0
     commits: int = 0
     aborts: int = 0
+    fenced: int = 0
+    rebalances: Counter[str] = field(default_factory=Counter)
+    """By `assigned`, `revoked`, `lost`."""
+    clients_anew: Counter[str] = field(default_factory=Counter)
+    """By `producer`, `all`."""
 
 
 class Reporter:
@@ -49,6 +65,10 @@ class Reporter:
         self.on_status, self._clock = on_status, clock
         self.counts = Counts()
         self.state, self._message = "starting", ""
+        self._base = "starting"
+        """What it is when it waits for nobody: `starting`, `restoring` or `running`."""
+        self._joined_at = 0.0
+        self._restore: RestoreProgress | None = None
         self.parts: Assembly | None = None
         """What it works with, once there is something."""
         self._started_ms = self._now_ms()
@@ -56,13 +76,17 @@ class Reporter:
         self._told: WorkerStatus | None = None
         self._rows_out = 0
         self._letters: Counter[tuple[str, str, str]] = Counter()
+        self._step_rows: Counter[tuple[str, str]] = Counter()
         """Of sets of clients that are gone."""
+        self.reported_s = time.monotonic()
+        """When it last said something, by the monotonic clock."""
 
     def leave(self, parts: Assembly) -> None:
         """These parts are gone; what they counted stays."""
         self.parts = None
         self._rows_out += parts.outbox.rows_out
         self._letters.update(parts.dead_letters.counts)
+        self._step_rows.update(_step_rows(parts))
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -75,13 +99,61 @@ class Reporter:
 
     def wait_for(self, reason: str | None) -> None:
         """It waits for the world; None: it goes on."""
-        self.set_state("running" if reason is None else "waiting", reason or "")
+        self.set_state(self._base if reason is None else "waiting", reason or "")
+
+    def joined(self) -> None:
+        """It is a member of its group, and waits for partitions."""
+        self._joined_at = self._clock()
+        self._go_on_as("starting")
+
+    def restore_begun(self, records_to_do: int) -> None:
+        """So many records more are to be read before the partitions just gained can be taken over."""
+        before = self._restore or RestoreProgress(0, 0)
+        self._restore = replace(before, records_to_do=before.records_to_do + records_to_do)
+        self._go_on_as("restoring")
 
     def restored(self, topic: str, records: int) -> None:
         """Records were read from the log to rebuild state."""
         self.counts.records_restored += records
+        if self._restore is not None:
+            self._restore = replace(self._restore, records_done=self._restore.records_done + records)
+        self._base = "restoring"
         self.set_state("restoring", topic)
         self.report()
+
+    def gained(self) -> None:
+        """Partitions were taken over; whatever had to be restored is."""
+        self._lag.ask_again()
+        self._restore = None
+        self._go_on_as("running")
+
+    def look_for_partitions(self) -> None:
+        """After a while without any it runs all the same: there are none for it."""
+        if self._base == "starting" and self._clock() - self._joined_at >= SPARE_AFTER_S:
+            self._go_on_as("running")
+
+    def _go_on_as(self, state: str) -> None:
+        self._base = state
+        self.set_state(state)
+
+    def committed(self, durable: Mapping[TopicPartition, Checkpoint], seconds: float) -> None:
+        """A commit took so long, and made the effects of everything before these positions visible."""
+        self.counts.commits += 1
+        self._metrics.observe_commit(self._pipeline, seconds)
+        written = self._lag.arrivals.committed({here: kept.offset for here, kept in durable.items()})
+        for topic, times_ms in written.items():
+            self._metrics.observe_end_to_end(self._pipeline, topic, ages_s(times_ms, self._clock()))
+
+    def aborted(self, cause: LogError | None, *, new_producer: bool) -> None:
+        """A transaction was aborted; its records are read again."""
+        self.counts.aborts += 1
+        self.counts.fenced += isinstance(cause, Fenced)
+        self.counts.clients_anew["producer"] += new_producer
+        self._lag.arrivals.rewind()
+
+    def loaded(self, count_bytes: int) -> None:
+        """State was read from a copy."""
+        self.counts.state_bytes_loaded += count_bytes
 
     def report(self, *, force: bool = False) -> None:
         """Tell how things are, about once a second."""
@@ -92,14 +164,24 @@ class Reporter:
         if now - before >= STATUS_INTERVAL_S:
             rate = (self.counts.records_in - records) / (now - before) if before else 0.0
             self._rate_at = (now, self.counts.records_in, rate)
+        self.reported_s = time.monotonic()
         self._told = self.status()
         self._metrics.note(self._told)
         self.on_status(self._told)
 
-    def tell_stuck(self, message: str) -> None:
-        """Called on the watch's thread, while the worker's is busy."""
+    def tell_busy(self) -> None:
+        """Called on the watch's thread, while the worker's is in a step: as it was, and still there."""
         if self._told is not None:
-            self.on_status(replace(self._told, state="waiting", message=message, updated_ms=self._now_ms()))
+            self.on_status(replace(self._told, updated_ms=self._now_ms()))
+
+    def tell_stuck(self, message: str) -> None:
+        """Called on the watch's thread, while the worker's does not come back."""
+        if self.state == "waiting":
+            # It says already why, and looks again in a while.
+            self.tell_busy()
+        elif self._told is not None:
+            stuck = replace(self._told, state="waiting", message=message, is_stuck=True, updated_ms=self._now_ms())
+            self.on_status(stuck)
 
     def status(self) -> WorkerStatus:
         """The worker as it is now."""
@@ -107,7 +189,8 @@ class Reporter:
         letters = self._letters + (parts.dead_letters.counts if parts is not None else Counter())
         tasks = parts.tasks.tasks if parts is not None else ()
         clocks = [ms for task in tasks for ms in task.runner.source_clock.values()]
-        stateful = [operator for task in tasks for operator in task.runner.stateful.values()]
+        keys = _state_keys(parts) if parts is not None else Counter()
+        held = state_bytes(parts) if parts is not None else {}
         return WorkerStatus(
             pipeline=self._pipeline,
             instance=self._instance,
@@ -122,11 +205,37 @@ class Reporter:
             dropped={f"{step}:{reason}": count for (step, reason), count in self._dropped.items()},
             dead_letters={f"{step}:{stage}:{code}": count for (step, stage, code), count in letters.items()},
             stream_time_ms=min(clocks) if clocks else None,
-            state_keys=sum(sum(operator.keys_count().values()) for operator in stateful),
-            state_bytes=sum(state_bytes(parts).values()) if parts is not None else 0,
+            state_keys=sum(keys.values()),
+            state_bytes=sum(held.values()),
             records_per_second=round(self._rate_at[2], 1),
             records_restored=counts.records_restored,
             state_bytes_loaded=counts.state_bytes_loaded,
+            restore=self._restore,
             lag=self._lag.lag,
+            step_rows=self._step_rows + (_step_rows(parts) if parts is not None else Counter()),
+            step_state_keys=keys,
+            step_state_bytes=held,
+            rebalances=dict(counts.rebalances),
+            fenced=counts.fenced,
+            clients_anew=dict(counts.clients_anew),
+            rows_waiting=sum(task.queue.rows_waiting() for task in tasks),
+            partitions_paused=self._paused(),
             message=self._message,
         )
+
+    def _paused(self) -> int:
+        if self.parts is None:
+            return 0
+        return len(self.parts.tasks.active() if self.state == "paused" else self.parts.paused)
+
+
+def _step_rows(parts: Assembly) -> Counter[tuple[str, str]]:
+    return sum((task.runner.rows for task in parts.tasks.tasks), parts.records_in.rows + parts.outbox.rows)
+
+
+def _state_keys(parts: Assembly) -> Counter[str]:
+    keys = Counter[str]()
+    for task in parts.tasks.tasks:
+        for step, operator in task.runner.stateful.items():
+            keys[step] += sum(operator.keys_count().values())
+    return keys

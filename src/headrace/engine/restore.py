@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from headrace.engine import changelog
-from headrace.engine.changelog import ChangelogMessage, ChangelogReader, ChangelogUnreadable
+from headrace.engine.changelog import DELTA, ChangelogMessage, ChangelogReader, ChangelogUnreadable
 from headrace.errors import Fault, HeadraceError
 from headrace.log.columns import take_batch
 from headrace.log.port import Log, RecordBatch, TopicPartition
@@ -37,16 +40,22 @@ class RestoreStalled(HeadraceError):
 
 
 def read_until(
-    log: Log, targets: Mapping[TopicPartition, int], on_progress: Callable[[int], None]
+    log: Log,
+    targets: Mapping[TopicPartition, int],
+    on_progress: Callable[[int], None],
+    starts: Mapping[TopicPartition, int] | None = None,
 ) -> Iterator[RecordBatch]:
-    """Records of these partitions from their beginning up to (not including) the targets."""
+    """Records of these partitions from `starts`, or their beginning, up to (not including) the targets.
+
+    Raises `OffsetOutOfRange` when records go away before they are read, and `RestoreStalled`.
+    """
     consumer = log.consumer(client_id="headrace-restore")
     try:
-        begins = consumer.beginning_offsets(list(targets))
+        begins = consumer.beginning_offsets(list(targets)) if starts is None else starts
         open_targets = {here: end for here, end in targets.items() if begins[here] < end}
         if not open_targets:
             return
-        consumer.assign(dict.fromkeys(open_targets, BEGINNING))
+        consumer.assign({here: BEGINNING if starts is None else starts[here] for here in open_targets})
         deadline = time.monotonic() + SILENCE_MAX_S
         while open_targets:
             batches = consumer.poll(POLL_RECORDS_MAX, POLL_TIMEOUT_S)
@@ -73,29 +82,68 @@ def _before(batch: RecordBatch, targets: Mapping[TopicPartition, int]) -> Record
     return batch if keep.all() else take_batch(batch, np.flatnonzero(keep))
 
 
-def read_changelog(
-    log: Log, topic: str, partitions: Sequence[int], on_progress: Callable[[int], None]
-) -> Iterator[tuple[bytes, ChangelogMessage]]:
-    """All changes in these changelog partitions with their kind, in order per partition."""
-    here = [TopicPartition(topic, partition) for partition in partitions]
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """From where to where changelog partitions hold records."""
+
+    begins: Mapping[TopicPartition, int]
+    ends: Mapping[TopicPartition, int]
+    """The high watermarks."""
+
+
+def extent(log: Log, here: Sequence[TopicPartition]) -> Extent:
+    """As the log is now."""
     consumer = log.consumer(client_id="headrace-restore")
     try:
-        targets = consumer.end_offsets(here, committed=False)
+        # In this order: what is cut off after it was asked for ends lower than it begins, and is asked for again.
+        return Extent(consumer.beginning_offsets(here), consumer.end_offsets(here, committed=False))
     finally:
         consumer.close()
-    readers = {partition: ChangelogReader(partition) for partition in partitions}
-    for batch in read_until(log, targets, on_progress):
-        for row in range(len(batch)):
-            message = _read(readers[int(batch.partition[row])], batch, row)
-            if message is not None:
-                yield batch.key[row].as_py() or changelog.DELTA, message
 
 
-def _read(reader: ChangelogReader, batch: RecordBatch, row: int) -> ChangelogMessage | None:
+class Entry(NamedTuple):
+    """One changelog message."""
+
+    partition: int
+    kind: bytes
+    commit: int
+    value: pa.Buffer
+    message: ChangelogMessage | None
+    """The change that it completes; None while more of it is to come, and for what is `known`."""
+
+
+def read_changelog(
+    log: Log,
+    starts: Mapping[TopicPartition, int],
+    ends: Mapping[TopicPartition, int],
+    known: Mapping[int, int],
+    on_progress: Callable[[int], None],
+) -> Iterator[Entry]:
+    """Messages of the partitions of one changelog, in order per partition. Commits up to the `known` one of their
+    partition are passed over."""
+    readers = {here.partition: ChangelogReader(here.partition) for here in ends}
+    for batch in read_until(log, ends, lambda count: None, starts):
+        entries = (_entry(readers, batch, row, known) for row in range(len(batch)))
+        fresh = 0
+        for entry in entries:
+            if entry is not None:
+                fresh += 1
+                yield entry
+        if fresh:
+            on_progress(fresh)
+
+
+def _entry(
+    readers: Mapping[int, ChangelogReader], batch: RecordBatch, row: int, known: Mapping[int, int]
+) -> Entry | None:
+    partition, value = int(batch.partition[row]), batch.value[row].as_buffer()
     try:
-        return reader.read(batch.value[row].as_buffer() or b"")
+        commit = changelog.commit_of(value or b"")
+        if commit <= known[partition]:
+            return None
+        return Entry(partition, batch.key[row].as_py() or DELTA, commit, value, readers[partition].read(value))
     except ChangelogUnreadable as error:
         raise ChangelogUnreadable(
-            f"{batch.topic}[{batch.partition[row]}] at offset {batch.offset[row]}: {error.message}",
+            f"{batch.topic}[{partition}] at offset {batch.offset[row]}: {error.message}",
             cure="run `headrace reset PIPELINE`: it then computes its state anew from its sources",
         ) from error

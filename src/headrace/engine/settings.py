@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace.engine.snapshots import SnapshotStore
+
 BATCH_RECORDS_MAX = 10_000
 """Records asked of one poll: enough for columnar speed, little enough for 100 ms commits."""
 BATCH_RECORDS_LIMIT = 1_000_000
@@ -42,8 +44,14 @@ class WorkerSettings:
     """Beyond it the worker reads nothing more (`headrace.engine.memory_guard`); None: a share of the machine's."""
     stuck_after_s: float = STUCK_AFTER_S
     """A step that works longer than this on one pass is reported by name."""
+    static_member: bool = False
+    """Whether `instance` names the member of the group too, so that a restart moves no partition."""
     state_folder: Path | None = None
     """Where this machine keeps copies of changelogs (`headrace.engine.local_state`); None: nowhere."""
+    environment: str = ""
+    """Of the workspace: names the snapshots."""
+    snapshots: SnapshotStore | None = None
+    """Where copies of these copies are kept for other machines; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +121,5 @@ class WorkerStatus:
     """Not read for now: other inputs catch up, or memory is full."""
     message: str = ""
     """What it waits for, or why it failed."""
+    is_stuck: bool = False
+    """Whether its thread does not come back from a step or a call."""

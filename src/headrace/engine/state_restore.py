@@ -1,32 +1,58 @@
 """Bringing the state of tasks to their checkpoints.
 
-Owns which log gives which state: changelogs for stateful steps, the source topics themselves for tables that are only
-looked up.
+Owns which source gives which state: for stateful steps a copy (on this machine's disk, or a snapshot fetched to it) and
+then the changelog behind it; for tables that are only looked up their source topics.
+
+- A copy is used when the changelog goes on exactly where it ends; else the changelog is read from its beginning.
+- A changelog must be whole: from its first commit or a snapshot on, without a gap. If not, the worker stops
+  (`ChangelogTruncated`): it would compute on with wrong state.
+- What is read from the log is written to the copy, so that the next restore finds it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
 from headrace.engine import changelog
-from headrace.engine.changelog import ChangelogMessage
+from headrace.engine.changelog import ChangelogMessage, ChangelogReader, ChangelogUnreadable
+from headrace.engine.changelog_writer import ChangelogWriter, Written
 from headrace.engine.checkpoint import Checkpoint
-from headrace.engine.operator import SEQUENCE
-from headrace.engine.restore import read_changelog, read_until
+from headrace.engine.local_state import FileDamaged, Message
+from headrace.engine.operator import SEQUENCE, StatefulOperator
+from headrace.engine.restore import Extent, RestoreStalled, extent, read_changelog, read_until
+from headrace.engine.state_copies import StateCopies
 from headrace.engine.subtopology import SubtopologyRunner
 from headrace.engine.topic_reader import TopicReader
 from headrace.errors import HeadraceError
 from headrace.flow.values import StatefulStep
-from headrace.log.port import Log, RecordBatch, TopicPartition
+from headrace.log.port import Log, OffsetOutOfRange, RecordBatch, TopicPartition
+
+RESTORES_MAX = 5
+"""Of one step, while its changelog is cut under the hands of whoever reads it."""
+MIRROR_BYTES_MAX = 8_000_000
+"""Read from the log before it is written to the copy."""
 
 
 class StateMeansAnother(HeadraceError):
     """The state on the log is not of the step as it is now."""
 
     code = "engine.state_means_another"
+
+
+class ChangelogTruncated(HeadraceError):
+    """Records of a changelog are gone that nothing replaces."""
+
+    code = "engine.changelog_truncated"
+
+
+class _CopyDoesNotFit(Exception):
+    """The changelog does not go on where a copy ends."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        super().__init__(partition)
 
 
 class StateRestorer:
@@ -36,14 +62,15 @@ class StateRestorer:
         self,
         log: Log,
         readers: Mapping[str, TopicReader],
+        writer: ChangelogWriter,
+        copies: StateCopies,
         *,
         on_progress: Callable[[str, int], None],
+        on_loaded: Callable[[int], None],
         retrying: Callable[[Callable[[], object]], object],
     ) -> None:
-        self._log, self._readers = log, readers
-        self._on_progress, self._retrying = on_progress, retrying
-        self.delta_rows: Counter[tuple[str, int]] = Counter()
-        """Rows of deltas since the last snapshot by (step, partition), as found."""
+        self._log, self._readers, self._writer, self._copies = log, readers, writer, copies
+        self._on_progress, self._on_loaded, self._retrying = on_progress, on_loaded, retrying
 
     def restore(
         self, runner: SubtopologyRunner, partitions: Sequence[int], checkpoints: Mapping[TopicPartition, Checkpoint]
@@ -55,8 +82,20 @@ class StateRestorer:
             )
         for step in runner.steps:
             if isinstance(step, StatefulStep):
-                self._restore_step(runner, step, partitions)
+                self._restore_step(step, runner.stateful[step.name], partitions)
         runner.commit()
+
+    def has_state(self, runner: SubtopologyRunner, partition: int) -> bool:
+        """Whether anything was ever committed to a changelog of a restored partition."""
+        steps = [step for step in runner.steps if isinstance(step, StatefulStep)]
+        return any(self._writer.written(step.name, partition).commit for step in steps)
+
+    def give_up(self, runner: SubtopologyRunner, partitions: Sequence[int], *, are_lost: bool) -> None:
+        """Partitions moved away."""
+        steps = [step for step in runner.steps if isinstance(step, StatefulStep)]
+        self._writer.forget(steps, partitions, are_lost=are_lost)
+
+    # Tables
 
     def _restore_table(
         self, runner: SubtopologyRunner, topic: str, checkpoints: Mapping[TopicPartition, Checkpoint]
@@ -76,21 +115,149 @@ class StateRestorer:
         self._retrying(read)
         return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
 
-    def _restore_step(self, runner: SubtopologyRunner, step: StatefulStep, partitions: Sequence[int]) -> None:
-        operator = runner.stateful[step.name]
+    # Changelogs
+
+    def _restore_step(self, step: StatefulStep, operator: StatefulOperator, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            self._writer.restored(step.name, partition, Written(copy=self._copies.open(step, partition)))
+        for _ in range(RESTORES_MAX):
+            try:
+                self._try(step, operator, partitions)
+                return
+            except OffsetOutOfRange:
+                # The last owner cuts what its last snapshot replaced.
+                pass
+            except _CopyDoesNotFit as misfit:
+                self._discard(step, misfit.partition, "the changelog does not go on where it ends")
+            for partition in partitions:
+                operator.forget(partition)
+        raise RestoreStalled(
+            f"{step.changelog} was cut {RESTORES_MAX} times while it was read", cure="see who deletes its records"
+        )
+
+    def _discard(self, step: StatefulStep, partition: int, reason: str) -> None:
+        copy = self._writer.written(step.name, partition).copy
+        assert copy is not None
+        copy.discard(reason)
+
+    def _try(self, step: StatefulStep, operator: StatefulOperator, partitions: Sequence[int]) -> None:
+        here = {partition: TopicPartition(step.changelog, partition) for partition in partitions}
+        found = extent(self._log, list(here.values()))
+        starts = dict(found.begins)
+        for partition, place in here.items():
+            written = self._from_copy(step, operator, partition, found.begins[place])
+            if written.commit:
+                starts[place] = written.offset
+        self._from_log(step, operator, starts, found)
+        for partition, place in here.items():
+            written = self._writer.written(step.name, partition)
+            written.offset = found.ends[place]
+            if written.copy is not None and written.commit and written.copy.offset < written.offset:
+                written.copy.append(written.commit, written.offset, [])
+            if not written.commit and found.begins[place]:
+                raise _truncated(place, found.begins[place])
+
+    def _from_copy(self, step: StatefulStep, operator: StatefulOperator, partition: int, begin: int) -> Written:
+        """State as a copy has it, if it has it; the partition's knowledge, begun anew."""
+        copy = self._writer.written(step.name, partition).copy
+        written = Written(copy=copy)
+        self._writer.restored(step.name, partition, written)
+        if copy is None:
+            return written
+        if not self._copies.refresh(copy, begin):
+            return written
+        reader = ChangelogReader(partition)
+        try:
+            for commit, messages in copy.commits():
+                for kind, value in messages:
+                    message = reader.read(value)
+                    if message is not None:
+                        _take(step, operator, written, kind, message)
+                written.commit = commit
+        except (ChangelogUnreadable, FileDamaged, OSError) as error:
+            operator.forget(partition)
+            copy.discard(str(error))
+            written.commit = written.delta_rows = 0
+            return written
+        written.offset = copy.offset
+        self._on_loaded(copy.length_bytes)
+        return written
+
+    def _from_log(
+        self, step: StatefulStep, operator: StatefulOperator, starts: Mapping[TopicPartition, int], found: Extent
+    ) -> None:
+        places = {here.partition: self._writer.written(step.name, here.partition) for here in starts}
+        known = {partition: written.commit for partition, written in places.items()}
+        mirrors = {here.partition: _Mirror(places[here.partition], offset) for here, offset in starts.items()}
 
         def count(messages: int) -> None:
             self._on_progress(step.changelog, messages)
 
-        for kind, message in read_changelog(self._log, step.changelog, partitions, count):
-            partition = message.change.partition
-            _check_meaning(step, message)
-            if kind == changelog.SNAPSHOT_FIRST:
-                operator.forget(partition)
-                self.delta_rows[step.name, partition] = 0
-            operator.apply(message.change)
-            if kind == changelog.DELTA:
-                self.delta_rows[step.name, partition] += message.change.frame.height
+        for entry in read_changelog(self._log, starts, found.ends, known, count):
+            written = places[entry.partition]
+            here = TopicPartition(step.changelog, entry.partition)
+            follows = entry.commit in (written.commit, written.commit + 1) and (
+                written.commit or not found.begins[here]
+            )
+            if not follows and entry.kind != changelog.SNAPSHOT_FIRST:
+                if known[entry.partition]:
+                    raise _CopyDoesNotFit(entry.partition)
+                raise _truncated(here, found.begins[here])
+            if entry.message is not None:
+                _take(step, operator, written, entry.kind, entry.message)
+            written.commit = entry.commit
+            mirrors[entry.partition].add(entry.kind, entry.value, entry.commit)
+        for mirror in mirrors.values():
+            mirror.finish()
+
+
+def _take(
+    step: StatefulStep, operator: StatefulOperator, written: Written, kind: bytes, message: ChangelogMessage
+) -> None:
+    _check_meaning(step, message)
+    partition = message.change.partition
+    if kind == changelog.SNAPSHOT_FIRST:
+        operator.forget(partition)
+        written.delta_rows = 0
+    operator.apply(message.change)
+    if kind == changelog.DELTA:
+        written.delta_rows += message.change.frame.height
+
+
+class _Mirror:
+    """Writes what is read from the log to the copy, commit by commit, in pieces of bounded size."""
+
+    def __init__(self, written: Written, offset: int) -> None:
+        self._copy = written.copy
+        self._offset = offset
+        """At or before everything read: what is written here goes on from there."""
+        self._commit = written.commit
+        self._messages: list[Message] = []
+        self._bytes = 0
+        self._anew = False
+
+    def add(self, kind: bytes, value: memoryview | bytes, commit: int) -> None:
+        """The next message."""
+        if self._copy is None:
+            return
+        if commit != self._commit:
+            self.finish()
+            self._commit, self._anew = commit, kind == changelog.SNAPSHOT_FIRST
+        self._messages.append((kind, memoryview(value)))
+        self._bytes += len(memoryview(value))
+        if self._bytes >= MIRROR_BYTES_MAX:
+            self._write(is_complete=False)
+
+    def finish(self) -> None:
+        """The commit is whole."""
+        if self._copy is not None and (self._messages or self._bytes):
+            self._write(is_complete=True)
+            self._bytes = 0
+
+    def _write(self, *, is_complete: bool) -> None:
+        assert self._copy is not None
+        self._copy.append(self._commit, self._offset, self._messages, is_complete=is_complete, anew=self._anew)
+        self._messages, self._anew = [], False
 
 
 def _check_meaning(step: StatefulStep, message: ChangelogMessage) -> None:
@@ -102,3 +269,13 @@ def _check_meaning(step: StatefulStep, message: ChangelogMessage) -> None:
             cure=f"run `headrace reset {pipeline}` to compute everything again, or `headrace reset {pipeline} --step"
             f" {step.name}` to begin anew where the pipeline stands; or bring the step back as it was",
         )
+
+
+def _truncated(here: TopicPartition, begin: int) -> ChangelogTruncated:
+    pipeline = here.topic.split(".")[0]
+    return ChangelogTruncated(
+        f"{here.topic}[{here.partition}] begins at offset {begin} in the middle of the state: records before it were"
+        " deleted, by its retention or by hand",
+        cure=f"run `headrace reset {pipeline}`: it then computes its state anew from its sources; and let nothing but"
+        " headrace delete records of changelogs",
+    )

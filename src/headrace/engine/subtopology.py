@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
+import numpy as np
 import polars as pl
 
 from headrace.engine.dead_letters import DeadLetters
@@ -61,8 +62,10 @@ class StepContext:
         self._step, self._dead_letters, self._dropped, self._now_ms = step, dead_letters, dropped, now_ms
         self.closing: dict[int, int] = {}
 
-    def dead_letter(self, frame: pl.DataFrame, errors: Sequence[RowError]) -> None:
-        self._dead_letters.add_rows(frame, errors, step=self._step, stage="process")
+    def dead_letter(
+        self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0
+    ) -> None:
+        self._dead_letters.add_rows(frame, errors, step=self._step, stage="process", input_index=input_index)
 
     def count_dropped(self, reason: str, count: int) -> None:
         if count:
@@ -106,6 +109,8 @@ class SubtopologyRunner:
         self._flushed_committed: dict[str, Clocks] = {}
         self.working_on: Working | None = None
         """The step at work, for whoever looks on from another thread."""
+        self.rows: Counter[tuple[str, str]] = Counter()
+        """Rows so far by step and `in` or `out`, committed or not."""
 
     @property
     def stateful(self) -> dict[str, StatefulOperator]:
@@ -133,15 +138,19 @@ class SubtopologyRunner:
                 continue
             inputs = [self._input(name, outputs) for name in step.inputs]
             if isinstance(step, SinkStep | RepartitionStep):
-                self.closing[step.name] = self.closing[step.inputs[0]]
-                if inputs[0].height:
-                    emit(step, inputs[0])
+                self._hand_over(step, inputs[0], emit)
                 continue
             self.working_on = (step.name, time.monotonic())
             try:
                 outputs[step.name] = self._run_step(step, inputs, flush=flush)
             finally:
                 self.working_on = None
+
+    def _hand_over(self, step: SinkStep | RepartitionStep, frame: pl.DataFrame, emit: Emit) -> None:
+        self.closing[step.name] = self.closing[step.inputs[0]]
+        if frame.height:
+            self.rows[step.name, "in"] += frame.height
+            emit(step, frame)
 
     def _numbered(self, rows: Mapping[str, pl.DataFrame]) -> Mapping[str, pl.DataFrame]:
         """`SEQUENCE` goes on from earlier passes: rows that wait for a flush keep their place among later ones."""
@@ -182,6 +191,12 @@ class SubtopologyRunner:
         return frame
 
     def _run_step(self, step: AnyStep, inputs: Sequence[pl.DataFrame], *, flush: bool) -> pl.DataFrame:
+        output = self._step_output(step, inputs, flush=flush)
+        self.rows[step.name, "in"] += sum(frame.height for frame in inputs)
+        self.rows[step.name, "out"] += output.height
+        return output
+
+    def _step_output(self, step: AnyStep, inputs: Sequence[pl.DataFrame], *, flush: bool) -> pl.DataFrame:
         if isinstance(step, LateStep):
             self.closing[step.name] = self._contexts[step.inputs[0]].closing
             return self._late(step)
@@ -254,20 +269,57 @@ class SubtopologyRunner:
         """Close what a step holds open in idle partitions, and send what follows down the steps."""
         operator, context = self.stateful[step.name], self._contexts[step.name]
         closed = self._joined(step.name, [operator.close_idle(partitions, context)])
+        self.rows[step.name, "out"] += closed.height
         self._promise(step.name, operator, context.closing, flush=False)
         if not closed.height:
             return
-        outputs = {step.name: closed}
-        behind = self.steps[[each.name for each in self.steps].index(step.name) + 1 :]
-        for later in behind:
+        self._go_on({step.name: closed}, self._place(step.name) + 1, emit)
+
+    def _place(self, step: str) -> int:
+        return [each.name for each in self.steps].index(step)
+
+    def _go_on(self, outputs: dict[str, pl.DataFrame], first: int, emit: Emit) -> None:
+        """Bring what some steps gave down the steps from number `first` on; steps without rows are left out."""
+        for later in self.steps[first:]:
             inputs = [self._input(name, outputs) for name in later.inputs]
             if isinstance(later, SourceStep) or not any(frame.height for frame in inputs):
                 continue
             if isinstance(later, SinkStep | RepartitionStep):
-                self.closing[later.name] = self.closing[later.inputs[0]]
-                emit(later, inputs[0])
+                self._hand_over(later, inputs[0], emit)
             else:
                 outputs[later.name] = self._run_step(later, inputs, flush=False)
+
+    def input_schema(self, step: str, input_index: int) -> Mapping[str, pl.DataType]:
+        """The columns of a step's input, as far as it has so many; else of none."""
+        inputs = self._plan.step(step).inputs
+        return self._schemas[inputs[input_index]] if input_index < len(inputs) else {}
+
+    def replay(self, step: str, input_index: int, frame: pl.DataFrame, emit: Emit) -> None:
+        """Rows that come to one input of a step once more, and to nothing beside or above it.
+
+        `frame` has the columns of that input but `SEQUENCE`. A row is judged by the time that the task has come to
+        since: what is closed stays closed, and no clock moves for it.
+        """
+        self.run({}, emit)  # After this the closing times are those of now, also right after a restore.
+        entry, place = self._plan.step(step), self._place(step)
+        name = entry.inputs[input_index]
+        now_ms = self.closing.get(name, {})
+        reached = np.array([now_ms.get(partition, BEFORE_ALL_MS) for partition in frame[PARTITION].to_list()], np.int64)
+        timed = frame.with_columns(
+            pl.Series(STREAM_TIME, np.maximum(frame[STREAM_TIME].to_numpy(), reached)),
+            pl.int_range(self._sequence, self._sequence + frame.height, dtype=pl.Int64).alias(SEQUENCE),
+        )
+        self._sequence += frame.height
+        inputs = [self._empty(each) for each in entry.inputs]
+        inputs[input_index] = timed[list(self._schemas[name])]
+        if isinstance(entry, SinkStep | RepartitionStep):
+            self._hand_over(entry, inputs[0], emit)
+            return
+        self.working_on = (step, time.monotonic())
+        try:
+            self._go_on({step: self._run_step(entry, inputs, flush=False)}, place + 1, emit)
+        finally:
+            self.working_on = None
 
     def wake_at_ms(self) -> int | None:
         """When an operator wants a pass by the wall clock."""
@@ -285,8 +337,12 @@ class SubtopologyRunner:
                 continue
             rows = frame.with_columns(pl.col(TIME).alias(STREAM_TIME))[list(self._schemas[source.name])]
             for step in chain[1:]:
-                rows = self._operators[step.name].process([rows], self._contexts[step.name])
+                rows = self.passed(step.name, rows)
             operator.load_table(rows)
+
+    def passed(self, step: str, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows through one row-wise step, outside of a pass."""
+        return self._operators[step].process([rows], self._contexts[step])
 
     def lookup_topics(self, *, broadcast: bool) -> list[str]:
         """Topics of tables that are looked up."""

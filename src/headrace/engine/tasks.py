@@ -11,12 +11,12 @@ Owns input queues, progress and restore. A task is one partition number of one s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
-from headrace.engine.checkpoint import Checkpoint, Progress
+from headrace.engine.checkpoint import TOPIC_ID_CHARACTERS, Checkpoint, Progress
 from headrace.engine.input_queue import INDEX, OFFSET, Input, InputQueue
 from headrace.engine.operator import PARTITION, SEQUENCE
 from headrace.engine.repartition import Marks
@@ -24,7 +24,9 @@ from headrace.engine.row_picks import pick
 from headrace.engine.state_restore import StateRestorer
 from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks
 from headrace.engine.subtopology import SubtopologyRunner
-from headrace.log.port import Consumer, TopicPartition
+from headrace.engine.topic_identity import check_growth, check_identity, position_lost
+from headrace.flow.plan import Delivery, Plan
+from headrace.log.port import Consumer, TopicDescription, TopicPartition
 
 
 class Task:
@@ -51,15 +53,22 @@ class TaskSet:
         consumer: Consumer,
         restorer: StateRestorer,
         *,
+        plan: Plan,
+        topics: Callable[[], Mapping[str, TopicDescription]],
         partitions_of: Mapping[str, int],
         origins_of: Mapping[str, int],
     ) -> None:
         self.tasks = tasks
+        self._plan, self._topics = plan, topics
+        self._topic_ids: dict[str, str] = {}
+        """The beginnings of their ids, as of the last assignment."""
         self._consumer = consumer
         self._restorer = restorer
         self._partitions_of = partitions_of
         self._origins_of = origins_of
         self._assigned: set[TopicPartition] = set()
+        self._committed: set[TopicPartition] = set()
+        """Of those, the ones with an offset in the group."""
         self._kept: dict[TopicPartition, Checkpoint] = {}
         """As last committed."""
         self._marks: dict[TopicPartition, OriginMarks] = {}
@@ -80,19 +89,39 @@ class TaskSet:
 
     def assign(self, gained: Sequence[TopicPartition], now_ms: int) -> None:
         """Take over partitions: restore what became complete, pause the rest."""
+        self._identify()
         committed = self._consumer.committed(gained)
         begins = self._consumer.beginning_offsets([here for here in gained if here not in committed])
         for here in gained:
             if here in committed:
                 self._kept[here] = Checkpoint.from_commit(here, committed[here])
+                check_identity(self._plan.name, here, self._kept[here], self._topic_ids)
             else:
                 self._kept[here] = Checkpoint(begins[here])
         self._assigned.update(gained)
+        self._committed.update(committed)
         for task in self.tasks:
             self._activate(task, self._complete(task) - task.partitions)
         idle = set(gained) - self.active()
         self._consumer.seek({here: self._kept[here].offset for here in idle})
         self._consumer.pause(sorted(idle))
+
+    def _identify(self) -> None:
+        """Which topics these are. Raises `TopicsGrew`."""
+        now = self._topics()
+        reads = sorted({topic for task in self.tasks for topic in task.queue.inputs})
+        check_growth(self._partitions_of, now, reads)
+        self._topic_ids = {topic: now[topic].topic_id[:TOPIC_ID_CHARACTERS] for topic in reads if topic in now}
+
+    def _check_positions(self, task: Task, partitions: set[int]) -> None:
+        """State is what came before a position. At least once, the first commit of positions may be missing."""
+        if self._plan.delivery is not Delivery.EXACTLY_ONCE:
+            return
+        for partition in sorted(partitions):
+            if self._committed.isdisjoint(self._reads(task, partition)) and self._restorer.has_state(
+                task.runner, partition
+            ):
+                raise position_lost(self._plan.name, self._plan.subtopologies[task.runner.index], partition)
 
     def _complete(self, task: Task) -> set[int]:
         """Partition numbers of which every topic is here."""
@@ -106,6 +135,7 @@ class TaskSet:
         for other in self.tasks:
             self._read_again(other, [each for each in here if each.partition in other.partitions])
         self._restorer.restore(task.runner, sorted(partitions), {each: self._kept[each] for each in here})
+        self._check_positions(task, partitions)
         task.partitions |= partitions
         for each in here:
             self._load(task, each)
@@ -140,9 +170,11 @@ class TaskSet:
         """The clock that rows of a source topic move."""
         return task.runner.table_clock if task.queue.inputs[here.topic].is_table else task.runner.source_clock
 
-    def give_up(self, lost: Sequence[TopicPartition]) -> list[int]:
-        """Partitions moved away: stop their tasks, forget their state. Returns the partition numbers that stopped."""
+    def give_up(self, lost: Sequence[TopicPartition], *, are_lost: bool = False) -> list[int]:
+        """Partitions moved away (`are_lost`: to others already): stop their tasks, forget their state. Returns the
+        partition numbers that stopped."""
         self._assigned.difference_update(lost)
+        self._committed.difference_update(lost)
         stopped: set[int] = set()
         for task in self.tasks:
             ended = task.partitions - self._complete(task)
@@ -151,6 +183,7 @@ class TaskSet:
             task.partitions -= ended
             stopped |= ended
             task.runner.forget(sorted(ended))
+            self._restorer.give_up(task.runner, sorted(ended), are_lost=are_lost)
             for partition in ended:
                 task.queue.forget(task.reads(partition))
                 for here in task.reads(partition):
@@ -265,14 +298,17 @@ class TaskSet:
 
     def _checkpoint(self, here: TopicPartition, progress: Mapping[int, Progress]) -> Checkpoint:
         offset = min(each.offset for each in progress.values())
+        reads = {topic for task in self.tasks if here.topic in task.queue.inputs for topic in task.queue.inputs}
+        topic_ids = {topic: self._topic_ids[topic] for topic in sorted(reads) if topic in self._topic_ids}
         marks = self._marks.get(here)
         if marks is None:
-            return Checkpoint(offset, progress)
-        return Checkpoint(offset, progress, marks.closing_ms, dict(marks.marks_ms), frozenset(marks.idle))
+            return Checkpoint(offset, progress, topic_ids=topic_ids)
+        return Checkpoint(offset, progress, marks.closing_ms, dict(marks.marks_ms), frozenset(marks.idle), topic_ids)
 
     def committed(self, checkpoints: Mapping[TopicPartition, Checkpoint]) -> None:
         """These are durable now."""
         self._kept.update(checkpoints)
+        self._committed.update(checkpoints)
 
     def rewind(self) -> None:
         """Back to the last commit: queues empty, clocks as they were, positions to read from again."""

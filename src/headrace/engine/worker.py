@@ -39,6 +39,7 @@ from headrace.flow.plan import CompiledPipeline
 from headrace.log.port import (
     Fenced,
     Log,
+    LogError,
     ProducerBroken,
     RebalanceListener,
     TopicPartition,
@@ -102,7 +103,17 @@ class PipelineWorker:
 
         Raises what a user or operator must mend (an unknown topic, a broken plan, lost records).
         """
+        told = {"pipeline": self._plan.name, "instance": self._settings.instance}
+        # Whoever logs anything on this thread, or on one that it starts, says for whom.
+        with (
+            structlog.contextvars.bound_contextvars(**told),
+            closing(Watch(self._settings.stuck_after_s, self._working_on, self._reporter)),
+        ):
+            self._work(stop)
+
+    def _work(self, stop: threading.Event) -> None:
         patience = Patience(stop, self._reporter.wait_for)
+        self._reporter.report(force=True)
         try:
             while not stop.is_set():
                 try:
@@ -110,7 +121,8 @@ class PipelineWorker:
                 except HeadraceError as error:
                     if error.fault is not Fault.RETRY:
                         raise
-                    log.warning("clients are made anew", pipeline=self._plan.name, code=error.code, reason=str(error))
+                    log.warning("clients_made_anew", code=error.code, reason=str(error))
+                    self._counts.clients_anew["all"] += 1
                     self._reporter.wait_for(str(error))
                     patience.sleep(RENEW_WAIT_S)
             self._reporter.set_state("stopped")
@@ -128,11 +140,10 @@ class PipelineWorker:
         self._open(patience)
         try:
             self._parts.broadcasts.read_whole(self._take_broadcast, patience)
-            self._reporter.set_state("running")
+            self._reporter.joined()
             self._orders.open()
-            with closing(Watch(self._plan.name, self._settings.stuck_after_s, self._working_on, self._tell_stuck)):
-                self._loop(stop, patience)
-                self._drain(patience)
+            self._loop(stop, patience)
+            self._drain(patience)
         finally:
             self._close()
 
@@ -148,6 +159,7 @@ class PipelineWorker:
             parts.close()
             self._reporter.leave(parts)
             self._assembly = None
+            self._lag.restart()
 
     def _assemble(self, patience: Patience) -> Assembly:
         return assemble(
@@ -160,6 +172,7 @@ class PipelineWorker:
             now_ms=self._now_ms,
             patience=patience,
             on_restore=self._reporter.restored,
+            on_loaded=self._reporter.loaded,
             listener=RebalanceListener(self._on_assigned, self._on_revoked, self._on_lost),
         )
 
@@ -182,6 +195,7 @@ class PipelineWorker:
             except (Fenced, ProducerBroken) as error:
                 failures = self._recover(error, failures, patience, new_producer=True)
             self._lag.measure(self._parts.tasks.positions, self._clock())
+            self._reporter.look_for_partitions()
             self._reporter.report()
 
     def _cycle(self, patience: Patience) -> None:
@@ -193,7 +207,7 @@ class PipelineWorker:
             return
         if self._reporter.state == "paused":
             parts.consumer.resume(sorted(parts.tasks.active() - parts.paused))
-            self._reporter.set_state("running")
+            self._reporter.wait_for(None)
         if (excess := self._guard.hold(parts, self._clock())) is not None:
             self._reporter.wait_for(str(excess))
         elif self._reporter.state == "waiting":
@@ -255,9 +269,11 @@ class PipelineWorker:
         for task in parts.tasks.tasks:
             for piece in parts.tasks.ready(task, complete, self._now_ms(), self._batch_records_max):
                 self._begin()
+                began_s = time.perf_counter()
                 task.runner.run(piece, parts.outbox.emit)
                 if piece:
-                    self._metrics.observe_batch(self._plan.name, sum(frame.height for frame in piece.values()))
+                    rows = sum(frame.height for frame in piece.values())
+                    self._metrics.observe_batch(self._plan.name, rows, time.perf_counter() - began_s)
             self._wake(task)
             self._back_pressure(task)
 
@@ -299,10 +315,9 @@ class PipelineWorker:
         self._idleness.look_again(patience)
         began_s = time.perf_counter()
         durable = parts.committer.commit(runners, self._idleness.marks, parts.tasks.checkpoints)
-        self._metrics.observe_commit(self._plan.name, time.perf_counter() - began_s)
+        self._reporter.committed(durable, time.perf_counter() - began_s)
         parts.tasks.committed(durable)
         parts.committer.purge(durable, parts.tasks.repartition_topics())
-        self._counts.commits += 1
 
     def _drain(self, patience: Patience) -> None:
         """A last commit, so that a restart reads nothing again."""
@@ -311,24 +326,24 @@ class PipelineWorker:
                 self._commit(patience)
         except (TransactionAborted, Fenced, ProducerBroken) as error:
             # Nothing is lost: the next owner reads these records again.
-            log.warning("last commit refused", pipeline=self._plan.name, code=error.code, reason=str(error))
-            self._abort(new_producer=True)
+            log.warning("last_commit_refused", code=error.code, reason=str(error))
+            self._abort(error, new_producer=True)
 
-    def _recover(self, error: Exception, failures: int, patience: Patience, *, new_producer: bool) -> int:
+    def _recover(self, error: LogError, failures: int, patience: Patience, *, new_producer: bool) -> int:
         if failures + 1 >= FAILURES_IN_A_ROW_MAX:
             raise error
-        log.warning("transaction aborted", pipeline=self._plan.name, reason=str(error), failures=failures + 1)
+        log.warning("transaction_aborted", code=error.code, reason=str(error), failures=failures + 1)
         if failures:
             patience.sleep(min(0.05 * failures, 1.0))
         try:
-            self._abort(new_producer=new_producer)
+            self._abort(error, new_producer=new_producer)
         except (TransactionAborted, Fenced, ProducerBroken):
             self._parts.committer.drop_producer()
         patience.call(self._parts.tasks.rewind)
         return failures + 1
 
-    def _abort(self, *, new_producer: bool) -> None:
-        self._counts.aborts += 1
+    def _abort(self, cause: LogError | None, *, new_producer: bool) -> None:
+        self._reporter.aborted(cause, new_producer=new_producer)
         runners = [task.runner for task in self._parts.tasks.tasks]
         self._parts.committer.abort(runners, new_producer=new_producer)
 
@@ -338,17 +353,25 @@ class PipelineWorker:
         self._settle()
         self._parts.tasks.assign(gained, self._now_ms())
         self._idleness.assigned(gained, self._clock())
-        self._reporter.set_state("running")
+        self._rebalanced("assigned", gained)
+        self._reporter.gained()
 
     def _on_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         self._settle()
         self._give_up(revoked)
+        self._rebalanced("revoked", revoked)
 
     def _on_lost(self, lost: Sequence[TopicPartition]) -> None:
         if self._parts.committer.is_open:
-            self._abort(new_producer=True)
+            self._abort(None, new_producer=True)
             self._parts.tasks.rewind()
-        self._give_up(lost)
+        self._give_up(lost, are_lost=True)
+        self._rebalanced("lost", lost)
+
+    def _rebalanced(self, change: str, partitions: Sequence[TopicPartition]) -> None:
+        if partitions:
+            self._counts.rebalances[change] += 1
+            log.info("rebalance", change=change, partitions=len(partitions))
 
     def _settle(self) -> None:
         """End the open transaction before tasks change hands: commit it, or abort and rewind."""
@@ -358,13 +381,13 @@ class PipelineWorker:
         try:
             self._commit(Patience(threading.Event(), self._reporter.wait_for))
         except (TransactionAborted, Fenced, ProducerBroken) as error:
-            log.warning("transaction aborted at rebalance", pipeline=self._plan.name, reason=str(error))
-            self._abort(new_producer=True)
+            log.warning("transaction_aborted_at_rebalance", code=error.code, reason=str(error))
+            self._abort(error, new_producer=True)
             parts.tasks.rewind()
 
-    def _give_up(self, gone: Sequence[TopicPartition]) -> None:
+    def _give_up(self, gone: Sequence[TopicPartition], *, are_lost: bool = False) -> None:
         parts = self._parts
-        stopped = parts.tasks.give_up(gone)
+        stopped = parts.tasks.give_up(gone, are_lost=are_lost)
         parts.outbox.forget(stopped)
         parts.paused.difference_update(gone)
         self._idleness.forget(gone)
@@ -373,10 +396,10 @@ class PipelineWorker:
     # Status
 
     def _working_on(self) -> Working | None:
-        return next((task.runner.working_on for task in self._parts.tasks.tasks if task.runner.working_on), None)
-
-    def _tell_stuck(self, message: str) -> None:
-        self._reporter.tell_stuck(message)
+        """Asked by the watch's thread."""
+        parts = self._assembly
+        tasks = parts.tasks.tasks if parts is not None else ()
+        return next((working for task in tasks if (working := task.runner.working_on)), None)
 
     def status(self) -> WorkerStatus:
         """The worker as it is now."""

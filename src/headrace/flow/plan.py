@@ -94,6 +94,11 @@ class Plan(Model):
     def dead_letter_topic(self) -> str:
         return f"{self.name}.dlq"
 
+    @property
+    def replay_topic(self) -> str:
+        """Dead letters on their way back; made when the first one is replayed."""
+        return f"{self.name}.replay"
+
     def step(self, name: str) -> AnyStep:
         """The step of this name; KeyError when there is none."""
         return {step.name: step for step in self.steps}[name]

@@ -3,12 +3,12 @@
 Owns the `headrace.error.*` headers that these rooms write (the engine writes the same for its pipelines).
 
 - Key, value and headers are the record's own; the headers of the error are added behind them.
-- A header value is UTF-8 text.
+- A header value is UTF-8 text, but for `headrace.error.row`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,12 @@ from headrace.log.columns import HeaderRow, batch_records, outgoing, take_batch
 from headrace.log.port import Outgoing, RecordBatch
 
 PREFIX = "headrace.error."
+PLACE = ("topic", "partition", "offset", "time")
+"""Where the record came from."""
+ORIGINAL = "original"
+"""`false` where key and value are not those of a record."""
+ROW = PREFIX + "row"
+"""The row as it came to the step that failed, as an Arrow IPC stream (`headrace.engine.replay_rows`)."""
 MESSAGE_CHARACTERS_MAX = 2_000
 """A message longer than this says nothing more, and headers count against the size of a record."""
 
@@ -31,6 +37,17 @@ class Reason:
     stage: Stage
     code: str
     message: str
+
+
+def header_texts(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+    """Headers as text by name; of several of one name the last. Those that are no text are left out."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        try:
+            found[name] = "" if value is None else value.decode()
+        except UnicodeDecodeError:
+            found.pop(name, None)
+    return found
 
 
 def error_headers(reason: Reason, *, pipeline: str, step: str, place: Mapping[str, object]) -> HeaderRow:

@@ -252,6 +252,9 @@ class Admin(Protocol):
 
     def groups(self) -> Sequence[str]: ...
 
+    def group_is_empty(self, group: str) -> bool:
+        """Whether the group has no member at this moment; true of an unknown one."""
+
     def group_offsets(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
         """Committed offsets of a group; empty for an unknown one."""
 
@@ -275,7 +278,13 @@ class Log(Protocol):
     def producer(self, *, transactional_id: str | None = None) -> Producer:
         """With an id the producer is transactional and fences older producers of that id."""
 
-    def consumer(self, *, group: str | None = None, client_id: str = "headrace") -> Consumer: ...
+    def consumer(
+        self, *, group: str | None = None, client_id: str = "headrace", instance: str | None = None
+    ) -> Consumer:
+        """With an `instance` the member is static: one that closes and comes back under that name within the
+        group's session timeout finds its partitions again, and the other members notice nothing. A member that died
+        without closing holds the name until its session ends (`InstanceInUse`). A log whose members come back at
+        once may ignore it."""
 
     def admin(self) -> Admin: ...
 
@@ -347,6 +356,13 @@ class ProducerBroken(LogError):
     """The producer cannot go on; make a new one and rewind."""
 
     code = "log.producer_broken"
+    fault = Fault.RETRY
+
+
+class InstanceInUse(LogError):
+    """A static member's name is held by another member, or by one that died a moment ago."""
+
+    code = "log.instance_in_use"
     fault = Fault.RETRY
 
 

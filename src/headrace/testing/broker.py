@@ -49,6 +49,7 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
 FORMAT_TIMEOUT_S = 90.0
 POLL_S = 0.05
+ENDINGS = (signal.SIGTERM, signal.SIGKILL)
 START_ATTEMPTS_MAX = 3
 """Another process may take a port between our look and the broker's bind."""
 
@@ -151,8 +152,11 @@ def find_broker(directory: Path | None = None) -> Broker | None:
     return broker if _is_alive(broker.pid, home) else None
 
 
-def stop_broker(directory: Path | None = None) -> bool:
-    """Stop the broker of `directory` and every process it started; False when none was running."""
+def stop_broker(directory: Path | None = None, *, hard: bool = False) -> bool:
+    """Stop the broker of `directory` and every process it started; False when none was running.
+
+    `hard` is kill -9: the broker tidies nothing up and says no farewell to its clients.
+    """
     home = (directory or default_directory()).resolve()
     state = home / "broker.json"
     if not state.exists():
@@ -160,7 +164,7 @@ def stop_broker(directory: Path | None = None) -> bool:
     broker = Broker(**json.loads(state.read_text(encoding="utf-8")))
     was_running = _is_alive(broker.pid, home)
     if was_running:
-        _end_process(broker.pid, home)
+        _end_process(broker.pid, home, [signal.SIGKILL] if hard else ENDINGS)
     state.unlink(missing_ok=True)
     if broker.temporary:
         shutil.rmtree(home, ignore_errors=True)
@@ -340,8 +344,8 @@ def _command_line(pid: int) -> str:
     ).stdout
 
 
-def _end_process(pid: int, home: Path) -> None:
-    for kind in (signal.SIGTERM, signal.SIGKILL):
+def _end_process(pid: int, home: Path, kinds: Sequence[signal.Signals] = ENDINGS) -> None:
+    for kind in kinds:
         with suppress(ProcessLookupError):
             os.killpg(pid, kind)
         deadline = time.monotonic() + STOP_TIMEOUT_S

@@ -88,7 +88,9 @@ class MemoryLog:
     def producer(self, *, transactional_id: str | None = None) -> MemoryProducer:
         return MemoryProducer(self, is_transactional=transactional_id is not None)
 
-    def consumer(self, *, group: str | None = None, client_id: str = "headrace") -> MemoryConsumer:
+    def consumer(
+        self, *, group: str | None = None, client_id: str = "headrace", instance: str | None = None
+    ) -> MemoryConsumer:
         return MemoryConsumer(self, group)
 
     def admin(self) -> MemoryAdmin:
@@ -390,6 +392,9 @@ class MemoryAdmin:
 
     def groups(self) -> Sequence[str]:
         return sorted(self._log.offsets)
+
+    def group_is_empty(self, group: str) -> bool:
+        return True
 
     def group_offsets(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
         return dict(self._log.offsets.get(group, {}))

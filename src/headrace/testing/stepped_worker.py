@@ -31,7 +31,7 @@ from headrace.engine.tasks import Task
 from headrace.engine.worker import PipelineWorker
 from headrace.flow.plan import CompiledPipeline, Plan
 from headrace.flow.steps import RepartitionStep
-from headrace.log.port import Fenced, ProducerBroken, TopicPartition, TransactionAborted
+from headrace.log.port import Fenced, LogError, ProducerBroken, TopicPartition, TransactionAborted
 from headrace.testing.memory_log import MemoryLog
 
 WORKSPACE = "driver"
@@ -151,7 +151,10 @@ class SteppedWorker(PipelineWorker):
         runs = zip(arrivals[begins].tolist(), arrivals[[*(begins[1:] - 1), -1]].tolist(), strict=True)
         return [*(bound for first, last in runs for bound in (first, last + 1)), None]
 
-    def _again(self, error: Exception, failures: int, *, new_producer: bool) -> int:
+    def _rebalanced(self, change: str, partitions: Sequence[TopicPartition]) -> None:
+        """No news in a test."""
+
+    def _again(self, error: LogError, failures: int, *, new_producer: bool) -> int:
         # Broadcast tables are no part of the transaction: what they dropped is not read again.
         broadcast = {place: count for place, count in self._dropped.items() if place[0].startswith("broadcast ")}
         self._dropped.clear()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from headrace.egress.config import EgressConfig
 from headrace.egress.runner import EgressRunner
@@ -24,6 +25,8 @@ from headrace.errors import HeadraceError
 from headrace.flow.plan import CompiledPipeline
 from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.log.port import Fenced
+from headrace.workspace.control import ControlTopic
+from headrace.workspace.config import LOCAL_FOLDER
 from headrace.workspace.environment import Environment
 from headrace.workspace.load import IngressConfig, Workspace
 from headrace.workspace.plan_connectors import open_ingress
@@ -37,12 +40,13 @@ def components(
     instance: str,
     names: Collection[str] = (),
     metrics: EngineMetrics | None = None,
+    control: ControlTopic | None = None,
 ) -> list[Component]:
     """Everything of the workspace that runs, or what `names` chooses. Raises `UnknownName`."""
     workspace.check_names(names)
     metrics = metrics or EngineMetrics()
     every: list[Component] = [
-        *(PipelineComponent(pipeline, workspace, environment, instance, metrics) for pipeline in workspace.pipelines),
+        *(PipelineComponent(each, workspace, environment, instance, metrics, control) for each in workspace.pipelines),
         *(IngressComponent(config, workspace, environment, instance) for config in workspace.ingress),
         *(EgressComponent(config, workspace, environment, instance) for config in workspace.egress),
     ]
@@ -58,6 +62,8 @@ class PipelineComponent:
     environment: Environment
     instance: str
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
+    control: ControlTopic | None = None
+    """What this process follows; None where there is none, as in tests."""
     orders: Orders = field(default_factory=Orders)
     kind: ComponentKind = field(default=ComponentKind.PIPELINE, init=False)
     runs_once: bool = field(default=False, init=False)
@@ -93,8 +99,17 @@ class PipelineComponent:
             workspace=self.workspace.name,
             instance=self.instance,
             batch_records_max=engine.batch_records_max,
+            static_member=engine.membership == "static",
             state_bytes_max=None if limit_mb is None else limit_mb * 1_000_000,
+            state_folder=self._state_folder(),
+            environment=self.environment.name,
         )
+
+    def _state_folder(self) -> Path | None:
+        """With the embedded log everything is on this disk already."""
+        if self.environment.log.name != "kafka":
+            return None
+        return self.workspace.root / LOCAL_FOLDER / "state" / self.environment.name
 
 
 class TakenOver(HeadraceError):
@@ -249,6 +264,9 @@ def pipeline_status(status: WorkerStatus, environment: str) -> ComponentStatus:
         state_bytes=status.state_bytes,
         error=status.message or None,
         records_restored=status.records_restored,
+        restore_records_done=status.restore.records_done if status.restore else None,
+        restore_records=status.restore.records_to_do if status.restore else None,
+        is_stuck=status.is_stuck,
         lag={topic: TopicLag(records=lag.records, seconds=lag.seconds) for topic, lag in status.lag.items()},
     )
 

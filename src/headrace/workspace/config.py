@@ -97,6 +97,9 @@ class EngineConfig(_Section):
     """Records asked of one poll."""
     state_memory_mb_max: int | None = Field(default=None, ge=1)
     """Memory that one pipeline's state may take in one process; without it a share of the machine's."""
+    membership: Literal["dynamic", "static"] = "dynamic"
+    """Kafka only. Static members find their partitions again after a restart, and nobody else notices; those of a
+    killed one stand still until its session times out."""
 
 
 class HttpConfig(_Section):
@@ -106,6 +109,9 @@ class HttpConfig(_Section):
     """Where to listen; all addresses only when somebody says so."""
     port: int = Field(default=0, ge=0, le=65_535)
     """Of a machine's first worker; the next takes the next. 0 serves nothing."""
+    advertise: str | None = None
+    """The host by which other workers reach this machine; without it `host`, or the machine's name where that is all
+    addresses."""
     ready_lag_seconds: float = Field(default=30.0, gt=0)
     """A process that is behind by more is not ready."""
 

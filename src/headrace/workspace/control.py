@@ -41,6 +41,7 @@ from headrace.log.port import (
     TopicSpec,
     UnknownTopic,
 )
+from headrace.workspace.environment import Environment
 from headrace.workspace.errors import WorkspaceError
 
 POLL_RECORDS_MAX = 1_000
@@ -173,6 +174,10 @@ class ControlTopic:
         """Wait until the watch has read the topic once; False when the log gave no answer in time."""
         assert self._watch is not None, "known() without watching()"
         return self._watch.known.wait(timeout_s)
+
+    def wanted(self, kind: str, name: str) -> Desired | None:
+        """What is wanted of a component as far as the watch knows; None before it knows. Asks nobody."""
+        return self.desired(kind, name) if self.known(0) else None
 
     def close(self) -> None:
         """Idempotent."""
@@ -359,6 +364,13 @@ class _Watch:
         if error.fault is not Fault.RETRY:
             # No patience mends it: without orders components do what they were made for.
             self.known.set()
+
+
+def open_control(environment: Environment) -> ControlTopic:
+    """The control topic of an environment."""
+    return ControlTopic(
+        environment.log, environment.workspace, replication_factor=environment.config.replication_factor
+    )
 
 
 def control_topic(workspace: str) -> str:

@@ -74,6 +74,12 @@ class PipelineRunning(WorkspaceError):
     code = "workspace.pipeline_running"
 
 
+class ResetUnfinished(WorkspaceError):
+    """A reset broke off, and has to be finished or undone before anything else."""
+
+    code = "workspace.reset_unfinished"
+
+
 class StatusInvalid(WorkspaceError):
     """A status file that is not what headrace writes."""
 

@@ -4,6 +4,9 @@ Owns the latest status of each component, and what `/ready` and `/metrics` say.
 
 - A process is ready when every pipeline in it runs, has spoken within `STALE_AFTER_MS` and is behind by less than
   `lag_seconds_max` on every topic. Ingress and egress are told and do not count: nobody waits for this process's.
+- A pipeline that starts, restores, waits for the log, is paused or stopped does not run. One whose lag is not known,
+  as that of partitions that came a moment ago, is not ready.
+- A component is stuck when its thread does not come back from a step or a call, or it should speak and is silent.
 - Metrics of pipelines are the engine's (`headrace.engine.metrics`); those of ingress and egress are here.
 """
 
@@ -25,6 +28,17 @@ from headrace.workspace.status import STALE_AFTER_MS, ComponentKind, ComponentSt
 
 READY_LAG_SECONDS_MAX = 30.0
 """A process that is behind by more is still catching up: long for a commit interval, short for a restart."""
+
+SPEAKING = frozenset(
+    {
+        ComponentState.RESTORING,
+        ComponentState.RUNNING,
+        ComponentState.WAITING,
+        ComponentState.PAUSED,
+        ComponentState.STANDBY,
+    }
+)
+"""States in which a component says something every second."""
 
 Key = tuple[ComponentKind, str]
 
@@ -70,6 +84,21 @@ class Health(Collector):
         reasons = [reason for key, status in self._all() for reason in self._reasons(key, status)]
         return Readiness(reasons, [_as_json(key, status) for key, status in self._all()])
 
+    def stuck(self) -> list[str]:
+        """Whose thread does not come back, in words."""
+        found = []
+        for (kind, name), status in self._all():
+            if status is None:
+                continue
+            if status.is_stuck:
+                found.append(f"{kind.value} {name!r}: {status.error}")
+            elif status.state in SPEAKING and (silent_ms := self._silent_ms(status)) > STALE_AFTER_MS:
+                found.append(f"{kind.value} {name!r} has said nothing for {silent_ms // 1000} s")
+        return found
+
+    def _silent_ms(self, status: ComponentStatus) -> int:
+        return int(self._clock() * 1000) - status.written_at_ms
+
     def _all(self) -> list[tuple[Key, ComponentStatus | None]]:
         return list(self._latest.items())
 
@@ -83,7 +112,7 @@ class Health(Collector):
         if status.state is not ComponentState.RUNNING:
             yield f"pipeline {name!r} is {status.state.value}" + (f": {status.error}" if status.error else "")
             return
-        silent_ms = int(self._clock() * 1000) - status.written_at_ms
+        silent_ms = self._silent_ms(status)
         if silent_ms > STALE_AFTER_MS:
             yield f"pipeline {name!r} has said nothing for {silent_ms // 1000} s"
         if status.tasks and not status.lag:

@@ -1,9 +1,9 @@
-"""HTTP of one worker process: `/live`, `/ready`, `/metrics`.
+"""HTTP of one worker process: `/live`, `/ready`, `/metrics`, `/tables`.
 
 Owns the listening socket and the thread that answers. Reads `Health`; changes nothing.
 
-- `/live` answers as long as the process does. It says nothing of the work: a broker that is away, or a long restore, is
-  no reason to kill a worker.
+- `/live` answers 200 as long as the process does, whatever the work does: a broker that is away, or a long restore, is
+  no reason to kill a worker. Its body names components whose thread does not come back.
 - `/ready` answers 200 or 503, with the reasons in its body.
 - The thread is not the worker's: a long batch delays no answer, and no answer delays a batch.
 - A process that cannot listen where it was told does not start.
@@ -21,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.workspace.errors import WorkspaceError
 from headrace.workspace.health import Health
+from headrace.workspace.tables_http import TablesHttp
 
 OFF = 0
 """The port that means: serve nothing."""
@@ -42,19 +43,19 @@ def worker_port(base: int, number: int) -> int:
 
 
 @contextmanager
-def serving(health: Health, host: str, port: int) -> Iterator[None]:
-    """Serve beside the block; nothing when `port` is `OFF`. Raises `HttpUnavailable`."""
+def serving(health: Health, host: str, port: int, tables: TablesHttp | None = None) -> Iterator[int]:
+    """Serve beside the block, and give the port; nothing when that is `OFF`. Raises `HttpUnavailable`."""
     if port == OFF:
-        yield
+        yield OFF
         return
     if port > PORT_MAX:
         raise HttpUnavailable(
             f"this worker's HTTP port would be {port}, above {PORT_MAX}",
             cure="choose a lower port with --http-port, or in [http] of headrace.toml",
         )
-    server = HttpServer(health, host=host, port=port)
+    server = HttpServer(health, host=host, port=port, tables=tables)
     try:
-        yield
+        yield server.port
     finally:
         server.close()
 
@@ -62,7 +63,7 @@ def serving(health: Health, host: str, port: int) -> Iterator[None]:
 class HttpServer:
     """Listens from its making until `close`. Port 0 takes any free one."""
 
-    def __init__(self, health: Health, *, host: str, port: int) -> None:
+    def __init__(self, health: Health, *, host: str, port: int, tables: TablesHttp | None = None) -> None:
         self._health = health
         self._host, self._asked_port = host, port
         self.port = 0
@@ -71,6 +72,8 @@ class HttpServer:
         app.router.add_get("/live", self._live)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
+        if tables is not None:
+            tables.add_to(app)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
         self._bridge = AsyncBridge("http")
         try:
@@ -94,7 +97,7 @@ class HttpServer:
             self._bridge.close()
 
     async def _live(self, _: web.Request) -> web.Response:
-        return web.json_response({"live": True, "pid": os.getpid()})
+        return web.json_response({"live": True, "pid": os.getpid(), "stuck": self._health.stuck()})
 
     async def _ready(self, _: web.Request) -> web.Response:
         readiness = self._health.readiness()

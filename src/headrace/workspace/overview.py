@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from headrace.log.port import Log, TopicPartition
+from headrace.workspace.control import Desired, control_topic, open_control
 from headrace.workspace.environment import Environment
 from headrace.workspace.load import Workspace
 from headrace.workspace.status import ComponentKind, ComponentState, ComponentStatus, read_statuses
@@ -79,6 +80,8 @@ class ComponentRow:
     """Wall clock less stream time."""
     error: str | None
     statuses: Sequence[ComponentStatus]
+    desired: Desired = field(default_factory=Desired)
+    """What somebody wants of it."""
 
 
 def topic_rows(workspace: Workspace, environment: Environment, *, every: bool = False) -> list[TopicRow]:
@@ -106,7 +109,14 @@ def topic_rows(workspace: Workspace, environment: Environment, *, every: bool = 
 
 
 def component_rows(workspace: Workspace, environment: Environment) -> list[ComponentRow]:
-    """Every component of the workspace with what is known of it."""
+    """Every component of the workspace with what is known and wanted of it."""
+    with open_control(environment) as control:
+        wanted = control.state()
+    rows = _component_rows(workspace, environment)
+    return [replace(row, desired=wanted.desired(row.kind, row.name)) for row in rows]
+
+
+def _component_rows(workspace: Workspace, environment: Environment) -> list[ComponentRow]:
     statuses = [each for each in read_statuses(workspace.root) if each.environment == environment.name]
     prefix = workspace.name
     rows = [
@@ -208,6 +218,7 @@ def _kinds(workspace: Workspace, present: Iterable[str]) -> dict[str, str]:
     internal = [
         topic for topic in present if topic.startswith(names) and topic.endswith((".repartition", ".changelog"))
     ]
+    internal += [topic for topic in present if topic == control_topic(workspace.name)]
     return {**dict.fromkeys(internal, "internal"), **kinds}
 
 

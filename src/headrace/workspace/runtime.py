@@ -109,7 +109,7 @@ class Runtime:
         self._running = [_Running(component) for component in self.components]
         for each in self._running:
             name = f"{each.component.kind.value}-{each.component.name}"
-            each.thread = threading.Thread(target=self._keep_running, args=(each,), name=name)
+            each.thread = threading.Thread(target=self._keep_named, args=(each,), name=name)
             each.thread.start()
         done = threading.Event()
         orders = threading.Thread(target=self._pass_orders_on, args=(done,), name="orders")
@@ -142,6 +142,11 @@ class Runtime:
         running.component.set_paused(desired.state is DesiredState.PAUSED)
         if _resting_state(running.component, desired) is not None:
             running.leave.set()
+
+    def _keep_named(self, running: _Running) -> None:
+        # Whoever logs anything on this thread says for whom.
+        with structlog.contextvars.bound_contextvars(**{running.component.kind.value: running.component.name}):
+            self._keep_running(running)
 
     def _keep_running(self, running: _Running) -> None:
         failures = 0

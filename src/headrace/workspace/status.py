@@ -99,6 +99,12 @@ class ComponentStatus(BaseModel):
     """The last error, in one paragraph."""
     records_restored: int = 0
     """Read to rebuild state."""
+    restore_records_done: int | None = None
+    """Of the restore under way; None without one."""
+    restore_records: int | None = None
+    """To read in all, those done among them."""
+    is_stuck: bool = False
+    """Whether its thread does not come back."""
     lag: Mapping[str, TopicLag] = Field(default_factory=dict)
     """By topic, over the partitions of this process; empty while it is not known."""
 

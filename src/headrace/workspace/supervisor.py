@@ -6,12 +6,15 @@ Owns the processes of `headrace run --workers N`. Knows nothing of what they do.
   crash: the worker starts again after a wait that doubles up to `BACKOFF_MAX_S` and falls back once it has run
   `HEALTHY_AFTER_S`.
 - `stop` drains: SIGTERM to all, and SIGKILL to those that are still there after `drain_timeout_s`.
+- `replace_all` replaces the workers one at a time, each when the last one is ready. A replacement that does not get
+  ready ends the round, so that a broken change stays in one process.
 - A worker whose supervisor died sees the end of its standard input and drains by itself.
 - One exit status: 0 when every worker's last run ended with 0, else 1.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import threading
@@ -27,6 +30,8 @@ BACKOFF_MAX_S = 30.0
 HEALTHY_AFTER_S = 60.0
 DRAIN_TIMEOUT_S = 30.0
 """Longer than a transaction may take, shorter than the patience of most process managers."""
+READY_TIMEOUT_S = 300.0
+"""How long a replacement may restore state and catch up before a round is given up."""
 LOOK_INTERVAL_S = 0.1
 
 EXIT_REFUSED = 1
@@ -49,6 +54,22 @@ class _Worker:
     exit_code: int | None = None
     """Of the last run; None before it ended."""
     is_over: bool = False
+    leave_by_s: float | None = None
+    """It was asked to leave for a replacement, and is killed then."""
+
+
+IsReady = Callable[[int], bool]
+"""Whether the process of this id does its work. Must not block."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """A replacement of all workers, one at a time."""
+
+    is_ready: IsReady
+    waiting: list[_Worker]
+    current: _Worker | None = None
+    ready_by_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -63,7 +84,14 @@ class Supervisor:
     drain_timeout_s: float = DRAIN_TIMEOUT_S
     backoff_first_s: float = BACKOFF_FIRST_S
     clock: Callable[[], float] = time.monotonic
+    ready_timeout_s: float = READY_TIMEOUT_S
     restarts: int = field(default=0, init=False)
+    _asked: IsReady | None = field(default=None, init=False)
+    _round: _Round | None = field(default=None, init=False)
+
+    def replace_all(self, is_ready: IsReady) -> None:
+        """Begin a round of replacements; one under way begins anew. Any thread may call."""
+        self._asked = is_ready
 
     def run(self) -> int:
         """Blocks; returns the exit status."""
@@ -72,6 +100,7 @@ class Supervisor:
             while not self.stop.is_set() and not all(worker.is_over for worker in fleet):
                 for worker in fleet:
                     self._look_after(worker)
+                self._go_round(fleet)
                 self.stop.wait(LOOK_INTERVAL_S)
         finally:
             self._drain(fleet)
@@ -87,26 +116,81 @@ class Supervisor:
         code = worker.process.poll()
         if code is not None:
             self._ended(worker, code)
+        elif worker.leave_by_s is not None and self.clock() >= worker.leave_by_s:
+            worker.process.kill()
+            worker.leave_by_s = math.inf
+            _log.error("worker_killed", worker=worker.number, after_s=self.drain_timeout_s)
 
     def _start(self, worker: _Worker) -> None:
-        # The open pipe is the worker's sign that its supervisor lives.
-        worker.process = subprocess.Popen(list(self.command), stdin=subprocess.PIPE, cwd=self.folder)
+        try:
+            # The open pipe is the worker's sign that its supervisor lives.
+            worker.process = subprocess.Popen(list(self.command), stdin=subprocess.PIPE, cwd=self.folder)
+        except OSError as error:
+            # Too little memory, or too many processes: that may pass.
+            self._start_later(worker, error=str(error))
+            return
         worker.started_at_s = self.clock()
         _log.info("worker_started", worker=worker.number, pid=worker.process.pid)
 
     def _ended(self, worker: _Worker, code: int) -> None:
         pid = _forget_process(worker)
         worker.exit_code = code
+        if worker.leave_by_s is not None:
+            worker.leave_by_s, worker.start_at_s = None, self.clock()
+            _log.info("worker_left", worker=worker.number, pid=pid, exit_code=code)
+            return
         if code in (0, EXIT_REFUSED):
             worker.is_over = True
             _log.info("worker_ended", worker=worker.number, pid=pid, exit_code=code)
             return
         healthy = self.clock() - worker.started_at_s >= HEALTHY_AFTER_S
-        worker.crashes = 1 if healthy else worker.crashes + 1
+        worker.crashes = 0 if healthy else worker.crashes
+        self._start_later(worker, pid=pid, cause=_cause(code))
+
+    def _start_later(self, worker: _Worker, **about: object) -> None:
+        worker.crashes += 1
         wait_s = min(self.backoff_first_s * 2 ** (worker.crashes - 1), BACKOFF_MAX_S)
         worker.start_at_s = self.clock() + wait_s
         self.restarts += 1
-        _log.warning("worker_crashed", worker=worker.number, pid=pid, cause=_cause(code), restart_in_s=wait_s)
+        _log.warning("worker_crashed", worker=worker.number, restart_in_s=wait_s, **about)
+
+    def _go_round(self, fleet: Sequence[_Worker]) -> None:
+        """One look at the round of replacements, if there is one."""
+        if self._asked is not None:
+            under_way = self._round.current if self._round is not None else None
+            self._round = _Round(self._asked, [each for each in fleet if not each.is_over], under_way)
+            self._asked = None
+            _log.info("replacing_workers", workers=len(self._round.waiting))
+        if self._round is None:
+            return
+        current = self._round.current
+        if current is None or self._is_replaced(self._round, current):
+            self._replace_next(self._round)
+
+    def _is_replaced(self, this: _Round, worker: _Worker) -> bool:
+        """Whether the new process of a worker is ready. Ends the round when it will not be."""
+        if worker.process is not None and worker.leave_by_s is None and this.is_ready(worker.process.pid):
+            _log.info("worker_replaced", worker=worker.number, pid=worker.process.pid)
+            this.current = None
+            return True
+        if worker.is_over or self.clock() >= this.ready_by_s:
+            left = [each.number for each in this.waiting]
+            _log.error("replacement_not_ready", worker=worker.number, not_replaced=left)
+            self._round = None
+        return False
+
+    def _replace_next(self, this: _Round) -> None:
+        this.waiting = [each for each in this.waiting if not each.is_over]
+        if not this.waiting:
+            _log.info("workers_replaced")
+            self._round = None
+            return
+        worker = this.current = this.waiting.pop(0)
+        this.ready_by_s = self.clock() + self.drain_timeout_s + self.ready_timeout_s
+        if worker.process is not None:
+            worker.process.send_signal(signal.SIGTERM)
+            worker.leave_by_s = self.clock() + self.drain_timeout_s
+        # Without a process it is about to start anyway.
 
     def _drain(self, fleet: Sequence[_Worker]) -> None:
         running = [worker for worker in fleet if worker.process is not None]
@@ -122,6 +206,9 @@ class Supervisor:
                 worker.process.kill()
                 worker.exit_code = worker.process.wait()
                 _log.error("worker_killed", worker=worker.number, after_s=self.drain_timeout_s)
+            if worker.exit_code == -signal.SIGTERM:
+                # It had only begun to start: there was nothing to drain yet.
+                worker.exit_code = 0
             pid = _forget_process(worker)
             _log.info("worker_ended", worker=worker.number, pid=pid, exit_code=worker.exit_code)
 

@@ -77,7 +77,7 @@ class Context:
         self.dropped: dict[str, int] = defaultdict(int)
         self.errors: list[str] = []
 
-    def dead_letter(self, frame: pl.DataFrame, errors: Any) -> None:
+    def dead_letter(self, frame: pl.DataFrame, errors: Any, *, input_index: int | None = 0) -> None:
         self.errors.extend(error.code for error in errors)
 
     def count_dropped(self, reason: str, count: int) -> None:

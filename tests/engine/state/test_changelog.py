@@ -50,7 +50,7 @@ def read(messages: list[bytes]) -> changelog.ChangelogMessage:
     return last
 
 
-@pytest.mark.parametrize("bytes_max", [changelog.MESSAGE_BYTES_MAX, 300, 17])
+@pytest.mark.parametrize("bytes_max", [changelog.MESSAGE_BYTES_MAX, 300, 25])
 def test_a_change_survives_its_messages(bytes_max: int) -> None:
     """In one message or in hundreds, none above the limit."""
     change = change_of(50)
@@ -100,7 +100,7 @@ def test_bytes_of_somebody_else_are_told() -> None:
     (message,) = changelog.encode(change_of(), "f")
     for body in (b"", b"no Arrow", message[HEADER.size : -20]):
         with pytest.raises(ChangelogUnreadable, match="holds no state change"):
-            reader.read(changelog._framed(memoryview(body), 0, 1))
+            reader.read(changelog._framed(memoryview(body), 0, 1, 1))
 
 
 def test_a_missing_or_repeated_piece_is_told() -> None:

@@ -70,6 +70,8 @@ class Accumulator:
 
     in_bulk = True
     """False: its trial does the adding, `add` and `merge` are not called."""
+    tells_all = False
+    """Whether `state` gives everything of a slot, `whole` or not."""
 
     def __init__(self, slab: Slab, name: str) -> None:
         self.name = name

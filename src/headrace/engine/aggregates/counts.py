@@ -16,6 +16,8 @@ from headrace.engine.state.slab import Slab
 class Count(Accumulator):
     """How many."""
 
+    tells_all = True
+
     def __init__(self, slab: Slab, name: str) -> None:
         super().__init__(slab, name)
         self._count = self._part("count", np.int64)

@@ -29,6 +29,8 @@ _EMPTY = -1
 class Custom(Accumulator):
     """Python states, as JSON text."""
 
+    tells_all = True
+
     in_bulk = False
 
     def __init__(self, slab: Slab, name: str, methods: AggregatorMethods, dtype: pl.DataType) -> None:

@@ -23,6 +23,8 @@ _LONGS = np.iinfo(np.int64)
 class NumberExtreme(Accumulator):
     """Smallest or largest of numbers, dates, times and booleans."""
 
+    tells_all = True
+
     def __init__(self, slab: Slab, name: str, dtype: pl.DataType, *, largest: bool) -> None:
         super().__init__(slab, name)
         self._is_float = dtype.is_float()
@@ -65,6 +67,8 @@ class NumberExtreme(Accumulator):
 
 class Coded(Accumulator):
     """An accumulator that holds one value of any type per slot, as a code."""
+
+    tells_all = True
 
     def __init__(self, slab: Slab, name: str, dtype: pl.DataType) -> None:
         super().__init__(slab, name)

@@ -25,6 +25,8 @@ _SPLITTER = 134217729.0
 
 
 class _Counted(Accumulator):
+    tells_all = True
+
     def __init__(self, slab: Slab, name: str) -> None:
         super().__init__(slab, name)
         self._count = self._part("count", np.int64)

@@ -119,6 +119,8 @@ class Buckets:
 class SketchQuantile(Accumulator):
     """Counts by bucket."""
 
+    tells_all = True
+
     def __init__(self, slab: Slab, name: str, q: float, accuracy: float) -> None:
         super().__init__(slab, name)
         self._q, self._by = q, Buckets(accuracy)

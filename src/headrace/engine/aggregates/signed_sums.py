@@ -38,6 +38,7 @@ class SignedCount(Signed, Count):
 class _ExactSum(Signed):
     """A sum of whole numbers or decimals in limbs, with a range."""
 
+    tells_all = True
     _width: int
 
     def __init__(self, slab: Slab, name: str) -> None:

@@ -78,6 +78,8 @@ class WindowedSum:
 class DoubleSum(Accumulator):
     """Sum of floats and doubles."""
 
+    tells_all = True
+
     def __init__(self, slab: Slab, name: str) -> None:
         super().__init__(slab, name)
         self._count = self._part("count", np.int64)
@@ -108,6 +110,8 @@ class DoubleSum(Accumulator):
 
 class _CheckedSum(Accumulator):
     """A sum with a range: what integers and decimals share."""
+
+    tells_all = True
 
     _limit: int
 

@@ -225,5 +225,6 @@ class RetractingAggregate(TableAggregate):
             beyond = np.flatnonzero(accumulator.overflows(slots))
             if len(beyond):
                 message = f"{accumulator.name}: the sum is out of range, so it is null here"
-                context.dead_letter(output, [RowError(row, OVERFLOW, message) for row in beyond.tolist()])
+                errors = [RowError(row, OVERFLOW, message) for row in beyond.tolist()]
+                context.dead_letter(output, errors, input_index=None)
         return output

@@ -34,7 +34,7 @@ class AggregateRows:
         group = self._groups.find(keys)
         known = group >= 0
         partition = keys[PARTITION].to_numpy().astype(np.int64)
-        slots = self._slots_of(partition[known], group[known])
+        slots = self._group_slots(partition[known], group[known])
         return self._output(self._in_order(self._standing(slots)))
 
     def some_rows(self, partition: int, rows_max: int) -> pl.DataFrame:
@@ -44,7 +44,7 @@ class AggregateRows:
 
     # For subclasses
 
-    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+    def _group_slots(self, partition: Ints, group: Ints) -> Ints:
         """All live slots of these groups."""
         raise AssertionError("a subclass finds its slots")
 

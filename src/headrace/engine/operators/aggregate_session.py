@@ -310,7 +310,7 @@ class SessionAggregate(AggregateState):
             ),
         ]
 
-    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+    def _group_slots(self, partition: Ints, group: Ints) -> Ints:
         keys = self._by_key.find((partition, group))
         _, (slots,) = self._lists.values(keys[keys >= 0])
         return slots

@@ -281,7 +281,7 @@ class SlidingAggregate(WindowAggregate):
         starts = self._slab[WINDOW_START][slots]
         return {WINDOW_START: starts, WINDOW_END: starts + self._difference_ms}
 
-    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+    def _group_slots(self, partition: Ints, group: Ints) -> Ints:
         # Windows begin anywhere, and nothing lists those of a group: all are looked at.
         live = self._slab.live()
         live = live[np.isin(self._slab["group"][live], group)]

@@ -17,7 +17,7 @@ from headrace.engine.aggregates.accumulator import Rows
 from headrace.engine.operator import OperatorContext, RowError
 from headrace.engine.operators.aggregate_refusals import RowTrials, may_refuse, suspected
 from headrace.engine.operators.aggregate_state import AggregateState, Taken
-from headrace.engine.state.arrays import Ints, Mask
+from headrace.engine.state.arrays import NO_INTS, Ints, Mask
 from headrace.engine.state.keyed_slab import KeyedSlab
 
 
@@ -34,6 +34,11 @@ class SlotAggregate(AggregateState):
     """Base of aggregations over a keyed slab."""
 
     _slab: KeyedSlab
+
+    def row_key(self, store: str) -> Sequence[str] | None:
+        if not all(holder.tells_all for holder in self._holders):
+            return None
+        return [*self._step.group, *self._window_key(NO_INTS)]
 
     def _add(
         self, frame: pl.DataFrame, taken: Taken, rows: Ints, keys: Sequence[Ints], context: OperatorContext

@@ -341,6 +341,10 @@ class AggregateState(AggregateRows):
             frame = self._state_frame(slots[start : start + rows_max], whole=True)
             yield StateChange(partition, frame, self._meta(partition))
 
+    def row_key(self, store: str) -> Sequence[str] | None:
+        """Group and window, where every accumulator tells all of its state."""
+        return None
+
     def apply(self, change: StateChange) -> None:
         """Restore one message."""
         frame = change.frame

@@ -49,7 +49,7 @@ class TableAggregate(SlotAggregate):
         """Nothing closes."""
         return self._empty
 
-    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+    def _group_slots(self, partition: Ints, group: Ints) -> Ints:
         slots = self._slab.find((partition, group))
         found: Ints = slots[slots >= 0]
         return found

@@ -124,7 +124,7 @@ class WindowAggregate(SlotAggregate):
     def _window_key(self, slots: Ints) -> dict[str, Ints]:
         return {WINDOW_START: self._slab[WINDOW_START][slots]}
 
-    def _slots_of(self, partition: Ints, group: Ints) -> Ints:
+    def _group_slots(self, partition: Ints, group: Ints) -> Ints:
         # A bucket is a window, so the notes say which windows may be open.
         starts = [self._due.starts_ms(number) for number in partition.tolist()]
         counts = [len(each) for each in starts]

@@ -88,7 +88,7 @@ class ForeignMatch(StoreOperator):
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
         """Take messages and changes in. They are answered at the flush."""
-        messages, changes = inputs[0], with_keys(inputs[1], self._right_key, context)
+        messages, changes = inputs[0], with_keys(inputs[1], self._right_key, context, input_index=1)
         if not messages.height and not changes.height:
             return self._empty
         rights, _ = self._rights.upsert(changes) if changes.height else (NO_INTS, NO_INTS)
@@ -255,6 +255,23 @@ class ForeignMatch(StoreOperator):
             pl.Series(VERSION, self._subscriptions[_VERSION][slots]),
         ]
         return pl.DataFrame(columns).select(self._empty.columns)
+
+    # Rows for people who ask
+
+    def held_rows_of(self, side: int, keys: pl.DataFrame) -> pl.DataFrame:
+        """The right table's rows of these keys."""
+        slots = self._rights.find(keys)
+        return self._shown(slots[slots >= 0])
+
+    def some_held_rows(self, side: int, partition: int, rows_max: int) -> pl.DataFrame:
+        """Rows of the right table."""
+        slots = self._rights.live(partition)
+        return self._shown(slots[self._rights[_ALIVE][slots] == 1][:rows_max])
+
+    def _shown(self, slots: Ints) -> pl.DataFrame:
+        slots = slots[self._rights[_ALIVE][slots] == 1]
+        columns = [*self._rights.keys(slots).get_columns(), *self._rights.values(slots).get_columns()]
+        return pl.DataFrame([*columns, pl.Series(PARTITION, self._rights["partition"][slots], pl.Int32)])
 
     def _drop_unused(self) -> None:
         """Forget left keys that are not subscribed any more (or to nothing), and right keys without a row."""

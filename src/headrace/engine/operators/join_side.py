@@ -62,10 +62,12 @@ class JoinSide:
         names: Mapping[str, str],
         columns: Mapping[str, pl.DataType],
         *,
+        input_index: int,
         reach_ms: tuple[int, int],
         retention_ms: int,
         comes_out_alone: bool,
     ) -> None:
+        self._input_index = input_index
         self.keys_schema = dict(keys)
         self.values_schema = {new: columns[old] for old, new in names.items() if new not in keys}
         self._prepared = [pl.col(old).alias(new) for old, new in names.items()]
@@ -91,12 +93,12 @@ class JoinSide:
         null: Mask = rows.select(pl.any_horizontal(pl.col(list(self.keys_schema)).is_null())).to_series().to_numpy()
         late = ~null & self._late(rows, closed)
         if not self._alone:
-            drop_unkeyed(frame, null, f"null in {self._key_texts}", context)
+            drop_unkeyed(frame, null, f"null in {self._key_texts}", context, input_index=self._input_index)
         if late.any():
             context.count_dropped(LATE, int(late.sum()))
             if self._late_to_dead_letters:
                 message = f"more than {self._bound_after_ms} ms behind stream time"
-                context.dead_letter(frame, _errors(late, LATE_CODE, message))
+                context.dead_letter(frame, _errors(late, LATE_CODE, message), input_index=self._input_index)
         unkeyed = rows.filter(pl.Series(null)) if self._alone else rows.clear()
         return self._kept(rows.filter(pl.Series(~null & ~late)), unkeyed)
 

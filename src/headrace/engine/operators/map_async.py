@@ -231,7 +231,7 @@ class _Calls:
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_WAIT_S)
         if not task.done():
-            log.warning("a coroutine goes on after it was cancelled", step=self._step.name, after_s=CANCEL_WAIT_S)
+            log.warning("coroutine_goes_on", step=self._step.name, after_s=CANCEL_WAIT_S)
         task.add_done_callback(_look)
 
 

@@ -201,7 +201,7 @@ class Process(StoreOperator):
         values = {PARTITION: partition, TIME: due.time_ms, STREAM_TIME: due.stream_time_ms, SEQUENCE: 0, SOURCE: None}
         system = [pl.Series(name, [value], dtype=SYSTEM_COLUMNS[name]) for name, value in values.items()]
         message = f"timer {due.name!r} of {due.time_ms} ms: {why}"
-        context.dead_letter(timer_letter(key, due, system), [RowError(0, RAISED, message)])
+        context.dead_letter(timer_letter(key, due, system), [RowError(0, RAISED, message)], input_index=None)
 
     def advance(self, context: OperatorContext) -> pl.DataFrame:
         """Fire the timers that closing time and the clock have passed."""

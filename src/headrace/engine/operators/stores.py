@@ -28,6 +28,8 @@ class Store(Protocol):
     def rollback(self) -> None: ...
     def counts(self) -> Mapping[int, int]: ...
     @property
+    def row_key(self) -> Sequence[str] | None: ...
+    @property
     def bytes(self) -> int: ...
 
 
@@ -89,6 +91,10 @@ class StoreOperator:
         for name, store in self._stores.items():
             for frame in store.snapshot(partition, rows_max):
                 yield StateChange(partition, frame, dict(self._meta.get(partition, {})), name)
+
+    def row_key(self, store: str) -> Sequence[str] | None:
+        """The key of keyed rows."""
+        return self._stores[store].row_key
 
     def apply(self, change: StateChange) -> None:
         """Restore one message."""

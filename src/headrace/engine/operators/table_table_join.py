@@ -82,8 +82,8 @@ class TableTableJoin(StoreOperator):
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
         """Take changes in. What they come to is said at the flush."""
-        for waiting, frame, key in zip(self._waiting, inputs, self._keys, strict=True):
-            waiting.append(with_keys(frame, key, context))
+        for side, (waiting, frame, key) in enumerate(zip(self._waiting, inputs, self._keys, strict=True)):
+            waiting.append(with_keys(frame, key, context, input_index=side))
         return self._empty
 
     def flush(self, context: OperatorContext) -> pl.DataFrame:

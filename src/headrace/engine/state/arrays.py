@@ -44,6 +44,11 @@ def hash_frame(frame: pl.DataFrame) -> Hashes:
     return mix(frame.hash_rows(seed=0).to_numpy())
 
 
+def all_different(hashes: Hashes) -> bool:
+    """Whether no value comes twice. A fifth of the time of a sort."""
+    return len(hashes) <= 1 or pl.Series(hashes).n_unique() == len(hashes)
+
+
 def ranges(starts: Ints, lengths: Ints) -> Ints:
     """All positions of the ranges [start, start + length), one range after the other."""
     total = int(lengths.sum())
@@ -96,6 +101,12 @@ def next_power_of_two(values: Ints) -> Ints:
 
 def grown(array: Array, capacity: int, fill: Any) -> Array:
     """A copy of `array` with `capacity` rows, new ones filled."""
-    result = np.full((capacity, *array.shape[1:]), fill, array.dtype)
+    shape = (capacity, *array.shape[1:])
+    if not array.dtype.hasobject and fill == 0:
+        # Memory that the system clears when it is first touched: rows that are never used cost nothing.
+        result: Array = np.zeros(shape, array.dtype)
+    else:
+        result = np.empty(shape, array.dtype)
+        result[len(array) :] = fill
     result[: len(array)] = array
     return result

@@ -14,13 +14,16 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from headrace.engine.state.arrays import NO_INTS, Hashes, Ints, Mask, grown, hash_frame
+from headrace.engine.state.arrays import NO_INTS, Hashes, Ints, Mask, all_different, grown, hash_frame
 from headrace.engine.state.index import HashIndex
 from headrace.engine.state.row_store import RowStore, equal_rows, gathered
 
 _ROW = "#row"
 RETAIN_ROWS_MIN = 4_096
 """Below this many ids nothing is ever dropped: it is not worth the walk."""
+
+GARBAGE_RATIO = 1.25
+"""Rows of dropped ids are removed when the store holds this many rows per id."""
 
 
 class Dictionary:
@@ -65,6 +68,12 @@ class Dictionary:
         """The rows of these ids."""
         return self._store.take(self._row_of_id[ids])
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many ids at once."""
+        self._index.reserve(count)
+        if count > len(self._row_of_id):
+            self._row_of_id = grown(self._row_of_id, count, -1)
+
     def retain(self, ids: Ints) -> None:
         """Drop all ids but these (any order, repeats allowed)."""
         wanted = np.zeros(self._end, np.bool_)
@@ -75,8 +84,9 @@ class Dictionary:
         self._row_of_id[dead] = -1
         self._free = np.concatenate([self._free, dead])
         kept = np.flatnonzero(held & wanted)
-        self._store.keep(self._row_of_id[kept])
-        self._row_of_id[kept] = np.arange(len(kept))
+        if len(self._store) > GARBAGE_RATIO * len(kept):
+            self._store.keep(self._row_of_id[kept])
+            self._row_of_id[kept] = np.arange(len(kept))
         self._retain_at = max(RETAIN_ROWS_MIN, 2 * len(kept))
 
     def _find(self, frame: pl.DataFrame, hashes: Hashes) -> Ints:
@@ -105,6 +115,9 @@ class Dictionary:
 
 def _distinct_rows(frame: pl.DataFrame, hashes: Hashes) -> tuple[Ints, Ints]:
     """Rows with the first appearance of each different row, ascending, and per row its position among them."""
+    if all_different(hashes):
+        rows = np.arange(len(hashes), dtype=np.int64)
+        return rows, rows
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     if len(first) < len(hashes) and not equal_rows(gathered(frame, first[group]), frame).all():
         # Different rows with one hash: only their values tell them apart.

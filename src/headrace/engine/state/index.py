@@ -28,7 +28,8 @@ SHARD_CAPACITY_MIN = 64
 LOAD_MIN, LOAD_MAX = 0.40, 0.65
 """A shard grows at a load between these, each at its own, so that shards of equal size do not grow together."""
 
-_EMPTY, _REMOVED = -1, -2
+_EMPTY, _REMOVED = 0, -1
+"""In the table; a slot stands there with one added, so that cleared memory is an empty table."""
 _SHARD_SHIFT = np.uint64(64 - SHARD_BITS)
 
 
@@ -53,6 +54,15 @@ class HashIndex:
     @property
     def bytes(self) -> int:
         return self._table.nbytes + self._hash_of_slot.nbytes
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many slots at once, hashes assumed even."""
+        each = -(-count // SHARDS)
+        small = np.flatnonzero(each > self._capacity * self._load)
+        if len(small):
+            self._grow(small, np.maximum(self._live[small], each))
+        if count > len(self._hash_of_slot):
+            self._hash_of_slot = grown(self._hash_of_slot, count, 0)
 
     def find(self, hashes: Hashes, same: Same) -> Ints:
         """The slot of each row's key, -1 where there is none."""
@@ -95,7 +105,7 @@ class HashIndex:
             at = offset[rows] + (step[rows] & mask[rows])
             entry = self._table[at]
             assert (entry != _EMPTY).all(), "a slot is removed that is not in the index"
-            met = entry == slots[rows]
+            met = entry == slots[rows] + 1
             self._table[at[met]] = _REMOVED
             rows = rows[~met]
             step[rows] += 1
@@ -107,21 +117,21 @@ class HashIndex:
         offset, mask = self._offset[shard], self._capacity[shard] - 1
         first = _first(hashes, mask)
         # Most rows end at their first position: that round does without picking rows.
-        found: Ints = self._table[offset + ((first + steps) & mask)].astype(np.int64)
-        rows = np.flatnonzero((found != _EMPTY) & ~self._has_hash(found, hashes))
+        found: Ints = self._table[offset + ((first + steps) & mask)].astype(np.int64) - 1
+        rows = np.flatnonzero((found != _EMPTY - 1) & ~self._has_hash(found, hashes))
         found[rows] = -1
         steps = steps.copy()
         while len(rows):
             steps[rows] += 1
-            entry = self._table[offset[rows] + ((first[rows] + steps[rows]) & mask[rows])]
-            hit = self._has_hash(entry, hashes[rows])
-            found[rows[hit]] = entry[hit]
-            rows = rows[~hit & (entry != _EMPTY)]
+            slot = self._table[offset[rows] + ((first[rows] + steps[rows]) & mask[rows])] - 1
+            hit = self._has_hash(slot, hashes[rows])
+            found[rows[hit]] = slot[hit]
+            rows = rows[~hit & (slot != _EMPTY - 1)]
         return found, steps
 
-    def _has_hash(self, entry: npt.NDArray[Any], hashes: Hashes) -> Mask:
-        """Which entries are slots with these hashes. (A negative entry looks up any hash, and does not count.)"""
-        result: Mask = (entry >= 0) & (self._hash_of_slot[entry] == hashes)
+    def _has_hash(self, slots: npt.NDArray[Any], hashes: Hashes) -> Mask:
+        """Which of these are slots with these hashes. (A negative one looks up any hash, and does not count.)"""
+        result: Mask = (slots >= 0) & (self._hash_of_slot[slots] == hashes)
         return result
 
     def _place(self, hashes: Hashes, slots: Ints) -> None:
@@ -130,11 +140,11 @@ class HashIndex:
         offset, mask = self._offset[shard], self._capacity[shard] - 1
         step = _first(hashes, mask)
         rows: Ints = np.arange(len(slots), dtype=np.int64)
-        narrow = slots.astype(np.int32)
+        narrow = (slots + 1).astype(np.int32)
         while len(rows):
             at = offset[rows] + (step[rows] & mask[rows])
             before = self._table[at]
-            free = before < 0
+            free = before <= _EMPTY
             self._table[at[free]] = narrow[rows[free]]
             won = free & (self._table[at] == narrow[rows])
             self._used += np.bincount(shard[rows[won & (before == _EMPTY)]], minlength=SHARDS)
@@ -145,21 +155,24 @@ class HashIndex:
     def _make_room(self, hashes: Hashes) -> None:
         coming = np.bincount(_shards(hashes), minlength=SHARDS)
         full = np.flatnonzero(self._used + coming > self._capacity * self._load)
-        if not len(full):
-            return
-        moved = [self._move(shard, int(self._live[shard] + coming[shard])) for shard in full.tolist()]
-        slots = np.concatenate(moved)
-        self._used[full] = self._live[full] = 0
-        self._place(self._hash_of_slot[slots], slots)
+        if len(full):
+            self._grow(full, self._live[full] + coming[full])
 
-    def _move(self, shard: int, expected: int) -> Ints:
-        """Give a shard an empty region where `expected` slots stay well below its limit; the slots it had."""
+    def _grow(self, shards: Ints, expected: Ints) -> None:
+        """Rebuild shards with room for so many slots each."""
+        capacities = [_capacity_for(count) for count in expected.tolist()]
+        missing = sum(capacity for capacity in capacities if capacity not in self._free_regions)
+        self._reserve_table(self._end + missing)
+        slots = np.concatenate([self._move(*each) for each in zip(shards.tolist(), capacities, strict=True)])
+        self._used[shards] = self._live[shards] = 0
+        if len(slots):
+            self._place(self._hash_of_slot[slots], slots)
+
+    def _move(self, shard: int, capacity: int) -> Ints:
+        """Give a shard an empty region of this size; the slots it had."""
         old_offset, old_capacity = int(self._offset[shard]), int(self._capacity[shard])
         entries = self._table[old_offset : old_offset + old_capacity]
-        slots: Ints = entries[entries >= 0].astype(np.int64)
-        capacity = SHARD_CAPACITY_MIN
-        while expected > 0.75 * LOAD_MIN * capacity:
-            capacity *= 2
+        slots: Ints = entries[entries > _EMPTY].astype(np.int64) - 1
         self._offset[shard] = self._region(capacity)
         self._capacity[shard] = capacity
         self._free_regions.setdefault(old_capacity, []).append(old_offset)
@@ -172,9 +185,20 @@ class HashIndex:
             self._table[offset : offset + capacity] = _EMPTY
             return offset
         offset, self._end = self._end, self._end + capacity
-        if self._end > len(self._table):
-            self._table = grown(self._table, max(self._end, len(self._table) * 3 // 2), _EMPTY)
+        self._reserve_table(self._end)
         return offset
+
+    def _reserve_table(self, size: int) -> None:
+        if size > len(self._table):
+            self._table = grown(self._table, max(size, len(self._table) * 3 // 2), _EMPTY)
+
+
+def _capacity_for(count: int) -> int:
+    """Where so many slots stay well below any shard's limit."""
+    capacity = SHARD_CAPACITY_MIN
+    while count > 0.75 * LOAD_MIN * capacity:
+        capacity *= 2
+    return capacity
 
 
 def _shards(hashes: Hashes) -> Ints:

@@ -139,6 +139,11 @@ class KeyedRows:
         for start in range(0, max(len(slots), 1), rows_max):
             yield self._put_frame(slots[start : start + rows_max])
 
+    @property
+    def row_key(self) -> Sequence[str] | None:
+        """Each row of a change has all of its key."""
+        return tuple(self._key)
+
     def apply(self, partition: int, frame: pl.DataFrame) -> None:
         """Restore one message."""
         frame = frame.with_columns(pl.lit(partition, pl.Int32).alias(PARTITION)).cast(self._key)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headrace.engine.state.arrays import NO_INTS, Hashes, Ints, Mask, hash_ints, starts_of_runs
+from headrace.engine.state.arrays import NO_INTS, Hashes, Ints, Mask, all_different, hash_ints, starts_of_runs
 from headrace.engine.state.index import HashIndex
 from headrace.engine.state.slab import Rollback, Slab
 
@@ -26,6 +26,11 @@ class KeyedSlab(Slab):
         self._index = HashIndex()
         for name in self._keys:
             self.add_column(name, np.int64)
+
+    def reserve(self, capacity: int) -> None:
+        if capacity > self._capacity:
+            self._index.reserve(capacity)
+        super().reserve(capacity)
 
     def find(self, keys: Sequence[Ints]) -> Ints:
         """The slot of each key, -1 where there is none."""
@@ -80,6 +85,9 @@ class KeyedSlab(Slab):
 
 def _distinct_keys(keys: Sequence[Ints], hashes: Hashes) -> tuple[Ints, Ints]:
     """Rows with the first appearance of each key, ascending, and per row the position of its key among them."""
+    if all_different(hashes):
+        rows = np.arange(len(hashes), dtype=np.int64)
+        return rows, rows
     order = np.argsort(hashes, kind="stable")
     starts = starts_of_runs(*(key[order] for key in keys))
     if np.count_nonzero(starts) != np.count_nonzero(starts_of_runs(hashes[order])):

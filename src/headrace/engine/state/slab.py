@@ -21,7 +21,8 @@ from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, distinct, g
 
 CAPACITY_MIN = 64
 
-_UNTOUCHED, _NEW = -1, -2
+_UNTOUCHED, _NEW, _LOGGED = 0, -1, 1
+"""In `_undo_row`: not changed in this epoch, made in it, or (from here on) the place of the old values in the undo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Slab:
         self._capacity = CAPACITY_MIN
         self._end = 0
         self._live: Mask = np.zeros(CAPACITY_MIN, np.bool_)
-        self._undo_row: Ints = np.full(CAPACITY_MIN, _UNTOUCHED, np.int64)
+        self._undo_row: npt.NDArray[np.int32] = np.full(CAPACITY_MIN, _UNTOUCHED, np.int32)
         self._free: list[Ints] = []
         self._new: list[Ints] = []
         self._freed: list[Ints] = []
@@ -68,10 +69,10 @@ class Slab:
         values = self._columns[name][slots]
         undo_row = self._undo_row[slots]
         values[undo_row == _NEW] = self._fills[name]
-        logged = undo_row >= 0
+        logged = undo_row >= _LOGGED
         if logged.any():
             old = np.concatenate([columns[name] for _, columns in self._undo])
-            values[logged] = old[undo_row[logged]]
+            values[logged] = old[undo_row[logged] - _LOGGED]
         return values
 
     # Slots
@@ -79,14 +80,12 @@ class Slab:
     def allocate(self, count: int, *, logged: bool = True) -> Ints:
         """New slots, columns at their fill values. `logged=False` is for restored state: no undo."""
         slots = self._reuse(count)
-        missing = count - len(slots)
-        if missing:
-            fresh = np.arange(self._end, self._end + missing, dtype=np.int64)
-            self._end += missing
-            self._reserve()
-            slots = np.concatenate([slots, fresh]) if len(slots) else fresh
         for name, column in self._columns.items():
             column[slots] = self._fills[name]
+        missing = count - len(slots)
+        if missing:
+            fresh = self._extend(missing)
+            slots = np.concatenate([slots, fresh]) if len(slots) else fresh
         self._live[slots] = True
         if logged and count:
             self._undo_row[slots] = _NEW
@@ -123,7 +122,7 @@ class Slab:
         if not len(fresh):
             return
         fresh = distinct(fresh)
-        self._undo_row[fresh] = np.arange(self._undo_count, self._undo_count + len(fresh))
+        self._undo_row[fresh] = np.arange(_LOGGED + self._undo_count, _LOGGED + self._undo_count + len(fresh))
         self._undo_count += len(fresh)
         self._undo.append((fresh.copy(), {name: column[fresh] for name, column in self._columns.items()}))
 
@@ -155,7 +154,7 @@ class Slab:
         """Slots of the last commit that were freed since."""
         freed = _joined(self._freed)
         freed = freed[freed >= 0]
-        return freed[self._undo_row[freed] >= 0]
+        return freed[self._undo_row[freed] >= _LOGGED]
 
     # Epochs
 
@@ -170,7 +169,7 @@ class Slab:
         new, freed = _joined(self._new), _joined(self._freed)
         new, freed = new[new >= 0], freed[freed >= 0]
         removed = new[self._live[new]]
-        revived = freed[self._undo_row[freed] >= 0]
+        revived = freed[self._undo_row[freed] >= _LOGGED]
         for slots, columns in self._undo:
             kept = slots >= 0
             for name, old in columns.items():
@@ -209,14 +208,25 @@ class Slab:
             count -= len(last)
         return _joined(pieces).copy()
 
-    def _reserve(self) -> None:
-        if self._end <= self._capacity:
+    def _extend(self, count: int) -> Ints:
+        """Slots that nobody had before: only fills that are not 0 need writing."""
+        first, self._end = self._end, self._end + count
+        if self._end > self._capacity:
+            self.reserve(max(self._end, 2 * self._capacity))
+        for name, column in self._columns.items():
+            if self._fills[name] != 0 or column.dtype.hasobject:
+                column[first : self._end] = self._fills[name]
+        return np.arange(first, self._end, dtype=np.int64)
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many slots at once; what is not used costs no memory."""
+        if capacity <= self._capacity:
             return
-        self._capacity = max(self._end, 2 * self._capacity)
+        self._capacity = capacity
         self._live = grown(self._live, self._capacity, False)
         self._undo_row = grown(self._undo_row, self._capacity, _UNTOUCHED)
         for name, column in self._columns.items():
-            self._columns[name] = grown(column, self._capacity, self._fills[name])
+            self._columns[name] = grown(column, self._capacity, 0)
 
 
 def _joined(pieces: list[Ints]) -> Ints:

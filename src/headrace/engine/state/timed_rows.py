@@ -314,6 +314,10 @@ class TimedRows:
             piece = slots[start : start + rows_max]
             yield self._put_frame(piece, whole=len(piece))
 
+    @property
+    def row_key(self) -> None:
+        """A row is told once; later changes have its numbers only."""
+
     def apply(self, partition: int, frame: pl.DataFrame) -> None:
         """Restore one message."""
         slots = self._find_identities(partition, frame)

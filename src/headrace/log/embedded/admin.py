@@ -32,6 +32,7 @@ from headrace.log.embedded.topics import (
     get_topic,
 )
 from headrace.log.port import (
+    GroupNotEmpty,
     OffsetAndMetadata,
     OffsetOutOfRange,
     TopicDescription,
@@ -107,6 +108,14 @@ class EmbeddedAdmin:
             "SELECT group_id FROM members UNION SELECT group_id FROM group_offsets ORDER BY group_id"
         )
         return [group for (group,) in rows]
+
+    def group_is_empty(self, group: str) -> bool:
+        try:
+            with self._storage.write() as connection:
+                require_empty(connection, group)
+        except GroupNotEmpty:
+            return False
+        return True
 
     def group_offsets(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
         with self._storage.snapshot() as connection:

@@ -50,7 +50,10 @@ class EmbeddedLog:
         storage = self._storage()
         return EmbeddedProducer(storage, Maintenance(storage, self._clock), self._clock, transactional_id)
 
-    def consumer(self, *, group: str | None = None, client_id: str = "headrace") -> EmbeddedConsumer:
+    def consumer(
+        self, *, group: str | None = None, client_id: str = "headrace", instance: str | None = None
+    ) -> EmbeddedConsumer:
+        # `instance` means nothing here: handing a partition over costs a few milliseconds.
         return EmbeddedConsumer(
             self._storage(),
             self._storage(),

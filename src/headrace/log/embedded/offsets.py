@@ -71,12 +71,19 @@ def _check_owner(connection: sqlite3.Connection, membership: Membership, partiti
         (membership.group, topic.topic_id, partition.partition),
     ).fetchone()
     place = f"group {membership.group!r}: {partition.topic}[{partition.partition}]"
+    if row is None and not _is_subscribed(connection, membership.group, topic.topic_id):
+        return  # As in Kafka, a member may keep positions of topics that its group does not share out.
     if row is None or row[0] != membership.member_id:
         raise Fenced(f"{place} is not owned by member {membership.member_id}", cure="rewind what is still owned")
     if partition not in membership.claims:
         raise TransactionAborted(f"{place} was assigned after the group metadata was captured")
     if membership.claims[partition] != row[1]:
         raise Fenced(f"{place} had another owner since the group metadata was captured")
+
+
+def _is_subscribed(connection: sqlite3.Connection, group: str, topic_id: int) -> bool:
+    sql = "SELECT 1 FROM ownership WHERE group_id = ? AND topic_id = ? LIMIT 1"
+    return connection.execute(sql, (group, topic_id)).fetchone() is not None
 
 
 def store_offsets(

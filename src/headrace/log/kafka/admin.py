@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
@@ -121,6 +121,9 @@ class KafkaAdmin:
             self._cluster.forget(topic)
 
     def groups(self) -> Sequence[str]:
+        return sorted(group.group_id for group in self._listed_groups())
+
+    def _listed_groups(self) -> Sequence[Any]:
         def ask() -> Any:
             answer = self._cluster.client().list_consumer_groups(request_timeout=self._timeout_s()).result()
             for error in answer.errors:
@@ -128,10 +131,14 @@ class KafkaAdmin:
             return answer
 
         try:
-            listed = self._cluster.connection.repeat("listing groups", ask)
+            found: Sequence[Any] = self._cluster.connection.repeat("listing groups", ask).valid
         except KafkaException as raised:
             raise port_error(kafka_error(raised), action="listing groups") from raised
-        return sorted(group.group_id for group in listed.valid)
+        return found
+
+    def group_is_empty(self, group: str) -> bool:
+        listed = {each.group_id: each.state for each in self._listed_groups()}
+        return group not in listed or listed[group] in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
 
     def group_offsets(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
         action = f"asking for the offsets of group {group!r}"

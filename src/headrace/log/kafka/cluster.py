@@ -126,7 +126,7 @@ class Cluster:
         try:
             self.client().list_topics(timeout=self.connection.request_timeout_s())
         except KafkaException as raised:
-            self.connection.tell(kafka_error(raised).str(), action="asking for the brokers")
+            self.connection.tell_of(kafka_error(raised), action="asking for the brokers")
 
     def wait_until(self, action: str, is_visible: Callable[[], bool]) -> None:
         """Block until a confirmed change can be seen."""

@@ -5,6 +5,8 @@ Owns how often, how long and how loudly a call is made again, for all clients of
 - A passing error is met with the very same call; what was asked for is never given up halfway.
 - The repetition is bounded (`unavailable_after_s`); then `LogUnavailable` is raised and nothing is lost.
 - Trouble is told at once and then at most every `NOTICE_INTERVAL_S`, however many calls suffer from it.
+- A broker that answers "not yet" or "not here" is no outage: coordinators and leaders move, and move in when a group is
+  new. That is `kafka_not_ready`, quiet at first; only no answer at all is `kafka_unreachable`.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Connection:
         self.bootstrap_servers = bootstrap_servers
         self.unavailable_after_s = unavailable_after_s
         self._last_error = ""
-        self._told_at = -NOTICE_INTERVAL_S
+        self._told_at: dict[str, float] = {}
+        """When each event was told last."""
         self._lock = threading.Lock()
 
     def on_client_error(self, error: KafkaError) -> None:
@@ -58,17 +61,33 @@ class Connection:
 
     def tell(self, reason: str, *, action: str = "") -> None:
         """One line about trouble, unless there was one a moment ago."""
+        if self._is_due("kafka_unreachable"):
+            extra = {"action": action} if action else {}
+            logger.warning("kafka_unreachable", brokers=self.bootstrap_servers, reason=reason, retrying=True, **extra)
+
+    def tell_of(self, error: KafkaError, *, action: str, for_s: float = 0.0) -> None:
+        """One line about an error that passes, met by a call that has been repeated `for_s`."""
+        if error.code() < 0:
+            # The client's own codes: nobody answered.
+            self.tell(error.str(), action=action)
+        elif for_s >= NOTICE_INTERVAL_S:
+            if self._is_due("kafka_not_ready_for_long"):
+                logger.warning("kafka_not_ready", reason=error.str(), action=action, retrying=True, for_s=round(for_s))
+        elif self._is_due("kafka_not_ready"):
+            logger.info("kafka_not_ready", reason=error.str(), action=action, retrying=True)
+
+    def _is_due(self, event: str) -> bool:
         with self._lock:
             now = time.monotonic()
-            if now - self._told_at < NOTICE_INTERVAL_S:
-                return
-            self._told_at = now
-        extra = {"action": action} if action else {}
-        logger.warning("kafka_unreachable", brokers=self.bootstrap_servers, reason=reason, retrying=True, **extra)
+            if now - self._told_at.get(event, -NOTICE_INTERVAL_S) < NOTICE_INTERVAL_S:
+                return False
+            self._told_at[event] = now
+            return True
 
     def repeat(self, action: str, call: Callable[[], Answer]) -> Answer:
         """`call` until it answers or fails for good; a failure that does not pass is raised as it is."""
-        deadline = time.monotonic() + self.unavailable_after_s
+        began_s = time.monotonic()
+        deadline = began_s + self.unavailable_after_s
         backoff_s = BACKOFF_FIRST_S
         while True:
             try:
@@ -79,7 +98,7 @@ class Connection:
                     raise
                 if time.monotonic() + backoff_s > deadline:
                     raise self.unavailable(action, error.str()) from raised
-                self.tell(error.str(), action=action)
+                self.tell_of(error, action=action, for_s=time.monotonic() - began_s)
             time.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
 

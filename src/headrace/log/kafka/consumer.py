@@ -22,7 +22,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.log.kafka.admin import kafka_offsets, offsets_of
 from headrace.log.kafka.cluster import Cluster
-from headrace.log.kafka.errors import MEMBER_STALE, is_passing, kafka_error, port_error
+from headrace.log.kafka.errors import MEMBER_STALE, is_passing, kafka_error, port_error, reading_error
 from headrace.log.kafka.messages import Rows, collector_paused, place_of
 from headrace.log.kafka.settings import ClientSettings
 from headrace.log.port import (
@@ -258,7 +258,7 @@ class KafkaConsumer:
         try:
             messages = call()
         except KafkaException as raised:
-            raise port_error(kafka_error(raised), action="reading") from raised
+            raise reading_error(kafka_error(raised)) from raised
         came = len(messages)
         if came:
             self._heard_at_s = time.monotonic()
@@ -310,11 +310,11 @@ class KafkaConsumer:
         elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
             logger.warning("kafka_member_too_slow", group=self._group, reason=error.str())
         elif is_passing(error):
-            self._connection.tell(error.str(), action="reading")
+            self._connection.tell_of(error, action="reading")
         elif error.code() in MEMBER_STALE:
             logger.info("kafka_member_rejoins", group=self._group, reason=error.str())
         else:
-            self._failures.append(port_error(error, action="reading", subject=f"topic {message.topic()!r}"))
+            self._failures.append(reading_error(error, subject=f"topic {message.topic()!r}"))
 
     def _on_assigned(self, _: Client, partitions: list[KafkaPartition]) -> None:
         if not self._place(_names(partitions)):

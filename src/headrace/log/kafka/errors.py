@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-from headrace.log.port import GroupNotEmpty, LogError, TopicExists, UnknownTopic
+from headrace.log.port import GroupNotEmpty, InstanceInUse, LogError, TopicExists, UnknownTopic
 
 PASSING = frozenset(
     {
@@ -85,6 +85,8 @@ DENIED = frozenset(
     }
 )
 
+INSTANCE_IN_USE = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
+
 GROUP_BUSY = frozenset({KafkaError.NON_EMPTY_GROUP, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.GROUP_SUBSCRIBED_TO_TOPIC})
 """What an admin is told who touches a group at work."""
 
@@ -124,6 +126,18 @@ def port_error(error: KafkaError, *, action: str, subject: str = "") -> LogError
     if code == KafkaError.UNSUPPORTED_VERSION:
         return LogError(told, cure="headrace needs Apache Kafka 4.0 or newer")
     return LogError(told)
+
+
+def reading_error(error: KafkaError, *, subject: str = "") -> LogError:
+    """Like `port_error`, for what a consumer's client says. A fatal error tells its cause only by text."""
+    is_fatal = error.fatal() or error.code() == KafkaError._FATAL
+    if error.code() == KafkaError.UNRELEASED_INSTANCE_ID or (is_fatal and INSTANCE_IN_USE in error.str()):
+        return InstanceInUse(
+            "the name of this static member is held by another member: one that was killed holds it until its session"
+            " times out, 45 s by Kafka's default",
+            cure="wait; when it stays so, look for a second process of this name",
+        )
+    return port_error(error, action="reading", subject=subject)
 
 
 def group_error(error: KafkaError, *, action: str, group: str) -> LogError:

@@ -82,12 +82,15 @@ class KafkaLog:
             )
         )
 
-    def consumer(self, *, group: str | None = None, client_id: str = "headrace") -> KafkaConsumer:
+    def consumer(
+        self, *, group: str | None = None, client_id: str = "headrace", instance: str | None = None
+    ) -> KafkaConsumer:
         settings = consumer_settings(
             self._common(client_id),
             self._consumer_config,
             group=group or f"{client_id}-{uuid.uuid4()}",
             is_member=group is not None,
+            instance=instance,
         )
         return self._made(lambda: KafkaConsumer(settings, self._cluster, group=group))
 

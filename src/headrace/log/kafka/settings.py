@@ -77,7 +77,7 @@ PROMISED_MEMBER: Mapping[str, Any] = {
 }
 
 OWN = frozenset({"bootstrap.servers", "group.id", "transactional.id", "group.instance.id", "error_cb", "logger"})
-"""Given in other ways, or refused: a static member (`group.instance.id`) blocks its successor for a session."""
+"""Given in other ways."""
 
 PROMISED = OWN | PROMISED_PRODUCER.keys() | PROMISED_CONSUMER.keys() | PROMISED_MEMBER.keys()
 
@@ -149,10 +149,12 @@ def producer_settings(
 
 
 def consumer_settings(
-    common: ClientSettings, user: Mapping[str, str], *, group: str, is_member: bool
+    common: ClientSettings, user: Mapping[str, str], *, group: str, is_member: bool, instance: str | None = None
 ) -> ClientSettings:
     """For one consumer. librdkafka wants a group even of a consumer that never joins one."""
-    member = PROMISED_MEMBER if is_member else {}
+    member: ClientSettings = dict(PROMISED_MEMBER) if is_member else {}
+    if is_member and instance is not None:
+        member["group.instance.id"] = instance
     return {**CONSUMER, **common, **user, **PROMISED_CONSUMER, **member, "group.id": group, "logger": ClientLines()}
 
 

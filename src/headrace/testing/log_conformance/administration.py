@@ -168,13 +168,17 @@ class AdministrationConformance:
         name, group = make_topic(log), unique("group")
         offsets = {TopicPartition(name, 0): OffsetAndMetadata(0)}
         with closing(log.admin()) as admin:
+            assert admin.group_is_empty(group)
             with closing(join(log, group, [name], 1)):
                 assert group in admin.groups()
+                assert not admin.group_is_empty(group)
                 with pytest.raises(GroupNotEmpty, match=group):
                     admin.alter_group_offsets(group, offsets)
                 with pytest.raises(GroupNotEmpty, match=group):
                     admin.delete_group(group)
+            assert admin.group_is_empty(group)
             admin.alter_group_offsets(group, offsets)
             assert admin.group_offsets(group) == offsets
+            assert admin.group_is_empty(group)
             admin.delete_group(group)
             assert admin.group_offsets(group) == {}

@@ -140,6 +140,24 @@ class TransactionsConformance:
             producer.commit(offsets, member.metadata())
             assert member.consumer.committed(list(offsets)) == offsets
 
+    def test_a_member_may_commit_offsets_of_other_topics(self, log: Log) -> None:
+        """Positions of a topic that the group does not share out ride in a member's transaction, and are found again;
+        those of a stale member do not."""
+        source, beside, group = make_topic(log), make_topic(log, 2), unique("group")
+        mine = {TopicPartition(beside, 1): OffsetAndMetadata(4, "beside")}
+        with closing(log.producer(transactional_id=unique("id"))) as producer:
+            member = join(log, group, [source], 1)
+            metadata = member.metadata()
+            producer.begin()
+            producer.commit(mine, metadata)
+            assert member.consumer.committed([*mine, TopicPartition(beside, 0)]) == mine
+            member.close()
+            with closing(join(log, group, [source], 1)) as heir:
+                producer.begin()
+                with pytest.raises((TransactionAborted, Fenced)):
+                    producer.commit({TopicPartition(beside, 1): OffsetAndMetadata(5)}, metadata)
+                assert heir.consumer.committed(list(mine)) == mine
+
     def test_abort_commits_no_offsets(self, log: Log) -> None:
         """Offsets of an aborted transaction do not exist; the next transaction's do."""
         source, group = make_topic(log), unique("group")

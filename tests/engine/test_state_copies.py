@@ -1,0 +1,187 @@
+"""Restore from this machine's disk: the same state as from the log, and nothing read twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.contracts.registry_memory import MemoryRegistry
+from headrace.engine import changelog
+from headrace.engine.state_restore import ChangelogTruncated
+from headrace.engine.topic_identity import PartitionsChanged, PositionLost, TopicRecreated
+from headrace.log.embedded import EmbeddedLog
+from headrace.log.port import Log, TopicPartition, TopicSpec
+from tests.engine.harness import Harness
+from tests.engine.test_state_restore import calls, harness, only_changelog
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with closing(EmbeddedLog(tmp_path / "log.db")) as opened:
+        yield opened
+
+
+class Life:
+    """A pipeline that is run again and again, with copies on disk."""
+
+    def __init__(self, log: Log, folder: Path) -> None:
+        self.at_work: Harness = harness(log, MemoryRegistry())
+        self.folder, self.published, self.runs = folder, 0, 0
+
+    def run(self, rows: int = 20, *, copies: bool = True) -> Any:
+        """Publish some calls and count them; the worker's last word."""
+        self.at_work.publish("calls", calls(self.published, rows))
+        self.published += rows
+        self.runs += 1
+        folder = self.folder if copies else None
+        return self.at_work.run_until_caught_up(instance=f"run{self.runs}", state_folder=folder).status()
+
+    def check(self) -> None:
+        """Every call was counted once."""
+        latest = {row["caller"]: row for row in self.at_work.rows("calls.by_caller")}
+        assert sum(row["calls"] for row in latest.values()) == self.published
+        expected = sum(row["seconds"] for row in calls(0, self.published))
+        assert sum(row["seconds"] for row in latest.values()) == pytest.approx(expected)
+
+    def files(self) -> list[Path]:
+        return sorted(self.folder.rglob("*.state"))
+
+
+@pytest.fixture
+def life(log: Log, tmp_path: Path) -> Life:
+    return Life(log, tmp_path / "state")
+
+
+def test_a_restart_reads_nothing_from_the_log(life: Life) -> None:
+    """After a drain the disk has everything, whichever worker asks."""
+    assert life.run().state_bytes_loaded == 0
+    for _ in range(3):
+        status = life.run()
+        assert status.records_restored == 0
+        assert status.state_bytes_loaded > 0
+    life.check()
+
+
+def test_a_copy_that_is_behind_is_gone_on_from(life: Life) -> None:
+    """Only the commits that it lacks are read: what a kill in the middle, or a life on another machine, leaves."""
+    life.run()
+    kept = life.folder.with_name("kept")
+    shutil.copytree(life.folder, kept)
+    life.run()
+    life.run(copies=False)
+    everything = len(life.at_work.records(only_changelog(life.at_work)))
+    shutil.rmtree(life.folder)
+    kept.rename(life.folder)
+    status = life.run()
+    assert 0 < status.records_restored < everything
+    assert status.state_bytes_loaded > 0
+    life.check()
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-len(raw) // 4] ^= 16
+    path.write_bytes(raw)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "deleted": Path.unlink,
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "a flipped bit": flip,
+    "somebody else's": lambda path: path.write_bytes(b"x" * 5_000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_costs_time_and_nothing_else(life: Life, damage: str) -> None:
+    """The state is rebuilt from the log."""
+    life.run(200)
+    life.run(200)
+    for path in life.files():
+        DAMAGES[damage](path)
+    status = life.run()
+    assert status.records_restored > 0
+    life.check()
+    assert life.run().records_restored == 0
+    life.check()
+
+
+def test_a_copy_of_a_life_that_the_log_does_not_know_is_thrown_away(life: Life, tmp_path: Path) -> None:
+    """Copies of a changelog that was made anew, as a reset does, are recognised by the topic's id."""
+    life.run()
+    topic, admin = only_changelog(life.at_work), life.at_work.log.admin()
+    admin.delete_topics([topic])
+    admin.create_topics([TopicSpec(topic, 2)])
+    status = life.run()
+    assert status.state_bytes_loaded == 0
+    latest = {row["caller"]: row["calls"] for row in life.at_work.rows("calls.by_caller")}
+    assert sum(latest.values()) == 20, "the state began anew, the positions did not"
+
+
+def test_snapshots_in_the_log_begin_copies_anew(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files do not grow without end, and say the same as the log."""
+    monkeypatch.setattr(changelog, "DELTA_ROWS_PER_SNAPSHOT_MIN", 40)
+    sizes = []
+    for _ in range(8):
+        life.run(100)
+        sizes.append(sum(path.stat().st_size for path in life.files()))
+    assert min(sizes[4:]) < max(sizes[:5]) * 1.5
+    life.check()
+    shutil.rmtree(life.folder)
+    assert life.run().records_restored > 0
+    life.check()
+
+
+def test_a_hole_in_the_changelog_stops_the_worker(life: Life) -> None:
+    """Records deleted from outside: no result is computed from the rest."""
+    for _ in range(3):
+        life.run(50)
+    topic, admin = only_changelog(life.at_work), life.at_work.log.admin()
+    ends = admin.end_offsets([TopicPartition(topic, number) for number in range(2)])
+    shutil.rmtree(life.folder)
+    for before in ({here: 1 for here in ends}, ends):
+        admin.delete_records(before)
+        with pytest.raises(ChangelogTruncated, match="headrace reset by_caller"):
+            life.run()
+
+
+def test_a_whole_copy_outlives_a_changelog_that_was_cut_behind_it(life: Life) -> None:
+    """What the log lost the disk still has: the records were deleted up to where the copy ends."""
+    life.run(50)
+    life.run(50)
+    topic, admin = only_changelog(life.at_work), life.at_work.log.admin()
+    admin.delete_records(admin.end_offsets([TopicPartition(topic, number) for number in range(2)]))
+    assert life.run().records_restored == 0
+    life.check()
+
+
+def test_a_source_that_was_made_anew_stops_the_worker(life: Life) -> None:
+    """Old offsets in a new topic would leave records out."""
+    life.run()
+    admin = life.at_work.log.admin()
+    admin.delete_topics(["calls"])
+    admin.create_topics([TopicSpec("calls", 2)])
+    with pytest.raises((TopicRecreated, PositionLost), match="headrace reset by_caller"):
+        life.run()
+
+
+def test_state_without_positions_stops_the_worker(life: Life) -> None:
+    """A group that was deleted: everything would be counted again, on top."""
+    life.run()
+    life.at_work.log.admin().delete_group("test.by_caller")
+    with pytest.raises(PositionLost, match="headrace reset by_caller"):
+        life.run()
+
+
+def test_more_partitions_under_state_stop_the_worker(life: Life) -> None:
+    """Keys would be looked for where their state is not."""
+    life.run()
+    life.at_work.log.admin().add_partitions("calls", 3)
+    with pytest.raises(PartitionsChanged, match="calls has 3 partitions"):
+        life.run()
