@@ -9,6 +9,7 @@ import structlog
 
 from bench import engine
 from bench.nexmark import benchmark as nexmark
+from bench.recovery import benchmark as recovery
 
 
 def main() -> int:
@@ -19,8 +20,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
     nexmark.add_arguments(commands.add_parser("nexmark", help="the queries of an auction house, each answer checked"))
+    recovery.add_arguments(commands.add_parser("recovery", help="restore, failover, latency, scaling, memory"))
     arguments = parser.parse_args()
-    return nexmark.run(arguments) if arguments.command == "nexmark" else engine.run(arguments)
+    return {"engine": engine.run, "nexmark": nexmark.run, "recovery": recovery.run}[arguments.command](arguments)
 
 
 if __name__ == "__main__":

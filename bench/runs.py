@@ -135,7 +135,7 @@ def work(
     with contextlib.closing(log.admin()) as admin, contextlib.closing(log.consumer()) as probe:
         started, cpu_started = time.perf_counter(), time.process_time()
         thread.start()
-        while not failures and not _is_done(admin, probe, f"{workspace}.{compiled.plan.name}", reads):
+        while not failures and not is_done(admin, probe, f"{workspace}.{compiled.plan.name}", reads):
             assert time.perf_counter() - started < RUN_TIMEOUT_S, "the worker does not finish"
             time.sleep(POLL_S)
         used = Used(time.perf_counter() - started, time.process_time() - cpu_started)
@@ -146,7 +146,7 @@ def work(
     return used
 
 
-def _is_done(admin: Admin, probe: Consumer, group: str, reads: Iterable[str]) -> bool:
+def is_done(admin: Admin, probe: Consumer, group: str, reads: Iterable[str]) -> bool:
     """Whether nothing is left to read behind the committed positions."""
     # Positions first: rows that are written meanwhile move the ends, and it is not done.
     committed = admin.group_offsets(group)

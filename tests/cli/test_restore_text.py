@@ -45,7 +45,7 @@ def test_percent_is_100_only_at_the_end(done: int, records: int, share: int) -> 
 def test_a_long_restore_is_told_at_each_tenth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A thousand reports of one restore give eleven lines; what is restored is told first, and counts afterwards."""
     told: dict[tuple[str, str], tuple[object, ...]] = {}
-    for done in range(0, 1_001):
+    for done in range(1_001):
         write_status(tmp_path, status(restore_records_done=done, restore_records=1_000))
         run_progress.tell_news(tmp_path, "dev", 0, told)
     write_status(tmp_path, status(state=ComponentState.RUNNING, records_in=5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
@@ -47,7 +48,8 @@ def test_labels_are_those_of_the_code() -> None:
     metrics = EngineMetrics()
     metrics.note(STATUS)
     metrics.observe_commit("totals", 1)
-    metrics.observe_batch("totals", 1)
+    metrics.observe_batch("totals", 1, 1)
+    metrics.observe_end_to_end("totals", "orders", np.array([1.0]))
     health = Health([TOTALS, PLANES, DELAYS], metrics)
     for component in (TOTALS, PLANES, DELAYS):
         health.note(status(component))

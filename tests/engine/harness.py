@@ -19,6 +19,7 @@ import pyarrow as pa
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.engine.metrics import EngineMetrics
+from headrace.engine.orders import Orders
 from headrace.engine.settings import WorkerSettings
 from headrace.engine.sink_writer import SinkWriter
 from headrace.engine.topic_reader import TopicReader
@@ -96,7 +97,7 @@ class Harness:
     # Running
 
     @contextlib.contextmanager
-    def running(self, instance: str = "one", **settings: Any) -> Iterator[Running]:
+    def running(self, instance: str = "one", *, orders: Orders | None = None, **settings: Any) -> Iterator[Running]:
         """A worker in a thread of this process, stopped and checked at the end."""
         worker = PipelineWorker(
             self.compiled,
@@ -105,6 +106,7 @@ class Harness:
             log=self.log,
             settings=WorkerSettings(workspace="test", instance=instance, **settings),
             metrics=self.metrics,
+            orders=orders,
         )
         stop = threading.Event()
         errors: list[BaseException] = []

@@ -37,18 +37,17 @@ def test_closing_time_is_the_smallest_mark_of_all_live_origins() -> None:
     """Nothing closes before every origin spoke or is idle; it never goes back."""
     marks = OriginMarks(expected=3)
     marks.note({0: 100, 1: 50}, [])
-    assert not marks.trust_idle(0, 10)
+    assert marks.ahead_ms() is None
     assert marks.closing_ms == BEFORE_ALL_MS
     marks.note({}, [2])
-    assert not marks.trust_idle(1_000, 10)
-    assert not marks.trust_idle(1_009, 10)
-    assert marks.trust_idle(1_010, 10)
-    assert marks.closing_ms == 50
+    assert marks.ahead_ms() == 50
+    marks.trust(50)
+    assert (marks.closing_ms, marks.ahead_ms()) == (50, None)
     marks.note({2: 10}, [])
-    assert marks.closing_ms == 50
+    assert (marks.closing_ms, marks.ahead_ms()) == (50, None)
     marks.note({}, [0, 1, 2])
-    assert not marks.trust_idle(2_000, 10)
-    assert marks.trust_idle(2_010, 10)
+    assert marks.ahead_ms() == 100
+    marks.trust(100)
     assert marks.closing_ms == 100
 
 
@@ -58,16 +57,9 @@ def test_an_idle_origin_that_speaks_again_holds_the_others_back() -> None:
     marks.note({0: 10, 1: 10}, [])
     marks.note({}, [1])
     marks.note({0: 500}, [])
-    assert not marks.trust_idle(0, 1_000)
+    assert marks.ahead_ms() == 500
     marks.note({1: 20}, [])
-    assert not marks.trust_idle(5_000, 1_000)
-    assert marks.closing_ms == 20
-    marks.note({0: 700}, [1])
-    assert not marks.trust_idle(6_000, 1_000)
-    # What came later waits as long again.
-    marks.note({0: 900}, [])
-    assert marks.trust_idle(7_000, 1_000)
-    assert marks.closing_ms == 700
+    assert (marks.closing_ms, marks.ahead_ms()) == (20, None)
 
 
 @given(

@@ -53,7 +53,7 @@ def asked(
 
 
 def bag(rows: list[dict[str, Any]]) -> Counter[str]:
-    return Counter(str(row) for row in rows)
+    return Counter(str(sorted(row.items())) for row in rows)
 
 
 def by_key(rows: list[dict[str, Any]], key: tuple[str, ...]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
@@ -88,7 +88,7 @@ LASTING = compiled(lasting)
 
 
 @given(events=EVENTS, partitions=st.integers(1, 3), restart=st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_answers_are_the_latest_rows_of_the_topic(events: list[Event], partitions: int, restart: bool) -> None:
     """Every key of every table, and all its rows at once; after a restore too. Keys without a row have none."""
     events = read_of(LASTING, numbered(events))
@@ -132,7 +132,7 @@ WINDOWS = compiled(windows)
 
 
 @given(events=EVENTS, partitions=st.integers(1, 3), restart=st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_open_windows_are_what_their_close_will_say(events: list[Event], partitions: int, restart: bool) -> None:
     """What is asked before the windows close, marked as pending, is what the topic gets when time has moved on."""
     *events, _ = numbered(events)
@@ -171,7 +171,7 @@ TUMBLED = compiled(tumbled)
 
 
 @given(rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(0, 60)), max_size=40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_open_windows_against_a_dict(rows: list[tuple[str, int, int]]) -> None:
     """Counts and sums of the windows of a key that are open, one by one by their start, and no closed window."""
     opened: dict[str, dict[int, tuple[int, int]]] = {who: {} for who in "abc"}
@@ -194,14 +194,14 @@ def test_open_windows_against_a_dict(rows: list[tuple[str, int, int]]) -> None:
             assert dict(zip(starts, found.select("n", "total").rows(), strict=True)) == expected
             for start in (0, *by_start):
                 one = asked(driver, TUMBLED, "tumbled", {"who": who}, window_start_ms=start)
-                assert one.rows.select("n", "total").rows() == [expected[start]] * (start in expected)
+                assert one.rows.select("n", "total").rows() == [expected[each] for each in expected if each == start]
 
 
 # Tables that are read
 
 
 @given(events=EVENTS, partitions=st.integers(1, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_a_table_that_is_looked_up_answers_as_its_topic(events: list[Event], partitions: int) -> None:
     """By the name of the topic: the newest row by event time of each key, with history, and the last one without."""
 
@@ -232,7 +232,7 @@ def test_a_table_that_is_looked_up_answers_as_its_topic(events: list[Event], par
 
 
 @given(events=EVENTS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_a_table_that_is_taken_back_answers_as_its_topic(events: list[Event]) -> None:
     """A table made of a stream, which an aggregate over it keeps, is asked by the name of the step."""
 
@@ -254,7 +254,7 @@ def test_a_table_that_is_taken_back_answers_as_its_topic(events: list[Event]) ->
             assert bag(asked(driver, one, name).rows.to_dicts()) == bag(list(expected.values()))
             for who in "abc":
                 rows = asked(driver, one, name, {"who": who}).rows.to_dicts()
-                assert rows == [expected[who]] * (who in expected)
+                assert rows == [expected[each] for each in expected if each == who]
 
 
 def test_what_suppress_holds_back_is_asked_and_marked() -> None:

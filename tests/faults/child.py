@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.faults.points import TRANSACTION_TIMEOUT_VARIABLE, note, take
+from tests.faults.points import POLL_INTERVAL_VARIABLE, TRANSACTION_TIMEOUT_VARIABLE, note, take
 
 
 class _Here(threading.local):
@@ -109,7 +109,7 @@ def install() -> None:
     """Wrap what fault points need."""
     from headrace.engine import worker
     from headrace.engine.subtopology import SubtopologyRunner
-    from headrace.log.kafka import log, producer
+    from headrace.log.kafka import log, producer, settings
 
     wrap(SubtopologyRunner, "run", run_pass)
     producer.Client = FaultyProducer.of(producer.Client)  # type: ignore[misc]
@@ -117,6 +117,9 @@ def install() -> None:
     timeout_ms = os.environ.get(TRANSACTION_TIMEOUT_VARIABLE)
     if timeout_ms:
         log.KafkaLog.__init__.__kwdefaults__["transaction_timeout_ms"] = int(timeout_ms)
+    interval_ms = os.environ.get(POLL_INTERVAL_VARIABLE)
+    if interval_ms:
+        settings.PROMISED_MEMBER = {**settings.PROMISED_MEMBER, "max.poll.interval.ms": int(interval_ms)}  # type: ignore[misc]
 
 
 def _told(listener: Callable[..., Any]) -> Callable[..., Any]:

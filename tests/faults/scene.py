@@ -93,6 +93,8 @@ class Scene:
     """What faults need besides: the broker's folder (`broker`), a proxy (`proxy`)."""
     fleets: list[Fleet] = field(default_factory=list)
     ended: bool = False
+    is_well: bool = True
+    """Whether every verdict so far was that nothing differs."""
 
     # Processes
 
@@ -204,13 +206,19 @@ class Scene:
 
     def _wait_settled(self, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while True:
-            verdict = self.verdict() if not self.lag() else Verdict(missing=[f"groups are behind by {self.lag()}"])
+        self.is_well = False
+        while not (verdict := self._verdict_so_far()):
             assert not verdict.wrong, f"{verdict}\n{self.log_tail()}"
-            if verdict:
-                return
+            failed = {each.name: each.error for each in self.statuses() if each.state is ComponentState.FAILED}
+            assert not failed, f"pipelines failed for good: {failed}\n{self.log_tail()}"
             assert time.monotonic() < deadline_s, f"after {timeout_s:.0f} s: {verdict}\n{self.log_tail()}"
             time.sleep(LOOK_INTERVAL_S)
+        self.is_well = True
+
+    def _verdict_so_far(self) -> Verdict:
+        """The lag alone while there is one: comparing everything costs more."""
+        lag = self.lag()
+        return Verdict(missing=[f"groups are behind by {lag}"]) if lag else self.verdict()
 
     def lag(self) -> dict[str, int]:
         """Records of source topics that a group has not committed, by pipeline; empty when there are none.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from headrace.demo.replay import records_in as count_offsets
-from tests.faults import points, workers
+from tests.faults import workers
 from tests.faults.brokers import OwnBroker, own_broker
 from tests.faults.catalogue import named
 from tests.faults.scene import Scene, open_scene
@@ -45,19 +45,19 @@ def shared_scene(broker: OwnBroker, tmp_path_factory: pytest.TempPathFactory) ->
         tmp_path_factory.mktemp("workers") / "scene",
         broker.bootstrap,
         workers=1,
-        client={"max.poll.interval.ms": str(workers.POLL_INTERVAL_MS)},
-        variables={points.TRANSACTION_TIMEOUT_VARIABLE: str(workers.TRANSACTION_TIMEOUT_MS)},
+        variables=workers.SHORT_TIMES_VARIABLES,
         resources={**broker.resources, "session_s": SESSION_S},
     ) as scene:
         scene.start(1)
         yield scene
-        scene.finish()
+        if scene.is_well:
+            scene.finish()
 
 
 @pytest.fixture
 def scene(shared_scene: Scene) -> Scene:
     """The shared scene, well."""
-    assert len(shared_scene.workers) == 2, "an earlier test left the scene unwell"
+    assert shared_scene.is_well, "an earlier test left the scene unwell"
     return shared_scene
 
 

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from headrace.workspace.status import read_statuses
 from tests.engine.harness import wait_until
+from tests.faults import points
 from tests.faults.scene import Fault, Fleet, Scene
 from tests.faults.workload import WORKERS_ENVIRONMENT
 
@@ -24,7 +26,7 @@ BEYOND_SESSION_S = 2.0
 """Added to the session's length: the broker looks for dead members now and then."""
 SESSION_S = 6.0
 """Of our brokers' groups, unless the scene says otherwise (`session_s`)."""
-TOGETHER_S = 5.0
+TOGETHER_S = 3.0
 JOIN_TIMEOUT_S = 60.0
 
 
@@ -127,6 +129,7 @@ def two_of_one_name(scene: Scene, _: random.Random) -> None:
     """A second machine of the same name: its worker has the transactional ids of one of ours."""
     root = twin(scene)
     process = scene.spawn("worker", "--env", WORKERS_ENVIRONMENT, root=root)
+    wait_until(lambda: any(each.tasks for each in read_statuses(root)), "the second one works", JOIN_TIMEOUT_S)
     time.sleep(TOGETHER_S)
     process.send_signal(signal.SIGTERM)
     process.wait(JOIN_TIMEOUT_S)
@@ -151,7 +154,11 @@ TRANSACTION_TIMEOUT_MS = 6_000
 """Of scenes in which a transaction is to be held too long."""
 
 SHORT_TIMES = frozenset({"short times"})
-"""Needs `POLL_INTERVAL_MS` and `TRANSACTION_TIMEOUT_MS`."""
+"""Needs `SHORT_TIMES_VARIABLES`."""
+SHORT_TIMES_VARIABLES = {
+    points.POLL_INTERVAL_VARIABLE: str(POLL_INTERVAL_MS),
+    points.TRANSACTION_TIMEOUT_VARIABLE: str(TRANSACTION_TIMEOUT_MS),
+}
 
 WORKER_FAULTS = (
     Fault("kill -9 in a batch", at_point("kill_in_batch")),

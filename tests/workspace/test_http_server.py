@@ -46,7 +46,7 @@ def get(server: HttpServer, path: str, accept: str = "*/*") -> tuple[int, str, s
 def test_live_says_nothing_of_the_work(server: HttpServer) -> None:
     """A process whose pipeline has not started is alive."""
     code, _, body = get(server, "/live")
-    assert (code, json.loads(body)) == (200, {"live": True, "pid": os.getpid()})
+    assert (code, json.loads(body)) == (200, {"live": True, "pid": os.getpid(), "stuck": []})
 
 
 def test_ready_follows_the_components(server: HttpServer, health: Health) -> None:

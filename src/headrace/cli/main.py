@@ -20,6 +20,7 @@ from headrace.cli import (
     apply,
     demo_command,
     dev,
+    dlq,
     doctor,
     init,
     pause,
@@ -62,6 +63,7 @@ for command in (
     app.command()(command)
 app.command(hidden=True)(run.worker)
 app.add_typer(schema_versions.app, name="schema")
+app.add_typer(dlq.app, name="dlq")
 
 
 def _version(wanted: bool) -> None:

@@ -85,6 +85,11 @@ class EgressConfig(_Model):
     def dead_letter_topic(self) -> str:
         return f"{self.name}.dlq"
 
+    @property
+    def replay_topic(self) -> str:
+        """Dead letters on their way back; made when the first one is replayed."""
+        return f"{self.name}.replay"
+
     def group(self, workspace: str) -> str:
         """The consumer group."""
         return f"{workspace}.egress.{self.name}"

@@ -29,6 +29,7 @@ from headrace.contracts.registry import Registry
 from headrace.egress.config import EgressConfig, RetryLimits, connector_config
 from headrace.egress.decoder import Decoder
 from headrace.egress.errors import GaveUp, TargetAhead
+from headrace.egress.replay_input import WithReplays
 from headrace.egress.sdk import Connector
 from headrace.egress.staging import Staged, next_offsets
 from headrace.egress.status import EgressCounters, EgressStatus, State
@@ -71,6 +72,7 @@ class EgressRunner:
         registry: Registry,
         workspace: str,
         paused: threading.Event | None = None,
+        replay_news: threading.Event | None = None,
     ) -> None:
         self.config, self.counters = config, EgressCounters()
         self._log, self._group = log, config.group(workspace)
@@ -79,6 +81,9 @@ class EgressRunner:
         self.target = Target(config.connector, connector, connector_config(config, connector), view.contract)
         self._staged = self._nothing_staged()
         self._paused = paused or threading.Event()
+        self._replay_news = replay_news or threading.Event()
+        """Set from any thread when dead letters are replayed: there may be a topic to read that was not there."""
+        self._reads_replays = False
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
         self._assigned: frozenset[TopicPartition] = frozenset()
@@ -136,6 +141,8 @@ class EgressRunner:
             if self._paused.is_set():
                 self._stay_paused(consumer, stop)
                 continue
+            if self._replay_news.is_set() and self._joins_anew():
+                return
             batches = consumer.poll(self._records_max(), self._poll_s(consumer))
             if not self.target.is_open:
                 # Whatever came was not read from where the target stands.
@@ -273,10 +280,30 @@ class EgressRunner:
 
     def _connected(self) -> Consumer:
         if self._consumer is None:
-            self._consumer = self._log.consumer(group=self._group, client_id=f"headrace-egress-{self.config.name}")
+            self._reads_replays = self._has_replays()
+            client = self._log.consumer(group=self._group, client_id=f"headrace-egress-{self.config.name}")
+            replays = self.config.replay_topic if self._reads_replays else None
+            self._consumer = WithReplays(client, self.config.topic, replays)
             listener = RebalanceListener(assigned=self._gained, revoked=self._revoked, lost=self._lost)
             self._consumer.subscribe([self.config.topic], listener)
         return self._consumer
+
+    def _has_replays(self) -> bool:
+        admin = self._log.admin()
+        try:
+            return self.config.replay_topic in admin.topics()
+        finally:
+            admin.close()
+
+    def _joins_anew(self) -> bool:
+        """Leave the group to join it for the replays too, which are read from then on; False when they are already."""
+        self._replay_news.clear()
+        if self._reads_replays or not self._has_replays():
+            return False
+        self._finish()
+        self._close_target()
+        self._close_consumer()
+        return True
 
     def _gained(self, partitions: Sequence[TopicPartition]) -> None:
         """New partitions: the target is opened again for all of them, after the poll; nothing is read before."""

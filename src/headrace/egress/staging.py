@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from headrace.egress.config import BatchLimits
+from headrace.egress.dead_letters import dead_letters
 from headrace.egress.decoder import DecodedRows
 from headrace.egress.sdk import Operation, Refused
-from headrace.log.dead_letters import Reason, dead_letters
+from headrace.log.dead_letters import Reason
 from headrace.log.port import Outgoing, RecordBatch
 
 
@@ -50,7 +51,7 @@ class Staged:
         self.bytes += decoded.batch.rows.nbytes
         self.since_s = now_s if self.since_s is None else self.since_s
         if bad:
-            self.dead.append(dead_letters(self._dead_letter_topic, records, bad, pipeline=self._egress, step="egress"))
+            self.dead.append(dead_letters(self._dead_letter_topic, records, bad, egress=self._egress))
             self.reasons.update((reason.stage, reason.code) for reason in bad.values())
 
     def room(self) -> int:

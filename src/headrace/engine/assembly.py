@@ -23,6 +23,7 @@ from headrace.engine.local_state import LocalState
 from headrace.engine.outbox import Outbox, RepartitionRoute
 from headrace.engine.records_in import RecordsIn
 from headrace.engine.repartition import STAYING
+from headrace.engine.replay import Replays
 from headrace.engine.retry import Patience
 from headrace.engine.settings import WorkerSettings
 from headrace.engine.sink_writer import SinkWriter
@@ -32,10 +33,12 @@ from headrace.engine.state_restore import StateRestorer
 from headrace.engine.tasks import Task, TaskSet
 from headrace.engine.topic_identity import check_partitions
 from headrace.engine.topic_reader import TopicReader
+from headrace.engine.upstream import Upstream
 from headrace.errors import HeadraceError
 from headrace.flow.derived import derived_contract
 from headrace.flow.internal_topics import JoinStep
 from headrace.flow.plan import CompiledPipeline, Plan, Subtopology
+from headrace.flow.replays import ReplayLayout
 from headrace.flow.steps import AnyStep, LookupJoinStep, RepartitionStep, SinkStep, SourceStep
 from headrace.flow.values import StatefulStep
 from headrace.log.port import Admin, Consumer, Log, RebalanceListener, TopicDescription, TopicPartition
@@ -63,13 +66,17 @@ class Assembly:
     dead_letters: DeadLetters
     bridge: AsyncBridge
     broadcasts: Broadcasts
+    upstream: Upstream
+    replays: Replays
     paused: set[TopicPartition] = field(default_factory=set)
     """Held back while other inputs catch up."""
 
     def close(self) -> None:
         """Leave the group and free everything."""
         self.consumer.close()
+        self.upstream.close()
         self.broadcasts.close()
+        self.replays.close()
         self.committer.close()
         self.admin.close()
         self.bridge.close()
@@ -87,6 +94,7 @@ def assemble(
     patience: Patience,
     on_restore: Callable[[str, int], None],
     on_loaded: Callable[[int], None],
+    on_way: Callable[[int, int], None],
     listener: RebalanceListener,
 ) -> Assembly:
     """Connect and subscribe. Raises `TopicsMissing`, `StateWithoutStep`, `LogUnavailable`."""
@@ -102,6 +110,7 @@ def assemble(
             patience,
             on_restore,
             on_loaded,
+            on_way,
             listener,
             undo,
         )
@@ -120,6 +129,7 @@ def _assembled(
     patience: Patience,
     on_restore: Callable[[str, int], None],
     on_loaded: Callable[[int], None],
+    on_way: Callable[[int, int], None],
     listener: RebalanceListener,
     undo: ExitStack,
 ) -> Assembly:
@@ -136,13 +146,22 @@ def _assembled(
     undo.callback(consumer.close)
     bridge = AsyncBridge(plan.name)
     undo.callback(bridge.close)
-    dead_letters = DeadLetters(topic=plan.dead_letter_topic, pipeline=plan.name, log=log)
+    dead_letters = DeadLetters(
+        topic=plan.dead_letter_topic, pipeline=plan.name, log=log, replay_topic=plan.replay_topic
+    )
     readers = {topic: TopicReader(contracts[topic], registry) for topic in plan.source_topics()}
     writer = ChangelogWriter(consumer, admin)
     local = LocalState(settings.state_folder) if settings.state_folder is not None else None
     copies = StateCopies(plan.name, settings.environment, local, settings.snapshots, lambda: topics)
     restorer = StateRestorer(
-        log, readers, writer, copies, on_progress=on_restore, on_loaded=on_loaded, retrying=patience.call
+        log,
+        readers,
+        writer,
+        copies,
+        on_progress=on_restore,
+        on_loaded=on_loaded,
+        on_way=on_way,
+        retrying=patience.call,
     )
 
     def task(subtopology: Subtopology) -> Task:
@@ -177,7 +196,30 @@ def _assembled(
     records_in = RecordsIn(readers, _keyed_tables(plan, partitions_of), _moved_columns(plan), tasks, dead_letters)
     consumer.subscribe(sorted({topic for each in plan.subtopologies for topic in each.reads}), listener)
     broadcasts = _broadcasts(plan, log, partitions_of, readers, dropped)
-    return Assembly(consumer, admin, tasks, records_in, outbox, committer, dead_letters, bridge, broadcasts)
+    replays = Replays(
+        log,
+        plan,
+        ReplayLayout.of(plan, partitions_of),
+        admin=admin,
+        group=consumer,
+        tasks=tasks,
+        readers=readers,
+        dead_letters=dead_letters,
+    )
+    replays.look(topics)
+    return Assembly(
+        consumer,
+        admin,
+        tasks,
+        records_in,
+        outbox,
+        committer,
+        dead_letters,
+        bridge,
+        broadcasts,
+        Upstream(log, group),
+        replays,
+    )
 
 
 def _broadcasts(

@@ -104,7 +104,7 @@ class ChangelogWriter:
         try:
             return self._consumer.end_offsets(here, committed=False)
         except LogUnavailable as error:
-            log.warning("offsets of changelogs not known", code=error.code, reason=str(error))
+            log.warning("changelog_offsets_not_known", code=error.code, reason=str(error))
             return {}
 
     def messages(self, runners: Sequence[SubtopologyRunner]) -> list[Outgoing]:

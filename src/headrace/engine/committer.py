@@ -121,7 +121,7 @@ class Committer:
             self._admin.delete_records(before)
         except LogUnavailable as error:
             # Only space is at stake; the next cut removes these too.
-            log.warning("records not removed yet", reason=str(error))
+            log.warning("records_not_removed", reason=str(error))
 
     def _commit_positions(self, durable: Mapping[TopicPartition, Checkpoint]) -> None:
         offsets = {here: checkpoint.to_commit(here) for here, checkpoint in durable.items()}

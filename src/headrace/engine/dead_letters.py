@@ -4,7 +4,7 @@ Owns the dead-letter topic's format (DESIGN section 6). Written in the transacti
 
 - Key, value and headers are those of the source record; `headrace.error.*` headers are added.
 - A row that came from no single record (an aggregate) is written as JSON, with `headrace.error.original` `false`.
-- A row that failed at a step is kept as it came there, so that it can be replayed to it (`headrace.engine.replay_rows`).
+- A row that failed at a step is kept as it came there, so that it can be replayed (`headrace.engine.replay_rows`).
 - What fails again after a replay says of which dead letter it is one more, and how often it was replayed.
 """
 

@@ -4,12 +4,16 @@ Owns which partitions are idle, and the two things that follow: marks to tasks d
 
 - A partition is idle after some time without a record, when nothing is left in it to read.
 - Before anybody is told, or windows close, the log is asked again: what others have read by then was written before.
+- An upstream task that said it is idle is left out when everything it reads is processed, by the group's offsets as
+  of a moment after it was heard: it may be dead, with records to read, or have some again.
+- Positions that moved without a row (behind marks of transactions) are committed too, so that others see them.
 - A row that waits for another input is not processed; its partition is not idle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass
 
 from headrace.engine.assembly import Assembly
 from headrace.engine.repartition import Marks
@@ -20,8 +24,11 @@ from headrace.flow.steps import AnyStep, RepartitionStep
 from headrace.flow.values import StatefulStep
 from headrace.log.port import TopicPartition
 
-TRUST_IDLE_AFTER = 2
-"""Times `idle_after_ms`: how long upstream tasks have to say that they are idle no more."""
+COMMITS_BEFORE_IDLE = 2
+"""A task that has nothing to read is idle after so many commit intervals at least: by then its last rows are committed
+and can be read by those who are told."""
+DRIFT_INTERVAL_S = 1.0
+"""How often positions are looked at that moved without a row."""
 
 
 def caught_up(parts: Assembly, partitions: Sequence[TopicPartition], patience: Patience) -> set[TopicPartition]:
@@ -33,11 +40,29 @@ def caught_up(parts: Assembly, partitions: Sequence[TopicPartition], patience: P
     return {here for here in partitions if positions[here] >= ends[here]}
 
 
+@dataclass(slots=True)
+class _Doubt:
+    """A repartition input whose time idle origins hold back."""
+
+    reached_ms: int
+    """How far it would go without them."""
+    idle: frozenset[int]
+    since_s: float
+    ticket: int | None = None
+
+
 class Idleness:
     """Of one worker. `begin` opens the transaction that marks and closed windows belong to."""
 
-    def __init__(self, parts: Assembly, idle_after_ms: int, begin: Callable[[], None]) -> None:
-        self._parts, self._idle_after_ms, self._begin = parts, idle_after_ms, begin
+    def __init__(
+        self, parts: Assembly, *, idle_after_ms: int, commit_interval_ms: int, begin: Callable[[], None]
+    ) -> None:
+        self._parts, self._begin = parts, begin
+        self._idle_after_ms = max(idle_after_ms, COMMITS_BEFORE_IDLE * commit_interval_ms)
+        self._doubts: dict[TopicPartition, _Doubt] = {}
+        self._tickets: dict[tuple[int, int], int] = {}
+        """Open questions before tasks (subtopology, partition) close windows."""
+        self._drift_at_s = 0.0
         self._quiet_since: dict[TopicPartition, float] = {}
         self._idle: set[TopicPartition] = set()
         self._asked_at = 0.0
@@ -60,7 +85,7 @@ class Idleness:
         for here in gone:
             self._quiet_since.pop(here, None)
 
-    def look(self, now: float, now_ms: int, patience: Patience) -> None:
+    def look(self, now: float, patience: Patience) -> None:
         """Note who is idle, and do what is due because of it."""
         parts = self._parts
         quiet = [
@@ -75,9 +100,48 @@ class Idleness:
             self._idle.update(caught_up(parts, unknown, patience))
         if any(self.marks().values()):
             self._begin()
-        parts.tasks.trust_idle(now_ms, TRUST_IDLE_AFTER * self._idle_after_ms)
+        self._trust(now, patience)
         for task in parts.tasks.tasks:
             self._close(task, now, patience)
+        if not parts.committer.is_open and now - self._drift_at_s >= DRIFT_INTERVAL_S:
+            self._drift_at_s = now
+            if parts.tasks.has_moved():
+                self._begin()
+
+    def _trust(self, now: float, patience: Patience) -> None:
+        """Let time go on without origins that are idle beyond doubt."""
+        tasks, upstream = self._parts.tasks, self._parts.upstream
+        ahead = tasks.ahead()
+        for here in [
+            each for each in self._doubts if each not in ahead or not self._doubts[each].idle <= ahead[each][1]
+        ]:
+            # An origin has rows again, or was passed.
+            self._drop(self._doubts.pop(here))
+        for here, (reached_ms, idle) in ahead.items():
+            doubt = self._doubts.setdefault(here, _Doubt(reached_ms, idle, now))
+            if (now - doubt.since_s) * 1000 < self._idle_after_ms:
+                continue
+            places = tasks.upstream(here.topic, doubt.idle)
+            if places <= tasks.active():
+                answer: bool | None = self._are_idle(places, patience)
+            else:
+                doubt.ticket = doubt.ticket or upstream.ask(sorted(places))
+                answer = upstream.answer(doubt.ticket)
+            if answer is None:
+                continue
+            # What is refused, and what time reached since, is asked about after the same while again.
+            del self._doubts[here]
+            if answer and not tasks.has_waiting(here) and caught_up(self._parts, [here], patience):
+                tasks.trust(here, min(doubt.reached_ms, reached_ms))
+
+    def _drop(self, doubt: _Doubt) -> None:
+        if doubt.ticket is not None:
+            self._parts.upstream.forget(doubt.ticket)
+
+    def _are_idle(self, places: Set[TopicPartition], patience: Patience) -> bool:
+        """Of partitions that this process reads."""
+        self.look_again(patience)
+        return places <= self._idle
 
     def look_again(self, patience: Patience) -> None:
         """Whether the idle partitions still are: before anybody is told so, or windows close for it."""
@@ -108,14 +172,32 @@ class Idleness:
         for step in task.runner.steps:
             if not isinstance(step, StatefulStep) or idle_close_ms(step) is None:
                 continue
-            if not any(self._close_is_due(task, step, p, now) for p in task.partitions):
+            due = [p for p in sorted(task.partitions) if self._close_is_due(task, step, p, now)]
+            due = [p for p in due if self._is_confirmed(task, p)]
+            if not due:
                 continue
             self.look_again(patience)
-            due = [p for p in sorted(task.partitions) if self._close_is_due(task, step, p, now)]
+            due = [p for p in due if self._close_is_due(task, step, p, now)]
             if due:
                 self._begin()
                 task.runner.close_idle(step, due, self._parts.outbox.emit)
                 self._closed.update((step.name, partition) for partition in due)
+
+    def _is_confirmed(self, task: Task, partition: int) -> bool:
+        """Whether nothing is on its way to a task from other processes."""
+        tasks, upstream = self._parts.tasks, self._parts.upstream
+        places: set[TopicPartition] = set()
+        for here, origins in tasks.origins_of(task, partition).items():
+            places |= tasks.upstream(here.topic, range(origins))
+        if places <= tasks.active():
+            return True
+        key = (task.runner.index, partition)
+        if key not in self._tickets:
+            self._tickets[key] = upstream.ask(sorted(places))
+        answer = upstream.answer(self._tickets[key])
+        if answer is not None:
+            del self._tickets[key]
+        return bool(answer)
 
     def _close_is_due(self, task: Task, step: AnyStep, partition: int, now: float) -> bool:
         after_ms = idle_close_ms(step)

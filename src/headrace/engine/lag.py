@@ -49,6 +49,9 @@ class LagMeter:
         self._asked_s: float | None = None
         self._thread: threading.Thread | None = None
         self._ends: Positions | None = None
+        self._question_s = 0.0
+        self.answered_s: float | None = None
+        """When the last question that the log has answered was asked."""
         self.lag: Mapping[str, TopicLag] = {}
         """By topic, as last measured."""
 
@@ -84,6 +87,8 @@ class LagMeter:
             self._ask(list(positions()), now_s)
 
     def _take_in(self, positions: Positions, now_s: float) -> None:
+        if self._ends is not None:
+            self.answered_s = self._question_s
         if self._ends is None:
             self.lag = {}
         elif positions.keys() - self._ends.keys():
@@ -96,7 +101,7 @@ class LagMeter:
         if not partitions:
             self.lag = {}
             return
-        self._asked_s, self._ends = now_s, None
+        self._asked_s, self._question_s, self._ends = now_s, now_s, None
         told = contextvars.copy_context()
         self._thread = threading.Thread(target=told.run, args=(self._answer, partitions), name="lag", daemon=True)
         self._thread.start()

@@ -80,13 +80,13 @@ class LocalState:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            log.warning("no local copy of state", place=str(place), reason=str(error))
+            log.warning("state_copy_unavailable", place=str(place), reason=str(error))
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            log.warning("no local copy of state", place=str(place), reason="another process has the file")
+            log.warning("state_copy_unavailable", place=str(place), reason="another process has the file")
             return None
         identity = {"changelog": f"{place.pipeline}.{place.step}", "partition": place.partition}
         identity |= {"topic_id": place.topic_id, "fingerprint": fingerprint}
@@ -219,12 +219,12 @@ class StateFile:
         if not self._complete_end:
             self.path.unlink()
         elif self._complete_end < size:
-            log.info("local copy of state cut", place=str(self.place), bytes=size - self._complete_end)
+            log.info("state_copy_cut", place=str(self.place), bytes=size - self._complete_end)
             os.truncate(self.path, self._complete_end)
 
     def discard(self, reason: str) -> None:
         """Throw away what is there; the next commits begin a new file."""
-        log.warning("local copy of state thrown away", place=str(self.place), reason=reason)
+        log.warning("state_copy_discarded", place=str(self.place), reason=reason)
         self._shut()
         self._end = self._complete_end = self.commit = self.offset = 0
         for path in (self.path, self._beside):

@@ -66,6 +66,12 @@ _NUMBERS: tuple[tuple[type[Family], str, str, Callable[[WorkerStatus], float | N
         "Records read from changelogs and tables to rebuild state.",
         lambda status: status.records_restored,
     ),
+    (
+        CounterMetricFamily,
+        "headrace_state_loaded_bytes",
+        "Bytes of state read from copies on local disk.",
+        lambda status: status.state_bytes_loaded,
+    ),
     (CounterMetricFamily, "headrace_commits", "Transactions committed.", lambda status: status.commits),
     (
         CounterMetricFamily,
@@ -207,11 +213,10 @@ class EngineMetrics(Collector):
         """A commit succeeded."""
         self._commit_seconds.add_one((pipeline,), seconds)
 
-    def observe_batch(self, pipeline: str, rows: int, seconds: float | None = None) -> None:
+    def observe_batch(self, pipeline: str, rows: int, seconds: float) -> None:
         """A pass through the steps is done."""
         self._batch_rows.add_one((pipeline,), rows)
-        if seconds is not None:
-            self._batch_seconds.add_one((pipeline,), seconds)
+        self._batch_seconds.add_one((pipeline,), seconds)
 
     def observe_end_to_end(self, pipeline: str, topic: str, seconds: npt.NDArray[np.float64]) -> None:
         """Effects of records of these ages are visible now."""

@@ -76,9 +76,7 @@ class RowError:
 class OperatorContext(Protocol):
     """What an operator may use of its task."""
 
-    def dead_letter(
-        self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0
-    ) -> None:
+    def dead_letter(self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0) -> None:
         """Send these rows of `frame` to the dead-letter topic. The operator leaves them out of its output.
 
         `input_index` is the input that they came in by, to which a replay brings them back; None for rows that the

@@ -80,11 +80,15 @@ class Orders:
         """Whether somebody waits."""
         return bool(self._questions)
 
-    def answer(self, parts: Assembly) -> None:
-        """Answer everything that waits. No transaction may be open."""
+    def answer(self, parts: Assembly, *, in_doubt: bool = False) -> None:
+        """Answer everything that waits. No transaction may be open. `in_doubt`: the worker may have lost its partitions
+        without knowing, so everybody is refused."""
         while self._questions:
             call, future = self._questions.popleft()
             if not future.set_running_or_notify_cancel():
+                continue
+            if in_doubt:
+                future.set_exception(WorkerBusy("the log was silent for long", cure="ask again in some seconds"))
                 continue
             try:
                 result = call(parts)

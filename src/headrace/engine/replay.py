@@ -8,7 +8,7 @@ record to the step that failed.
 - A record enters at its step and nowhere else. One that could not be decoded enters at its source, in every task that
   reads the topic.
 - What cannot enter (the step is gone, its columns are others) becomes a dead letter again.
-- Without a replay topic there is no consumer, and nothing to do. Somebody says when to look for one.
+- Without a replay topic there is no consumer, and nothing to do. Somebody says (`tell`) when to look for one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,22 @@ from headrace.engine.topic_reader import TopicReader
 from headrace.flow.plan import Plan
 from headrace.flow.replays import SOURCE_STEP, ReplayLayout, TaskName, lookup_steps, readers_of
 from headrace.log.columns import take_batch
-from headrace.log.port import Admin, Consumer, Log, OffsetOutOfRange, RecordBatch, TopicPartition, UnknownTopic
+from headrace.log.port import (
+    Admin,
+    Consumer,
+    Log,
+    OffsetOutOfRange,
+    RecordBatch,
+    TopicDescription,
+    TopicPartition,
+    UnknownTopic,
+)
 from headrace.log.replays import Replay
 
 POLL_RECORDS_MAX = 1_000
 """Replays between two polls of the sources."""
 REFUSED = "process.replay_refused"
+SOURCE_FIELDS = ("topic", "partition", "offset")
 
 log = structlog.get_logger("headrace.engine")
 
@@ -73,25 +83,33 @@ class Replays:
         self._closed_steps = lookup_steps(plan)
         self._consumer: Consumer | None = None
         self._partitions = 0
+        self._is_told = False
         self._next: dict[TopicPartition, int] = {}
         """Behind the last record that is processed."""
         self._kept: dict[TopicPartition, int] = {}
         """The same as last committed."""
 
-    def look(self) -> None:
+    def look(self, topics: Mapping[str, TopicDescription] | None = None) -> None:
         """See whether there is a replay topic by now, and read it from now on."""
-        found = self._admin.topics().get(self._plan.replay_topic)
+        found = (self._admin.topics() if topics is None else topics).get(self._plan.replay_topic)
         self._partitions = 0 if found is None else found.partitions
         self.follow()
 
+    def tell(self) -> None:
+        """There may be a replay topic now, or a wider one: the next `poll` looks."""
+        self._is_told = True
+
     def follow(self) -> None:
-        """The tasks of this process changed: read their partitions, and no others. Everything is committed."""
+        """The tasks of this process may be others: read their partitions, and no more."""
         wanted = self._wanted() if self._partitions else []
         if self._next.keys() == set(wanted):
             return
-        self._next = self._starts(wanted)
-        self._kept = dict(self._next)
-        self._read_from_kept()
+        gained = [here for here in wanted if here not in self._next]
+        known = {here: offset for here, offset in self._next.items() if here in wanted}
+        starts = self._starts(gained)
+        self._kept = {here: self._kept[here] for here in known} | starts
+        self._next = known | starts
+        self._read_from(self._next)
 
     def _wanted(self) -> list[TopicPartition]:
         running = {TaskName(task.runner.index, n) for task in self._tasks.tasks for n in task.partitions}
@@ -99,33 +117,36 @@ class Replays:
         return [TopicPartition(self._plan.replay_topic, number) for number in numbers]
 
     def _starts(self, wanted: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where reading goes on: as committed, as far as the log still has it."""
+        """Where reading begins: as committed, as far as the log still has it."""
         if not wanted:
             return {}
         committed = self._group.committed(wanted)
         begins, ends = self._group.beginning_offsets(wanted), self._group.end_offsets(wanted, committed=False)
-        starts = {here: max(committed[here].offset, begins[here]) if here in committed else begins[here] for here in wanted}
+        starts = dict(begins)
+        starts |= {here: max(kept.offset, begins[here]) for here, kept in committed.items()}
         # Behind the end of a topic that was made anew nothing would ever come.
         return {here: start if start <= ends[here] else begins[here] for here, start in starts.items()}
 
-    def _read_from_kept(self) -> None:
-        if not self._kept:
+    def _read_from(self, positions: Mapping[TopicPartition, int]) -> None:
+        if not positions:
             self.close()
             return
         if self._consumer is None:
             self._consumer = self._log.consumer(client_id=f"headrace-replay-{self._plan.name}")
-        self._consumer.assign(self._kept)
+        self._consumer.assign(positions)
 
-    def poll(self, patience: Patience) -> Sequence[RecordBatch]:
+    def poll(self) -> Sequence[RecordBatch]:
         """What is to be replayed, without waiting."""
-        consumer = self._consumer
-        if consumer is None:
+        if self._is_told:
+            self._is_told = False
+            self.look()
+        if self._consumer is None:
             return ()
         try:
-            return patience.call(lambda: consumer.poll(POLL_RECORDS_MAX, 0.0))
+            return self._consumer.poll(POLL_RECORDS_MAX, 0.0)
         except (OffsetOutOfRange, UnknownTopic) as error:
             # What retention removed was not replayed in days; `headrace dlq list` shows it as open again.
-            log.warning("replays are gone", pipeline=self._plan.name, code=error.code, reason=str(error))
+            log.warning("replays_gone", code=error.code, reason=str(error))
             self._partitions, self._next, self._kept = 0, {}, {}
             self.close()
             self.look()
@@ -205,8 +226,8 @@ class Replays:
             except RowUnreadable as error:
                 self._refuse(each, str(error))
                 continue
-            place = {"topic": batch.topic, "partition": int(batch.partition[each.row]), "offset": int(batch.offset[each.row])}
-            source = pl.Series(SOURCE, [place], dtype=SYSTEM_COLUMNS[SOURCE])
+            place = (batch.topic, int(batch.partition[each.row]), int(batch.offset[each.row]))
+            source = pl.Series(SOURCE, [dict(zip(SOURCE_FIELDS, place, strict=True))], SYSTEM_COLUMNS[SOURCE])
             here = pl.Series(PARTITION, [task.partition], dtype=pl.Int32)
             frames.setdefault(row.input_index, []).append(frame.with_columns(here, source))
         for input_index, pieces in frames.items():
@@ -224,15 +245,18 @@ class Replays:
         """Positions for a commit."""
         return {here: Checkpoint(offset) for here, offset in self._next.items()}
 
-    def committed(self) -> None:
-        """The positions told last are durable."""
-        self._kept = dict(self._next)
+    def committed(self, durable: Mapping[TopicPartition, Checkpoint]) -> Mapping[TopicPartition, Checkpoint]:
+        """These are durable now; returns those that are not of replays."""
+        if not self._next:
+            return durable
+        self._kept.update({here: kept.offset for here, kept in durable.items() if here in self._next})
+        return {here: kept for here, kept in durable.items() if here not in self._next}
 
     def rewind(self) -> None:
         """Back to the last commit."""
         if self._next != self._kept:
             self._next = dict(self._kept)
-            self._read_from_kept()
+            self._read_from(self._next)
 
     def close(self) -> None:
         """Idempotent."""
@@ -254,7 +278,7 @@ def _runs(batch: RecordBatch) -> Iterator[list[_Entrant]]:
         record = original_of(batch, row)
         replay = Replay.of_headers(record.headers)
         if replay is None:
-            log.warning("no replay record", topic=batch.topic, offset=int(batch.offset[row]))
+            log.warning("replay_record_unreadable", topic=batch.topic, offset=int(batch.offset[row]))
         else:
             entrants.append(_Entrant(row, record, replay))
     for _, together in groupby(entrants, key=lambda each: (each.replay.step, each.replay.task)):
@@ -264,7 +288,8 @@ def _runs(batch: RecordBatch) -> Iterator[list[_Entrant]]:
 def _as_source(batch: RecordBatch, topic: str, partition: int, entrants: Sequence[_Entrant]) -> RecordBatch:
     """Replay records as records of the source that they came from; offsets stay those of the replay topic."""
     recorded = [each.replay.place.get("time", "") for each in entrants]
-    times = [int(text) if text.isdecimal() else at for text, at in zip(recorded, batch.timestamp_ms.tolist(), strict=True)]
+    known = zip(recorded, batch.timestamp_ms.tolist(), strict=True)
+    times = [int(text) if text.isdecimal() else replayed_ms for text, replayed_ms in known]
     return RecordBatch(
         topic,
         np.full(len(batch), partition, np.int32),

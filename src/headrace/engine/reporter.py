@@ -106,17 +106,18 @@ class Reporter:
         self._joined_at = self._clock()
         self._go_on_as("starting")
 
-    def restore_begun(self, records_to_do: int) -> None:
-        """So many records more are to be read before the partitions just gained can be taken over."""
+    def on_way(self, covered: int, more: int) -> None:
+        """A restore covered a distance in the log, and has `more` before it."""
         before = self._restore or RestoreProgress(0, 0)
-        self._restore = replace(before, records_to_do=before.records_to_do + records_to_do)
-        self._go_on_as("restoring")
+        to_do = before.records_to_do + more
+        # What was cut while it was read is read again.
+        self._restore = RestoreProgress(min(before.records_done + covered, to_do), to_do)
+        if more:
+            self._go_on_as("restoring")
 
     def restored(self, topic: str, records: int) -> None:
         """Records were read from the log to rebuild state."""
         self.counts.records_restored += records
-        if self._restore is not None:
-            self._restore = replace(self._restore, records_done=self._restore.records_done + records)
         self._base = "restoring"
         self.set_state("restoring", topic)
         self.report()

@@ -44,8 +44,10 @@ def read_until(
     targets: Mapping[TopicPartition, int],
     on_progress: Callable[[int], None],
     starts: Mapping[TopicPartition, int] | None = None,
+    on_way: Callable[[int], None] = lambda distance: None,
 ) -> Iterator[RecordBatch]:
-    """Records of these partitions from `starts`, or their beginning, up to (not including) the targets.
+    """Records of these partitions from `starts`, or their beginning, up to (not including) the targets. `on_way` is
+    told of the distance covered.
 
     Raises `OffsetOutOfRange` when records go away before they are read, and `RestoreStalled`.
     """
@@ -57,6 +59,7 @@ def read_until(
             return
         consumer.assign({here: BEGINNING if starts is None else starts[here] for here in open_targets})
         deadline = time.monotonic() + SILENCE_MAX_S
+        covered = {here: begins[here] for here in open_targets}
         while open_targets:
             batches = consumer.poll(POLL_RECORDS_MAX, POLL_TIMEOUT_S)
             for batch in batches:
@@ -64,6 +67,9 @@ def read_until(
                 on_progress(len(batch))
                 yield _before(batch, targets)
             reached = consumer.position(list(open_targets))
+            now = {here: max(min(reached[here], end), covered[here]) for here, end in open_targets.items()}
+            on_way(sum(now.values()) - sum(covered[here] for here in now))
+            covered = now
             open_targets = {here: end for here, end in open_targets.items() if reached[here] < end}
             if open_targets and time.monotonic() > deadline:
                 here, end = next(iter(open_targets.items()))
@@ -118,11 +124,12 @@ def read_changelog(
     ends: Mapping[TopicPartition, int],
     known: Mapping[int, int],
     on_progress: Callable[[int], None],
+    on_way: Callable[[int], None],
 ) -> Iterator[Entry]:
     """Messages of the partitions of one changelog, in order per partition. Commits up to the `known` one of their
     partition are passed over."""
     readers = {here.partition: ChangelogReader(here.partition) for here in ends}
-    for batch in read_until(log, ends, lambda count: None, starts):
+    for batch in read_until(log, ends, lambda count: None, starts, on_way):
         entries = (_entry(readers, batch, row, known) for row in range(len(batch)))
         fresh = 0
         for entry in entries:

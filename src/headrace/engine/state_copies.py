@@ -57,7 +57,7 @@ class StateCopies:
             self._snapshots.fetch(newest, copy.path)
         except (SnapshotsUnavailable, SnapshotDamaged, OSError) as error:
             code = error.code if isinstance(error, HeadraceError) else "os"
-            log.warning("no snapshot of state", place=str(copy.place), code=code, reason=str(error))
+            log.warning("snapshot_unavailable", place=str(copy.place), code=code, reason=str(error))
             return False
         copy.reload()
         return self._is_usable(copy, begin)

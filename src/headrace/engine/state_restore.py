@@ -67,15 +67,19 @@ class StateRestorer:
         *,
         on_progress: Callable[[str, int], None],
         on_loaded: Callable[[int], None],
+        on_way: Callable[[int, int], None],
         retrying: Callable[[Callable[[], object]], object],
     ) -> None:
         self._log, self._readers, self._writer, self._copies = log, readers, writer, copies
         self._on_progress, self._on_loaded, self._retrying = on_progress, on_loaded, retrying
+        self._on_way = on_way
+        """Told of distance covered, and of distance that is to be covered in addition."""
 
     def restore(
         self, runner: SubtopologyRunner, partitions: Sequence[int], checkpoints: Mapping[TopicPartition, Checkpoint]
     ) -> None:
         """Rebuild tables, then the other state, of these partitions; the runner holds nothing of them yet."""
+        self._tell_distance(runner, partitions, checkpoints)
         for topic in runner.lookup_topics(broadcast=False):
             self._restore_table(
                 runner, topic, {each: kept for each, kept in checkpoints.items() if each.topic == topic}
@@ -84,6 +88,20 @@ class StateRestorer:
             if isinstance(step, StatefulStep):
                 self._restore_step(step, runner.stateful[step.name], partitions)
         runner.commit()
+
+    def _tell_distance(
+        self, runner: SubtopologyRunner, partitions: Sequence[int], checkpoints: Mapping[TopicPartition, Checkpoint]
+    ) -> None:
+        """How far it is to the end of everything that is restored here."""
+        tables = set(runner.lookup_topics(broadcast=False))
+        ends = {here: kept.of(runner.index).offset for here, kept in checkpoints.items() if here.topic in tables}
+        changelogs = [step.changelog for step in runner.steps if isinstance(step, StatefulStep)]
+        places = [TopicPartition(topic, partition) for topic in changelogs for partition in partitions]
+        if not ends and not places:
+            return
+        found = extent(self._log, [*ends, *places])
+        distances = ({**found.ends, **ends}[here] - begin for here, begin in found.begins.items())
+        self._on_way(0, sum(max(distance, 0) for distance in distances))
 
     def has_state(self, runner: SubtopologyRunner, partition: int) -> bool:
         """Whether anything was ever committed to a changelog of a restored partition."""
@@ -101,7 +119,13 @@ class StateRestorer:
         self, runner: SubtopologyRunner, topic: str, checkpoints: Mapping[TopicPartition, Checkpoint]
     ) -> None:
         targets = {here: kept.of(runner.index).offset for here, kept in checkpoints.items()}
-        for batch in read_until(self._log, targets, lambda count: self._on_progress(topic, count)):
+        batches = read_until(
+            self._log,
+            targets,
+            lambda count: self._on_progress(topic, count),
+            on_way=lambda distance: self._on_way(distance, 0),
+        )
+        for batch in batches:
             runner.load_table(topic, self._rows(topic, batch))
 
     def _rows(self, topic: str, batch: RecordBatch) -> pl.DataFrame:
@@ -148,6 +172,7 @@ class StateRestorer:
             written = self._from_copy(step, operator, partition, found.begins[place])
             if written.commit:
                 starts[place] = written.offset
+                self._on_way(max(written.offset - found.begins[place], 0), 0)
         self._from_log(step, operator, starts, found)
         for partition, place in here.items():
             written = self._writer.written(step.name, partition)
@@ -193,7 +218,10 @@ class StateRestorer:
         def count(messages: int) -> None:
             self._on_progress(step.changelog, messages)
 
-        for entry in read_changelog(self._log, starts, found.ends, known, count):
+        def cover(distance: int) -> None:
+            self._on_way(distance, 0)
+
+        for entry in read_changelog(self._log, starts, found.ends, known, count, cover):
             written = places[entry.partition]
             here = TopicPartition(step.changelog, entry.partition)
             follows = entry.commit in (written.commit, written.commit + 1) and (

@@ -53,8 +53,6 @@ class OriginMarks:
     marks_ms: dict[int, int] = field(default_factory=dict)
     idle: set[int] = field(default_factory=set)
     closing_ms: int = BEFORE_ALL_MS
-    _candidate: tuple[int, int] | None = None
-    """A closing time without the idle origins, and when it was first seen."""
 
     def note(self, marks: Mapping[int, int], idle: Iterable[int]) -> None:
         """Take in the marks of one message: closing times by origin, and the origins that are idle now."""
@@ -65,22 +63,14 @@ class OriginMarks:
         reached = [self.marks_ms.get(origin, BEFORE_ALL_MS) for origin in range(self.expected)]
         self.closing_ms = max(self.closing_ms, min(reached))
 
-    def trust_idle(self, now_ms: int, after_ms: int) -> bool:
-        """Leave out origins that say they are idle, `after_ms` after the others went ahead; whether that moves time.
-
-        An idle origin that has new rows too says so with its next commit. The others may be read before it.
-        """
+    def ahead_ms(self) -> int | None:
+        """How far time would go without the origins that say they are idle; None when they hold nothing back."""
         ahead = self._without_idle()
-        if ahead <= self.closing_ms:
-            self._candidate = None
-            return False
-        if self._candidate is None or self._candidate[0] > ahead:
-            self._candidate = (ahead, now_ms)
-        reached, since_ms = self._candidate
-        if now_ms - since_ms < after_ms:
-            return False
-        self.closing_ms, self._candidate = reached, None
-        return True
+        return ahead if ahead > self.closing_ms else None
+
+    def trust(self, reached_ms: int) -> None:
+        """Leave the idle origins out, up to this time."""
+        self.closing_ms = max(self.closing_ms, reached_ms)
 
     def _without_idle(self) -> int:
         live = [origin for origin in range(self.expected) if origin not in self.idle]

@@ -62,9 +62,7 @@ class StepContext:
         self._step, self._dead_letters, self._dropped, self._now_ms = step, dead_letters, dropped, now_ms
         self.closing: dict[int, int] = {}
 
-    def dead_letter(
-        self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0
-    ) -> None:
+    def dead_letter(self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0) -> None:
         self._dead_letters.add_rows(frame, errors, step=self._step, stage="process", input_index=input_index)
 
     def count_dropped(self, reason: str, count: int) -> None:

@@ -26,6 +26,7 @@ from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks
 from headrace.engine.subtopology import SubtopologyRunner
 from headrace.engine.topic_identity import check_growth, check_identity, position_lost
 from headrace.flow.plan import Delivery, Plan
+from headrace.flow.steps import RepartitionStep
 from headrace.log.port import Consumer, TopicDescription, TopicPartition
 
 
@@ -254,18 +255,50 @@ class TaskSet:
                 task.runner.repartition_clock[here.topic][partition] = self._marks[here].closing_ms
         return moved
 
-    def trust_idle(self, now_ms: int, after_ms: int) -> None:
-        """Let closing times pass origins that are idle (see `OriginMarks.trust_idle`)."""
+    def ahead(self) -> dict[TopicPartition, tuple[int, frozenset[int]]]:
+        """Repartition inputs whose time is held back by idle origins only: how far it would go without, and whose."""
+        found: dict[TopicPartition, tuple[int, frozenset[int]]] = {}
+        for here in {here for task in self.tasks for partition in task.partitions for here in task.reads(partition)}:
+            marks = self._marks.get(here)
+            if marks is not None and (reached_ms := marks.ahead_ms()) is not None:
+                found[here] = (reached_ms, frozenset(marks.idle))
+        return found
+
+    def trust(self, here: TopicPartition, reached_ms: int) -> None:
+        """Let the closing time of a repartition input pass its idle origins."""
+        self._marks[here].trust(reached_ms)
         for task in self.tasks:
-            for here in [here for partition in task.partitions for here in task.reads(partition)]:
-                if here in self._marks and self._marks[here].trust_idle(now_ms, after_ms):
-                    task.runner.repartition_clock[here.topic][here.partition] = self._marks[here].closing_ms
-                    self._moved.add(task.runner.index)
+            if here.topic in task.queue.inputs and here.partition in task.partitions:
+                task.runner.repartition_clock[here.topic][here.partition] = self._marks[here].closing_ms
+                self._moved.add(task.runner.index)
+
+    def has_waiting(self, here: TopicPartition) -> bool:
+        """Whether rows of this partition number wait for another input."""
+        return any(
+            here.partition in task.queue.partitions_waiting() for task in self.tasks if here.topic in task.queue.inputs
+        )
+
+    def upstream(self, topic: str, origins: Iterable[int]) -> set[TopicPartition]:
+        """Everything that these origins of a repartition topic read, up to the sources."""
+        found: set[TopicPartition] = set()
+        for task in self.tasks:
+            if not any(isinstance(step, RepartitionStep) and step.topic == topic for step in task.runner.steps):
+                continue
+            for origin in origins:
+                found.update(self._reads(task, origin))
+            for above in task.queue.inputs:
+                if above in self._origins_of:
+                    found |= self.upstream(above, range(self._origins_of[above]))
+        return found
 
     def stream_reads(self, task: Task, partition: int) -> list[TopicPartition]:
         """What moves the time of a task: everything it reads but tables, or all of it where it reads only tables."""
         reads = self._reads(task, partition)
         return [here for here in reads if not task.queue.inputs[here.topic].is_table] or reads
+
+    def origins_of(self, task: Task, partition: int) -> dict[TopicPartition, int]:
+        """The repartition inputs of a task, with the number of tasks that write to each."""
+        return {here: self._marks[here].expected for here in task.reads(partition) if here in self._marks}
 
     def all_origins_idle(self, task: Task, partition: int) -> bool:
         """Whether every repartition input of a task waits for nobody."""
@@ -290,6 +323,10 @@ class TaskSet:
                         progress = progress._replace(stream_time_ms=stream_time_ms)
                     found.setdefault(here, {})[task.runner.index] = progress
         return {here: self._checkpoint(here, progress) for here, progress in found.items()}
+
+    def has_moved(self) -> bool:
+        """Whether any position differs from the committed one."""
+        return any(self._kept[here].offset != now.offset for here, now in self.checkpoints().items())
 
     def positions(self) -> dict[TopicPartition, int]:
         """The next record to process of all partitions that are here, those of tasks that do not run too."""

@@ -23,6 +23,7 @@ import structlog
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.engine.assembly import Assembly, assemble
+from headrace.engine.contact import Contact
 from headrace.engine.idleness import Idleness, caught_up
 from headrace.engine.lag import LagMeter
 from headrace.engine.memory_guard import MemoryGuard
@@ -79,6 +80,7 @@ class PipelineWorker:
         self._metrics = metrics or EngineMetrics()
         self._orders = orders or Orders()
         self._lag = LagMeter(log)
+        self._contact = Contact(clock())
         self._commit_interval_s = (settings.commit_interval_ms or self._plan.commit_interval_ms) / 1000
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._reporter = Reporter(
@@ -149,7 +151,12 @@ class PipelineWorker:
 
     def _open(self, patience: Patience) -> None:
         self._assembly = self._reporter.parts = patience.call(lambda: self._assemble(patience))
-        self._idleness = Idleness(self._assembly, self._settings.idle_after_ms, self._begin)
+        self._idleness = Idleness(
+            self._assembly,
+            idle_after_ms=self._settings.idle_after_ms,
+            commit_interval_ms=int(self._commit_interval_s * 1000),
+            begin=self._begin,
+        )
 
     def _close(self) -> None:
         """Give up whatever is not committed, leave the group and free everything."""
@@ -173,6 +180,7 @@ class PipelineWorker:
             patience=patience,
             on_restore=self._reporter.restored,
             on_loaded=self._reporter.loaded,
+            on_way=self._reporter.on_way,
             listener=RebalanceListener(self._on_assigned, self._on_revoked, self._on_lost),
         )
 
@@ -201,7 +209,8 @@ class PipelineWorker:
     def _cycle(self, patience: Patience) -> None:
         parts = self._parts
         if not parts.committer.is_open:
-            self._orders.answer(parts)
+            now = self._clock()
+            self._orders.answer(parts, in_doubt=self._contact.is_doubtful(self._lag.answered_s, now))
         if self._orders.is_paused:
             self._stand_still(patience)
             return
@@ -215,8 +224,9 @@ class PipelineWorker:
         parts.broadcasts.poll(self._take_broadcast, patience)
         now = self._clock()
         self._read(self._poll_timeout_s(), patience)
+        self._replay(patience)
         self._process(patience)
-        self._idleness.look(now, self._now_ms(), patience)
+        self._idleness.look(now, patience)
         if parts.outbox.rows_pending >= PENDING_ROWS_MAX:
             parts.committer.send_early()
         if parts.committer.is_open and self._clock() - self._opened_at >= self._commit_interval_s:
@@ -235,6 +245,13 @@ class PipelineWorker:
             self._lag.note_read(batch)
             parts.records_in.add(batch, patience, self._now_ms())
             self._idleness.note_input(batch.topic, set(batch.partition.tolist()), now)
+
+    def _replay(self, patience: Patience) -> None:
+        """Bring dead letters that are replayed back to their steps."""
+        parts = self._parts
+        for batch in parts.replays.poll():
+            self._begin()
+            parts.replays.enter(batch, parts.outbox.emit, patience)
 
     def _stand_still(self, patience: Patience) -> None:
         """Commit what is done, then stay in the group without reading."""
@@ -314,7 +331,11 @@ class PipelineWorker:
         runners = [task.runner for task in parts.tasks.tasks]
         self._idleness.look_again(patience)
         began_s = time.perf_counter()
-        durable = parts.committer.commit(runners, self._idleness.marks, parts.tasks.checkpoints)
+        every = parts.committer.commit(
+            runners, self._idleness.marks, lambda: {**parts.tasks.checkpoints(), **parts.replays.checkpoints()}
+        )
+        self._contact.proved(self._clock())
+        durable = parts.replays.committed(every)
         self._reporter.committed(durable, time.perf_counter() - began_s)
         parts.tasks.committed(durable)
         parts.committer.purge(durable, parts.tasks.repartition_topics())
@@ -339,8 +360,12 @@ class PipelineWorker:
             self._abort(error, new_producer=new_producer)
         except (TransactionAborted, Fenced, ProducerBroken):
             self._parts.committer.drop_producer()
-        patience.call(self._parts.tasks.rewind)
+        patience.call(self._rewind)
         return failures + 1
+
+    def _rewind(self) -> None:
+        self._parts.tasks.rewind()
+        self._parts.replays.rewind()
 
     def _abort(self, cause: LogError | None, *, new_producer: bool) -> None:
         self._reporter.aborted(cause, new_producer=new_producer)
@@ -352,6 +377,8 @@ class PipelineWorker:
     def _on_assigned(self, gained: Sequence[TopicPartition]) -> None:
         self._settle()
         self._parts.tasks.assign(gained, self._now_ms())
+        self._parts.replays.follow()
+        self._contact.proved(self._clock())
         self._idleness.assigned(gained, self._clock())
         self._rebalanced("assigned", gained)
         self._reporter.gained()
@@ -364,7 +391,7 @@ class PipelineWorker:
     def _on_lost(self, lost: Sequence[TopicPartition]) -> None:
         if self._parts.committer.is_open:
             self._abort(None, new_producer=True)
-            self._parts.tasks.rewind()
+            self._rewind()
         self._give_up(lost, are_lost=True)
         self._rebalanced("lost", lost)
 
@@ -372,6 +399,8 @@ class PipelineWorker:
         if partitions:
             self._counts.rebalances[change] += 1
             log.info("rebalance", change=change, partitions=len(partitions))
+            # Other processes ask by it who holds which rows.
+            self._reporter.report(force=True)
 
     def _settle(self) -> None:
         """End the open transaction before tasks change hands: commit it, or abort and rewind."""
@@ -383,11 +412,12 @@ class PipelineWorker:
         except (TransactionAborted, Fenced, ProducerBroken) as error:
             log.warning("transaction_aborted_at_rebalance", code=error.code, reason=str(error))
             self._abort(error, new_producer=True)
-            parts.tasks.rewind()
+            self._rewind()
 
     def _give_up(self, gone: Sequence[TopicPartition], *, are_lost: bool = False) -> None:
         parts = self._parts
         stopped = parts.tasks.give_up(gone, are_lost=are_lost)
+        parts.replays.follow()
         parts.outbox.forget(stopped)
         parts.paused.difference_update(gone)
         self._idleness.forget(gone)

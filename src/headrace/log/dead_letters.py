@@ -8,14 +8,11 @@ Owns the `headrace.error.*` headers that these rooms write (the engine writes th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from headrace.log.columns import HeaderRow, batch_records, outgoing, take_batch
-from headrace.log.port import Outgoing, RecordBatch
+from headrace.log.columns import HeaderRow
 
 PREFIX = "headrace.error."
 PLACE = ("topic", "partition", "offset", "time")
@@ -61,31 +58,3 @@ def error_headers(reason: Reason, *, pipeline: str, step: str, place: Mapping[st
         **place,
     }
     return [(PREFIX + name, str(text).encode()) for name, text in texts.items()]
-
-
-def dead_letters(
-    topic: str, batch: RecordBatch, reasons: Mapping[int, Reason], *, pipeline: str, step: str
-) -> Outgoing:
-    """Records for the dead-letter topic `topic`: the rows of `batch` that `reasons` names, in row order."""
-    rows = sorted(reasons)
-    records = batch_records(take_batch(batch, np.asarray(rows, dtype=np.int64)))
-    headers: Sequence[HeaderRow] = [
-        [
-            *record.headers,
-            *error_headers(
-                reasons[row],
-                pipeline=pipeline,
-                step=step,
-                place={
-                    "topic": batch.topic,
-                    "partition": record.partition,
-                    "offset": record.offset,
-                    "time": record.timestamp_ms,
-                },
-            ),
-        ]
-        for row, record in zip(rows, records, strict=True)
-    ]
-    return outgoing(
-        topic, [record.value for record in records], keys=[record.key for record in records], headers=headers
-    )

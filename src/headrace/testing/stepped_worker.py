@@ -134,7 +134,7 @@ class SteppedWorker(PipelineWorker):
                 parts.records_in.add(batch, self._patience, self._now_ms())
                 self._idleness.note_input(batch.topic, set(batch.partition.tolist()), now)
             self._process(self._patience)
-        self._idleness.look(now, self._now_ms(), self._patience)
+        self._idleness.look(now, self._patience)
         if not parts.committer.is_open:
             return False
         self._commit(self._patience)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.egress.config import EgressConfig
+from headrace.egress.replay_input import REPLAYS_FROM
 from headrace.egress.runner import EgressRunner
 from headrace.egress.sdk import load_connector
 from headrace.egress.status import EgressStatus
@@ -30,6 +31,7 @@ from headrace.workspace.config import LOCAL_FOLDER
 from headrace.workspace.environment import Environment
 from headrace.workspace.load import IngressConfig, Workspace
 from headrace.workspace.plan_connectors import open_ingress
+from headrace.workspace.replay_news import ReplayNews
 from headrace.workspace.runtime import Component, Report
 from headrace.workspace.status import WRITE_INTERVAL_S, ComponentKind, ComponentState, ComponentStatus, TopicLag
 
@@ -50,7 +52,10 @@ def components(
         *(IngressComponent(config, workspace, environment, instance) for config in workspace.ingress),
         *(EgressComponent(config, workspace, environment, instance) for config in workspace.egress),
     ]
-    return [each for each in every if not names or each.name in names]
+    chosen = [each for each in every if not names or each.name in names]
+    if control is not None:
+        control.watching(ReplayNews(control, chosen))
+    return chosen
 
 
 @dataclass(slots=True)
@@ -85,6 +90,9 @@ class PipelineComponent:
             orders=self.orders,
         )
         worker.run(stop)
+
+    def look_for_replays(self) -> None:
+        self.orders.ask(lambda parts: parts.replays.tell())
 
     def set_paused(self, paused: bool) -> None:
         if paused:
@@ -188,6 +196,7 @@ class EgressComponent:
     runs_once: bool = field(default=True, init=False)
     pauses_inside: bool = field(default=True, init=False)
     _paused: threading.Event = field(default_factory=threading.Event, init=False)
+    _replay_news: threading.Event = field(default_factory=threading.Event, init=False)
 
     @property
     def name(self) -> str:
@@ -202,9 +211,13 @@ class EgressComponent:
             self.environment.registry,
             self.workspace.name,
             paused=self._paused,
+            replay_news=self._replay_news,
         )
         with _reporting(lambda previous: self._status(runner.status(), previous), report):
             runner.run(stop)
+
+    def look_for_replays(self) -> None:
+        self._replay_news.set()
 
     def set_paused(self, paused: bool) -> None:
         if paused:
@@ -227,7 +240,7 @@ class EgressComponent:
             records_per_second=_rate(previous, counters.records, now_ms),
             dead_letters=sum(counters.dead_letters.values()),
             dropped={"filtered": counters.rows_filtered} if counters.rows_filtered else {},
-            tasks=tuple(f"0_{partition}" for partition in sorted(status.positions)),
+            tasks=tuple(f"0_{each}" for each in sorted(status.positions) if each < REPLAYS_FROM),
             lag={} if status.lag_records is None else {status.topic: TopicLag(records=status.lag_records)},
             error=str(status.error) if status.error else None,
         )

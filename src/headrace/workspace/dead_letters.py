@@ -162,7 +162,7 @@ def owner(workspace: Workspace, log: Log, name: str) -> Owner:
     finally:
         admin.close()
     raise UnknownName(
-        f"workspace {workspace.name!r} has no pipeline, ingress or egress {name!r}, and the {log.name} log no such topic",
+        f"workspace {workspace.name!r} has no pipeline, ingress or egress {name!r}, and the log has no such topic",
         cure=did_you_mean(name, [each.name for each in known]),
     )
 

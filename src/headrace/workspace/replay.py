@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from headrace.errors import Fault, HeadraceError
 from headrace.log.columns import outgoing
 from headrace.log.port import Log, Producer, RecordTooLarge, TopicExists, TopicPartition, TopicSpec, UnknownTopic
+from headrace.log.replays import LetterPlace
 from headrace.workspace.control import open_control
 from headrace.workspace.dead_letters import (
     DeadLetter,
@@ -38,6 +39,7 @@ from headrace.workspace.dead_letters import (
 from headrace.workspace.environment import Environment
 from headrace.workspace.errors import WorkspaceError
 from headrace.workspace.load import Workspace
+from headrace.workspace.replay_news import replay_key
 from headrace.workspace.replay_outcomes import (
     Outcome,
     Outcomes,
@@ -62,8 +64,6 @@ REPLAYS_MAX = 3
 REPLAYS_AT_ONCE_MAX = 10_000
 """Dead letters of one call: they are in memory, and in one transaction."""
 WAIT_INTERVAL_S = 0.2
-CONTROL_PREFIX = "replay/"
-"""Keys of the control topic that say that there is something to replay, before `<kind>/<name>`."""
 
 
 class ReplayedBefore(WorkspaceError):
@@ -213,7 +213,7 @@ def _outdated(decision: Decision, newer: int | None) -> Decision:
     return replace(decision, entrances=(), refusal=refusal)
 
 
-def newer_records(log: Log, letters: Sequence[DeadLetter]) -> dict[tuple[str, int, int], int]:
+def newer_records(log: Log, letters: Sequence[DeadLetter]) -> dict[LetterPlace, int]:
     """By place of the letter, the last offset of its key in its source; those that cannot be told are left out."""
     wanted: dict[TopicPartition, dict[bytes, int]] = {}
     starts: dict[TopicPartition, int] = {}
@@ -261,13 +261,8 @@ def carry_out(workspace: Workspace, environment: Environment, request: Request) 
     if any(each.entrances for each in report.decisions):
         with open_control(environment) as control:
             assert owner.kind is not None
-            control.put(control_key(owner.kind, owner.name), {"at_ms": _now_ms()})
+            control.put(replay_key(owner.kind.value, owner.name), {"at_ms": _now_ms()})
     return report
-
-
-def control_key(kind: ComponentKind, name: str) -> str:
-    """The control topic's key of news for a component."""
-    return f"{CONTROL_PREFIX}{kind.value}/{name}"
 
 
 def _write(log: Log, producer: Producer, request: Request, decisions: Sequence[Decision]) -> list[Decision]:

@@ -17,8 +17,8 @@ from typing import Protocol
 import polars as pl
 
 from headrace.contracts.contract import Contract, TopicKind
-from headrace.contracts.polars_types import from_frame
 from headrace.contracts.key import open_key_codec
+from headrace.contracts.polars_types import from_frame
 from headrace.contracts.registry import Registry
 from headrace.egress.config import EgressConfig
 from headrace.egress.sdk import Mode
@@ -161,14 +161,12 @@ class PipelineTarget:
             )
         above = self.plan.step(self.plan.step(letter.step).inputs[row.input_index])
         task = TaskName(index, int(row.frame[PARTITION][0]))
-        if patch is not None:
-            patched = patched_row(row, above, patch)
-            patched = KeptRow(patched.fitted(frame_schema(above)), row.input_index)
-            task = self._task_of(task, above, row.frame, patched.frame)
-            row = patched
-        else:
-            row.fitted(frame_schema(above))
-        return self._entrance(letter, Bytes(letter.key, letter.value), letter.step, task, row.to_bytes())
+        record, patched = Bytes(letter.key, letter.value), patched_row(row, above, patch or {})
+        fitted = KeptRow(patched.fitted(frame_schema(above)), row.input_index)
+        if not patch:
+            return self._entrance(letter, record, letter.step, task, letter.row)
+        task = self._task_of(task, above, row.frame, fitted.frame)
+        return self._entrance(letter, record, letter.step, task, fitted.to_bytes())
 
     def _task_of(self, task: TaskName, above: AnyStep, before: pl.DataFrame, after: pl.DataFrame) -> TaskName:
         """The task of a patched row: another one when the patch changed what tasks are chosen by."""

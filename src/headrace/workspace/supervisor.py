@@ -206,7 +206,7 @@ class Supervisor:
                 worker.process.kill()
                 worker.exit_code = worker.process.wait()
                 _log.error("worker_killed", worker=worker.number, after_s=self.drain_timeout_s)
-            if worker.exit_code == -signal.SIGTERM:
+            if worker.exit_code == -signal.SIGTERM and worker.crashes == 0:
                 # It had only begun to start: there was nothing to drain yet.
                 worker.exit_code = 0
             pid = _forget_process(worker)
