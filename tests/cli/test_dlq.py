@@ -163,7 +163,8 @@ def test_list_and_show(shop: Shop) -> None:
     for letter in letters:
         assert_shape("dlq", {**letter, "key": None, "value": None, "row": None}, 1)
     failed = [each for each in letters if each["stage"] == "process"]
-    assert [each["value"]["amount"] for each in failed] == [each["row"]["amount"] for each in failed] == [-3.0, -5.0]
+    amounts = [(each["value"]["amount"], each["row"]["amount"]) for each in failed]
+    assert sorted(amounts) == [(-5.0, -5.0), (-3.0, -3.0)]
     (junk,) = [each for each in letters if each["stage"] == "decode"]
     assert (junk["value"], junk["headers"], junk["undecoded"]["code"]) == ("junk", [["trace", "7"]], "decode.framing")
     chosen = shop.call("dlq", "show", "totals", "--stage", "process", "--limit", "1", "--json")
@@ -182,7 +183,7 @@ def test_replay_to_the_step_that_failed(shop: Shop) -> None:
         assert_shape("dlq", dry, 2)
         assert [each["result"] for each in dry["letters"]] == ["would_replay", "would_replay"]
         assert {outcome for _, outcome in outcomes(shop)} == {"open"}
-        unmended = shop.call("dlq", "replay", "totals", "--offset", "0", "--offset", "1", "--wait", "--json")
+        unmended = shop.call("dlq", "replay", "totals", "--step", "price", "--wait", "--json")
         assert (unmended.code, unmended.json["failed_again"]) == (1, 2)
         (shop.root / "pipelines" / "mended").touch()
         again = shop.json("replay", "totals", "--stage", "process", "--wait")

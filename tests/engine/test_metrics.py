@@ -247,3 +247,12 @@ def test_a_worker_tells_what_it_did(tmp_path: Path) -> None:
     assert scrape.value("headrace_dead_letters_total", pipeline="warm", **letters) == 1
     assert (scrape.value("headrace_commit_seconds_count", pipeline="warm") or 0) >= 1
     assert scrape.value("headrace_batch_rows_sum", pipeline="warm") == 40
+    rows = {
+        (step, outcome): scrape.value("headrace_step_rows_total", pipeline="warm", step=step, outcome=outcome)
+        for step in ("source readings", "filter_celsius", "sink_readings_warm")
+        for outcome in ("in", "out")
+    }
+    assert list(rows.values()) == [41, 40, 40, 19, 19, 19]
+    assert scrape.value("headrace_end_to_end_seconds_count", pipeline="warm", topic="readings") == 41
+    assert (scrape.value("headrace_batch_seconds_count", pipeline="warm") or 0) >= 1
+    assert scrape.value("headrace_rebalances_total", pipeline="warm", change="assigned") == 1

@@ -19,6 +19,7 @@ Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
 
 NO_INTS: Ints = np.empty(0, np.int64)
+DOUBLED_ROWS_MAX = 1 << 18
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -97,6 +98,11 @@ def next_power_of_two(values: Ints) -> Ints:
     """The smallest powers of two that are not below the (positive) values."""
     exact: Ints = np.int64(1) << np.ceil(np.log2(np.maximum(values, 1))).astype(np.int64)
     return exact
+
+
+def more_than(capacity: int) -> int:
+    """The next size of an array that is full: double, then, since `resize` moves large ones for free, an eighth."""
+    return capacity + min(capacity, max(DOUBLED_ROWS_MAX, capacity // 8))
 
 
 def grown(array: Array, capacity: int, fill: Any) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, distinct, grown
+from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, distinct, grown, more_than
 
 CAPACITY_MIN = 64
 
@@ -212,21 +212,27 @@ class Slab:
         """Slots that nobody had before: only fills that are not 0 need writing."""
         first, self._end = self._end, self._end + count
         if self._end > self._capacity:
-            self.reserve(max(self._end, 2 * self._capacity))
+            self.reserve(max(self._end, more_than(self._capacity)))
         for name, column in self._columns.items():
             if self._fills[name] != 0 or column.dtype.hasobject:
                 column[first : self._end] = self._fills[name]
         return np.arange(first, self._end, dtype=np.int64)
 
     def reserve(self, capacity: int) -> None:
-        """Make room for so many slots at once; what is not used costs no memory."""
+        """Make room for so many slots at once."""
         if capacity <= self._capacity:
             return
         self._capacity = capacity
         self._live = grown(self._live, self._capacity, False)
         self._undo_row = grown(self._undo_row, self._capacity, _UNTOUCHED)
-        for name, column in self._columns.items():
-            self._columns[name] = grown(column, self._capacity, 0)
+        for name in list(self._columns):
+            column = self._columns.pop(name)
+            try:
+                # The system moves large arrays without copying; only if nobody else looks at them.
+                column.resize((capacity, *column.shape[1:]))
+            except ValueError:
+                column = grown(column, capacity, 0)
+            self._columns[name] = column
 
 
 def _joined(pieces: list[Ints]) -> Ints:
