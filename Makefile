@@ -16,8 +16,10 @@ EDITABLE := $(foreach connector,$(CONNECTORS),--editable $(connector))
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?= engine
+MINUTES ?= 10
+SEED ?= 1
 
-.PHONY: help setup demo test check format bench docs-test clean
+.PHONY: help setup demo test test-faults check format bench docs-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -63,6 +65,10 @@ format: $(STAMPS)/dev ## Format the code and fix what ruff can fix
 
 test: check ## check, then every test, with a real Kafka broker
 	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-faults: $(STAMPS)/dev ## Long forms of all fault tests, then faults mixed at random; MINUTES=10 SEED=1
+	HEADRACE_LONG_FAULTS=1 $(RUN) -m pytest tests/faults $(PYTEST_ARGS)
+	$(RUN) -m tests.faults --seed $(SEED) --minutes $(MINUTES)
 
 docs-test: $(STAMPS)/dev ## Run the documentation's examples and check its links and commands
 	$(RUN) -m pytest tests/docs $(PYTEST_ARGS)

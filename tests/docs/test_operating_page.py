@@ -9,18 +9,23 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from headrace.egress.replay_input import REPLAYS_FROM
 from headrace.engine.metrics import EngineMetrics
 from headrace.engine.operators import aggregate_state
 from headrace.engine.operators.aggregate_late import LATE
 from headrace.engine.operators.dedupe import REPEAT
 from headrace.engine.operators.drop_nulls import NULL_VALUE
-from headrace.log.dead_letters import PREFIX, Reason, error_headers
+from headrace.engine.replay_rows import ROW_BYTES_MAX
+from headrace.log.dead_letters import PREFIX, ROW, Reason, error_headers
+from headrace.log.replays import COUNT, OF
 from headrace.workspace.config import HttpConfig
 from headrace.workspace.health import Health
+from headrace.workspace.replay import REPLAYS_MAX
+from headrace.workspace.replay_outcomes import REPLAY_RETENTION_MS
 from headrace.workspace.supervisor import BACKOFF_FIRST_S, BACKOFF_MAX_S, DRAIN_TIMEOUT_S
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "operating.md").read_text(encoding="utf-8")
-PIPELINES_ONLY = f"{PREFIX}original"
+PIPELINES_ONLY = {f"{PREFIX}original", ROW}
 METRIC = re.compile(r"^\| `(headrace_[a-z_]+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
 
 
@@ -74,7 +79,17 @@ def test_headers_of_dead_letters_are_listed() -> None:
     place = {"topic": "orders", "partition": 0, "offset": 1, "time": 2}
     written = error_headers(Reason("decode", "decode.framing", "bad"), pipeline="totals", step="s", place=place)
     listed = set(re.findall(r"`(headrace\.error\.[a-z]+)`", TEXT))
-    assert listed == {name for name, _ in written} | {PIPELINES_ONLY}
+    assert listed == {name for name, _ in written} | PIPELINES_ONLY
+    assert {OF, COUNT} <= set(re.findall(r"`(headrace\.replay\.[a-z]+)`", TEXT))
+
+
+def test_bounds_of_replays_are_those_of_the_code() -> None:
+    """How long replays wait, how often a record is replayed, how wide a kept row is, where an egress has its."""
+    assert (REPLAY_RETENTION_MS, ROW_BYTES_MAX, REPLAYS_MAX) == (3 * 24 * 3_600_000, 64 * 1024, 3)
+    assert "They wait three days" in TEXT
+    assert "After three replays" in TEXT
+    assert "above 64 KiB" in TEXT
+    assert f"from number {REPLAYS_FROM:,} on" in TEXT
 
 
 def test_numbers_are_those_of_the_code() -> None:

@@ -81,7 +81,7 @@ def letters(run: Harness) -> list[dict[str, str]]:
     """The error headers of the dead letters."""
     found = []
     for record in run.records(run.compiled.plan.dead_letter_topic):
-        headers = {name: (value or b"").decode() for name, value in record.headers}
+        headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
         found.append({name.removeprefix(PREFIX): text for name, text in headers.items() if name.startswith(PREFIX)})
     return found
 

@@ -12,12 +12,13 @@ import pytest
 import headrace as hr
 from headrace import col
 from headrace.contracts.avro import AvroSchema
-from headrace.contracts.contract import Contract
+from headrace.contracts.contract import Contract, TopicKind
 from headrace.contracts.registry_memory import MemoryRegistry
+from headrace.engine.replay_rows import kept_row
 from headrace.flow.compile import compile_pipeline
-from headrace.log.columns import outgoing
+from headrace.log.columns import Record, outgoing
 from headrace.log.embedded import EmbeddedLog
-from headrace.log.port import Log, TopicPartition
+from headrace.log.port import Log, TopicPartition, TopicSpec
 from headrace.workspace.dead_letters import DeadLetter, letter_of
 from headrace.workspace.replay_outcomes import replay_topic
 from headrace.workspace.replay_targets import NotReplayable, PipelineTarget
@@ -347,3 +348,157 @@ def test_what_cannot_be_replayed_is_told(scene: Scene) -> None:
     elsewhere = replace(letter, stage="decode", source=TopicPartition("others", 0))
     with pytest.raises(NotReplayable, match="does not read others"):
         scene.target.entrances(elsewhere, None)
+
+
+def windowed() -> Any:
+    @hr.pipeline(owner="test")
+    def hours() -> Any:
+        """Orders by hour, all under one key."""
+        checked = hr.stream("orders").map(refuse_marked, schema={"id": "string", "amount": "long"}).named("check")
+        by_hour = checked.group_by("amount").window(hr.tumbling("1h", grace="0s"), late="dead_letter")
+        return by_hour.agg(orders=hr.count()).to("hours", emit="final")
+
+    return hours
+
+
+REFUSED: set[str] = set()
+
+
+def refuse_marked(row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["id"] in REFUSED:
+        raise ValueError("refused")
+    return {"id": row["id"], "amount": 1}
+
+
+def at(hour: float, number: int) -> dict[str, Any]:
+    return {"id": f"o{number}", "customer": "c", "amount": 1, "at": BEGIN + timedelta(hours=hour)}
+
+
+def test_a_replayed_row_is_judged_by_the_time_of_now(tmp_path: Path) -> None:
+    """Two rows failed, one of a window that has closed since and one of the open window: the first is late, as the
+    window says, the closed window does not come out twice; the second counts; no row of others becomes late for it."""
+    source = contract("orders")
+    compiled = compile_pipeline(windowed(), {"orders": source})
+    harness = Harness(EmbeddedLog(tmp_path / "log.db"), MemoryRegistry(), [source], compiled, partitions=1)
+    target = PipelineTarget(
+        compiled.plan,
+        harness.contracts,
+        harness.registry,
+        {topic: 1 for each in compiled.plan.subtopologies for topic in (*each.reads, *each.writes)},
+    )
+    REFUSED.update({"o1", "o4"})
+    harness.publish("orders", [at(0.1, 0), at(0.2, 1), at(0.3, 2), at(2.1, 3), at(2.2, 4)])
+    harness.run_until_caught_up()
+    topic = compiled.plan.dead_letter_topic
+    letters = [letter_of(topic, record) for record in harness.records(topic)]
+    assert [letter.source_offset for letter in letters] == [1, 4]
+    REFUSED.clear()
+    harness.log.admin().create_topics([replay_topic(compiled.plan.name, target.partitions, -1)])
+    for letter in letters:
+        (each,) = target.entrances(letter, None)
+        harness.produce(
+            outgoing(
+                compiled.plan.replay_topic,
+                [each.value],
+                keys=[each.key],
+                partitions=each.partition,
+                headers=[each.headers],
+            )
+        )
+    harness.run_until_caught_up(and_then=lambda: len(harness.records(topic)) == 3)
+    harness.publish("orders", [at(2.05, 5), at(4.1, 6)])
+    harness.run_until_caught_up(and_then=lambda: len(harness.rows("hours")) == 2)
+    late = letter_of(topic, harness.records(topic)[2])
+    assert (late.code, late.again_of) == ("process.late", letters[0].place.text)
+    hours = {row["window_start"].hour: row["orders"] for row in harness.rows("hours")}
+    assert hours == {0: 2, 2: 3}
+    assert len(harness.rows("hours")) == 2
+
+
+CUSTOMERS = Contract(
+    topic="customers",
+    schema=AvroSchema.parse(
+        {
+            "type": "record",
+            "name": "Customer",
+            "fields": [{"name": "id", "type": "string"}, {"name": "name", "type": ["null", "string"]}],
+        }
+    ),
+    kind=TopicKind.TABLE,
+    key=("id",),
+)
+
+
+def test_rows_come_back_to_their_side_of_a_join(tmp_path: Path) -> None:
+    """Late rows of both sides of a stream join are kept with the number of their side, also where both have the same
+    columns; each comes back by its own."""
+
+    @hr.pipeline(owner="test")
+    def both() -> Any:
+        """Orders with themselves a day later."""
+        return (
+            hr.stream("orders")
+            .join(hr.stream("orders"), on="id", within="1m", grace="0s", late="dead_letter")
+            .select("id")
+            .to("pairs")
+        )
+
+    source = contract("orders")
+    compiled = compile_pipeline(both, {"orders": source})
+    harness = Harness(EmbeddedLog(tmp_path / "log.db"), MemoryRegistry(), [source], compiled, partitions=1)
+    harness.publish("orders", [at(5, 1)])
+    harness.publish("orders", [at(1, 2)])
+    topic = compiled.plan.dead_letter_topic
+    harness.run_until_caught_up(and_then=lambda: len(harness.records(topic)) == 2)
+    letters = [letter_of(topic, record) for record in harness.records(topic)]
+    assert sorted(kept_row(letter.row or b"").input_index for letter in letters) == [0, 1]
+    assert {letter.code for letter in letters} == {"process.late"}
+
+
+def test_tables_that_are_looked_up_take_no_replays(tmp_path: Path) -> None:
+    """A record of such a table that cannot be decoded: at the next start a replay of it would be gone."""
+
+    @hr.pipeline(owner="test")
+    def named() -> Any:
+        """Orders with names."""
+        return hr.stream("orders").join(hr.table("customers"), on="id", how="left").select("id", "name").to("named")
+
+    source = contract("orders")
+    contracts = {"orders": source, "customers": CUSTOMERS}
+    compiled = compile_pipeline(named, contracts)
+    harness = Harness(EmbeddedLog(tmp_path / "log.db"), MemoryRegistry(), [source, CUSTOMERS], compiled, partitions=1)
+    harness.produce(raw("customers", [b"junk"], [b"k"]))
+    topic = compiled.plan.dead_letter_topic
+    harness.run_until_caught_up(and_then=lambda: len(harness.records(topic)) == 1)
+    letter = letter_of(topic, harness.records(topic)[0])
+    target = PipelineTarget(
+        compiled.plan, harness.contracts, harness.registry, {"orders": 1, "customers": 1, "named": 1}
+    )
+    with pytest.raises(NotReplayable, match="looked up"):
+        target.entrances(letter, None)
+
+
+def test_tables_are_replaced_only_by_newer_rows(tmp_path: Path) -> None:
+    """A replay of a table's record is outdated where a newer one of its key is in the topic."""
+    from headrace.workspace.replay import newer_records
+
+    log = EmbeddedLog(tmp_path / "log.db")
+    log.admin().create_topics([TopicSpec("customers", 1), TopicSpec("dlq", 1)])
+    producer = log.producer()
+    keys = [b"a", b"b", b"a", b"c"]
+    producer.produce(outgoing("customers", [b"v"] * 4, keys=keys, partitions=0))
+    producer.flush()
+    letters = [
+        letter_of("dlq", Record(0, number, 0, keys[offset], b"v", place_headers("customers", offset)))
+        for number, offset in enumerate((0, 1, 2))
+    ]
+    assert newer_records(log, letters) == {
+        letters[0].place: 2,
+        letters[1].place: 1,
+        letters[2].place: 2,
+    }
+
+
+def place_headers(topic: str, offset: int) -> tuple[tuple[str, bytes | None], ...]:
+    told = {"code": "decode.framing", "topic": topic, "partition": "0", "offset": str(offset)}
+    return tuple((f"headrace.error.{name}", text.encode()) for name, text in told.items())

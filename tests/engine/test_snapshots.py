@@ -182,7 +182,7 @@ def _until(done: Callable[[], bool]) -> None:
 
 def test_newest_offer_is_sent(held: _Held, local: Path, tmp_path: Path) -> None:
     """Of the copies that wait only the newest is sent, whatever becomes of the file's name meanwhile."""
-    uploads = SnapshotUploads(held)
+    uploads = SnapshotUploads(held, interval_s=60.0)
     uploads.offer(PLACE, local, 10, 1)
     assert held.begun.wait(10)
     for number in (2, 3):
@@ -235,7 +235,7 @@ def test_failure_is_counted_and_tried_again(held: _Held, local: Path, tmp_path: 
 
 def test_close_drops_what_waits(held: _Held, local: Path) -> None:
     """An ending process sends what is on its way and nothing more."""
-    uploads = SnapshotUploads(held)
+    uploads = SnapshotUploads(held, interval_s=60.0)
     uploads.offer(PLACE, local, 10, 1)
     assert held.begun.wait(10)
     uploads.offer(NEIGHBOUR, local, 10, 1)

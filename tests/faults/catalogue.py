@@ -5,11 +5,12 @@ Owns the list; names are unique.
 
 from __future__ import annotations
 
+from tests.faults.machine import MACHINE_FAULTS
 from tests.faults.scene import Fault
 from tests.faults.workers import WORKER_FAULTS
 from tests.faults.world import WORLD_FAULTS
 
-FAULTS: tuple[Fault, ...] = (*WORKER_FAULTS, *WORLD_FAULTS)
+FAULTS: tuple[Fault, ...] = (*WORKER_FAULTS, *WORLD_FAULTS, *MACHINE_FAULTS)
 
 
 def named(name: str) -> Fault:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.faults import child_machine
 from tests.faults.points import POLL_INTERVAL_VARIABLE, TRANSACTION_TIMEOUT_VARIABLE, note, take
 
 
@@ -153,12 +154,17 @@ def supervise() -> None:
 
 
 def main() -> None:
+    is_supervisor = sys.argv[1] == "run"
+    if not is_supervisor:
+        child_machine.limit_files()
+        child_machine.install_clock()
     from headrace.cli.main import main as headrace
 
-    if sys.argv[1] == "run":
+    if is_supervisor:
         supervise()
     else:
         install()
+        child_machine.install()
     headrace()
 
 

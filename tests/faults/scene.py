@@ -44,6 +44,8 @@ LOOK_INTERVAL_S = 0.3
 RATE = 300
 """Orders a second: enough that a transaction is open at nearly every moment, little enough for two cores."""
 HISTORY_ROWS = 1_000
+IS_LONG = os.environ.get("HEADRACE_LONG_FAULTS") == "1"
+"""Whether tests take their long forms: `make test-faults`."""
 
 _scenes = itertools.count()
 

@@ -74,14 +74,20 @@ class Topics:
         self._environment = environment
         self._contracts = {**workspace.contracts, **workspace.topics}
 
-    def rows(self, topic: str, *, like: str | None = None) -> pl.DataFrame:
-        """All rows by partition and offset, with system columns; `like` names the topic whose contract they follow."""
+    def rows(self, topic: str, *, like: str | None = None, bad: list[bytes | None] | None = None) -> pl.DataFrame:
+        """All rows by partition and offset, with system columns; `like` names the topic whose contract they follow.
+        Values that are no rows are added to `bad`, or fail."""
         reader = TopicReader(self._contracts[like or topic], self._environment.registry)
-        batches = [reader.read(batch) for batch in self._batches(topic)]
-        assert not any(batch.bad for batch in batches), [batch.bad for batch in batches]
-        return pl.concat([batch.frame for batch in batches] or [_empty(reader.contract)])
+        frames = [_empty(reader.contract)]
+        for batch in self.batches(topic):
+            found = reader.read(batch)
+            assert bad is not None or not found.bad, found.bad
+            (bad if bad is not None else []).extend(batch.value[each.row].as_py() for each in found.bad)
+            frames.append(found.frame)
+        return pl.concat(frames[1:] or frames)
 
-    def _batches(self, topic: str) -> list[RecordBatch]:
+    def batches(self, topic: str) -> list[RecordBatch]:
+        """All records by partition and offset."""
         log = self._environment.log
         admin, consumer = log.admin(), log.consumer()
         try:
@@ -101,23 +107,26 @@ class Topics:
             admin.close()
 
 
-def judge(
-    environment: Environment, workspace: Workspace, *, at_least: bool = False, ended: bool = False) -> Verdict:
+def judge(environment: Environment, workspace: Workspace, *, at_least: bool = False, ended: bool = False) -> Verdict:
     """Compare everything. `ended`: the rows that close all windows were published and processed."""
     topics, names, verdict = Topics(environment, workspace), Names(workspace.name), Verdict()
 
     def rows(topic: str) -> pl.DataFrame:
         return topics.rows(names.topic(topic))
 
-    orders = rows("orders")
+    bytes_sent: list[bytes | None] = []
+    bytes_kept: list[bytes | None] = []
+    orders = topics.rows(names.topic("orders"), bad=bytes_sent)
     exact = not at_least
     good, bad = orders.filter(pl.col("note") != "bad"), orders.filter(pl.col("note") == "bad")
     large = orders.filter(pl.col("amount") >= LARGE).select("order_id", "customer", "amount")
     verdict.compare("orders.large", rows("orders.large"), large, more_is_wrong=exact)
     priced = good.select("order_id", "customer", price=pl.col("amount") * 3)
     verdict.compare("orders.priced", rows("orders.priced"), priced, more_is_wrong=exact)
-    letters = topics.rows(names.dead_letters, like=names.topic("orders"))
+    letters = topics.rows(names.dead_letters, like=names.topic("orders"), bad=bytes_kept)
     verdict.compare("dead letters", letters, bad.select("order_id"), more_is_wrong=exact)
+    kept, sent = (pl.DataFrame({"value": each}, schema={"value": pl.Binary}) for each in (bytes_kept, bytes_sent))
+    verdict.compare("dead letters of what is no order", kept, sent, more_is_wrong=exact)
     enriched = _enriched(orders, rows("customers"))
     verdict.compare("orders.enriched", rows("orders.enriched"), enriched, more_is_wrong=exact)
     _judge_totals(verdict, rows("customers.totals"), orders, exact=exact)
@@ -148,9 +157,7 @@ def _judge_totals(verdict: Verdict, updates: pl.DataFrame, orders: pl.DataFrame,
         verdict._note(verdict.wrong, "customers.totals: counted backwards", falls)
 
 
-def _judge_windows(
-    verdict: Verdict, found: pl.DataFrame, orders: pl.DataFrame, *, exact: bool, ended: bool
-) -> None:
+def _judge_windows(verdict: Verdict, found: pl.DataFrame, orders: pl.DataFrame, *, exact: bool, ended: bool) -> None:
     """Closed windows equal a recount; those that must be closed are there, and none is there twice or too early."""
     window_start = (pl.col(TIME) // WINDOW_MS * WINDOW_MS).cast(pl.Datetime("ms", "UTC"))
     recount = orders.with_columns(window_start=window_start).group_by("product", "window_start")

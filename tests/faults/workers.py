@@ -61,14 +61,20 @@ def stop_and_continue_at(point: str) -> Callable[[Scene, random.Random], None]:
 
 def stop_and_continue(scene: Scene, random: random.Random) -> None:
     """SIGSTOP at any moment, beyond the session, then SIGCONT: the partitions are lost, not revoked."""
-    pid = random.choice(scene.workers)
+    pid = _some_worker(scene, random)
     os.kill(pid, signal.SIGSTOP)
     _resume_later(scene, pid)
 
 
+def _some_worker(scene: Scene, random: random.Random) -> int:
+    """Any of those that live; after a kill of all of them the first that comes back."""
+    wait_until(lambda: bool(scene.workers), "a worker", JOIN_TIMEOUT_S)
+    return random.choice(scene.workers)
+
+
 def kill_at_random(scene: Scene, random: random.Random) -> None:
     """kill -9 at any moment."""
-    os.kill(random.choice(scene.workers), signal.SIGKILL)
+    os.kill(_some_worker(scene, random), signal.SIGKILL)
 
 
 def kill_all(scene: Scene, _: random.Random) -> None:

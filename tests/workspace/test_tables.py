@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import urllib.error
@@ -10,10 +11,18 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from typing import Any, cast
 
+import fastavro
+import pyarrow as pa
 import pytest
 
+from headrace.contracts.avro import AvroSchema
+from headrace.contracts.fastavro_codec import open_codec
+from headrace.contracts.polars_types import to_frame
+from headrace.contracts.registry_memory import MemoryRegistry
 from headrace.engine.metrics import EngineMetrics
 from headrace.engine.orders import Orders
 from headrace.testing import Driver
@@ -22,12 +31,13 @@ from headrace.workspace.config import HttpConfig
 from headrace.workspace.control import ControlTopic
 from headrace.workspace.health import Health
 from headrace.workspace.http_server import HttpServer
+from headrace.workspace.json_values import as_json
 from headrace.workspace.load import Workspace, load
 from headrace.workspace.status import ComponentKind, ComponentState, ComponentStatus
 from headrace.workspace.table_directory import Listed, Places, TableDirectory
 from headrace.workspace.table_errors import TableNotHeld, TableUnknown
 from headrace.workspace.table_owners import TableOwners, address_of
-from headrace.workspace.tables import Tables
+from headrace.workspace.tables import Tables, rows_as_json
 from headrace.workspace.tables_http import FORWARDED, TablesHttp
 
 HOST = "127.0.0.1"
@@ -358,6 +368,41 @@ def silent_orders() -> Orders:
     orders = Orders()
     orders.open()
     return orders
+
+
+EVERY_TYPE: dict[str, tuple[Any, Any]] = {
+    "text": ("string", "ü"),
+    "long": ("long", 2**40),
+    "double": ("double", 1.25),
+    "truth": ("boolean", True),
+    "bytes": ("bytes", b"\x00\xff"),
+    "enum": ({"type": "enum", "name": "Size", "symbols": ["S", "L"]}, "L"),
+    "decimal": ({"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}, Decimal("1.50")),
+    "date": ({"type": "int", "logicalType": "date"}, date(2026, 1, 2)),
+    "time": ({"type": "long", "logicalType": "time-micros"}, time(1, 2, 3, 4)),
+    "micros": ({"type": "long", "logicalType": "timestamp-micros"}, datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)),
+    "nanos": ({"type": "long", "logicalType": "timestamp-nanos"}, 1_767_323_045_123_456_789),
+    "longs": ({"type": "array", "items": "long"}, [1, 2]),
+    "map": ({"type": "map", "values": "long"}, {"k": 1}),
+    "none": (["null", {"type": "map", "values": "long"}], None),
+    "record": ({"type": "record", "name": "R", "fields": [{"name": "x", "type": "int"}]}, {"x": 1}),
+    "union": (["null", "string", "long"], 5),
+}
+
+
+def test_rows_are_shown_as_those_of_the_topic() -> None:
+    """Each type has the JSON that `headrace read` gives it."""
+    fields = [{"name": name, "type": type_} for name, (type_, _) in EVERY_TYPE.items()]
+    schema = AvroSchema.parse({"type": "record", "name": "Every", "fields": fields})
+    registry = MemoryRegistry()
+    codec = open_codec(schema, registry, "every-value")
+    head = b"\0" + registry.register("every-value", schema).id.to_bytes(4, "big")
+    body = io.BytesIO()
+    row = {name: value for name, (_, value) in EVERY_TYPE.items()}
+    fastavro.schemaless_writer(body, fastavro.parse_schema(schema.definition), row)
+    decoded = codec.decode(pa.array([head + body.getvalue()], pa.large_binary()))
+    assert not decoded.failed
+    assert rows_as_json(to_frame(decoded.table, schema), ["map", "none"]) == as_json(decoded.table.to_pylist())
 
 
 # Names

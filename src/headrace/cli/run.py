@@ -148,7 +148,7 @@ def _work(
             tables.owners.note(status)
 
         with (
-            serving(health, http.host, port, TablesHttp(tables)) as served,
+            serving(health, http.host, port, TablesHttp(tables, health.registry)) as served,
             tables.owners.advertised(address_of(http, served)),
         ):
             runtime = Runtime(

@@ -27,9 +27,11 @@ from headrace.engine.replay import Replays
 from headrace.engine.retry import Patience
 from headrace.engine.settings import WorkerSettings
 from headrace.engine.sink_writer import SinkWriter
+from headrace.engine.snapshot_uploads import SnapshotUploads
 from headrace.engine.state_copies import StateCopies
 from headrace.engine.state_owners import check_owners
 from headrace.engine.state_restore import StateRestorer
+from headrace.engine.table_copies import TableCopies, table_fingerprint
 from headrace.engine.tasks import Task, TaskSet
 from headrace.engine.topic_identity import check_partitions
 from headrace.engine.topic_reader import TopicReader
@@ -150,14 +152,21 @@ def _assembled(
         topic=plan.dead_letter_topic, pipeline=plan.name, log=log, replay_topic=plan.replay_topic
     )
     readers = {topic: TopicReader(contracts[topic], registry) for topic in plan.source_topics()}
-    writer = ChangelogWriter(consumer, admin)
+    uploads = None
+    if settings.snapshots is not None:
+        uploads = SnapshotUploads(settings.snapshots, interval_s=settings.snapshot_interval_s)
+        undo.callback(uploads.close)
+    writer = ChangelogWriter(consumer, admin, uploads)
     local = LocalState(settings.state_folder) if settings.state_folder is not None else None
     copies = StateCopies(plan.name, settings.environment, local, settings.snapshots, lambda: topics)
+    fingerprints = {topic: table_fingerprint(contracts[topic]) for topic in plan.source_topics()}
+    tables = TableCopies(plan.name, settings.environment, local, lambda: topics, fingerprints)
     restorer = StateRestorer(
         log,
         readers,
         writer,
         copies,
+        tables,
         on_progress=on_restore,
         on_loaded=on_loaded,
         on_way=on_way,
@@ -189,6 +198,7 @@ def _assembled(
         delivery=plan.delivery,
         transactional_id=f"{group}.{settings.instance}",
         changelogs=writer,
+        tables=tables,
     )
     undo.callback(committer.close)
     # Now, and not with the first record: it ends what this worker left open when it died, and restore waits for that.

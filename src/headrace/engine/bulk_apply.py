@@ -33,8 +33,8 @@ class _Run:
 class BulkApply:
     """Changes on their way into one operator. `flush` before anything else touches it."""
 
-    def __init__(self, operator: StatefulOperator) -> None:
-        self._operator = operator
+    def __init__(self, operator: StatefulOperator, *, rows_max: int = ROWS_MAX) -> None:
+        self._operator, self._rows_max = operator, rows_max
         self._runs: dict[tuple[int, str], _Run] = {}
         self._rows = self._changes = 0
 
@@ -49,7 +49,7 @@ class BulkApply:
         run.changes.append(change)
         self._rows += change.frame.height
         self._changes += 1
-        if self._rows >= ROWS_MAX or self._changes >= CHANGES_MAX:
+        if self._rows >= self._rows_max or self._changes >= CHANGES_MAX:
             self.flush()
 
     def forget(self, partition: int) -> None:

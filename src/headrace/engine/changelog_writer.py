@@ -19,6 +19,7 @@ import structlog
 from headrace.engine import changelog
 from headrace.engine.local_state import Message, StateFile
 from headrace.engine.operator import StateChange, StatefulOperator
+from headrace.engine.snapshot_uploads import SnapshotUploads
 from headrace.engine.subtopology import SubtopologyRunner
 from headrace.flow.values import StatefulStep
 from headrace.log.port import Admin, Consumer, LogUnavailable, Outgoing, TopicPartition
@@ -61,8 +62,8 @@ Place = tuple[str, int]
 class ChangelogWriter:
     """Of one pipeline in one process."""
 
-    def __init__(self, consumer: Consumer, admin: Admin) -> None:
-        self._consumer, self._admin = consumer, admin
+    def __init__(self, consumer: Consumer, admin: Admin, uploads: SnapshotUploads | None = None) -> None:
+        self._consumer, self._admin, self._uploads = consumer, admin, uploads
         self._written: dict[Place, Written] = {}
         self._pending: dict[Place, _Pending] = {}
         self._asked_at_s = 0.0
@@ -89,7 +90,12 @@ class ChangelogWriter:
             self._seal({here: written for here, written in copied.items() if written.commit})
         for written in copied.values():
             if written.copy is not None:
-                written.copy.close()
+                self._leave(written.copy)
+
+    def _leave(self, copy: StateFile) -> None:
+        if self._uploads is not None:
+            self._uploads.forget(copy.place)
+        copy.close()
 
     def _seal(self, copied: Mapping[TopicPartition, Written]) -> None:
         for here, end in self._ends(list(copied)).items():
@@ -163,8 +169,15 @@ class ChangelogWriter:
             if written.copy is not None:
                 anew = pending.cut_before is not None
                 written.copy.append(written.commit, written.offset, pending.messages, anew=anew)
+                self._offer(written.copy)
         self._pending = {}
         return cuts
+
+    def _offer(self, copy: StateFile) -> None:
+        """Let the copy be copied elsewhere, now and then."""
+        uploads = self._uploads
+        if uploads is not None and copy.length_bytes and uploads.is_due(copy.place, copy.commit):
+            uploads.offer(copy.place, copy.path, copy.length_bytes, copy.commit)
 
     def aborted(self) -> None:
         """Nothing of it came into being."""
@@ -176,6 +189,8 @@ class ChangelogWriter:
             if written.copy is not None:
                 written.copy.close()
         self._written = {}
+        if self._uploads is not None:
+            self._uploads.close()
 
     def known(self) -> Mapping[Place, Written]:
         """Everything that this process writes."""

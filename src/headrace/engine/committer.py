@@ -23,6 +23,7 @@ from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.outbox import Outbox
 from headrace.engine.repartition import Marks
 from headrace.engine.subtopology import SubtopologyRunner
+from headrace.engine.table_copies import TableCopies
 from headrace.flow.plan import Delivery
 from headrace.log.port import Admin, Consumer, GroupMetadata, Log, LogUnavailable, Producer, TopicPartition
 
@@ -46,11 +47,12 @@ class Committer:
         delivery: Delivery,
         transactional_id: str,
         changelogs: ChangelogWriter,
+        tables: TableCopies,
     ) -> None:
         self._log, self._consumer, self._admin = log, consumer, admin
         self._outbox, self._dead_letters = outbox, dead_letters
         self._delivery, self._transactional_id = delivery, transactional_id
-        self._changelogs = changelogs
+        self._changelogs, self._tables = changelogs, tables
         self._purged_at_s = time.monotonic()
         self._producer: Producer | None = None
         self._group: GroupMetadata | None = None
@@ -98,11 +100,13 @@ class Committer:
         for outgoing in self._changelogs.messages(runners):
             self.producer.produce(outgoing)
         self._dead_letters.send(self.producer)
+        self._tables.collect(runners)
         durable = checkpoints()
         self._commit_positions(durable)
         self.is_open = False
         for runner in runners:
             runner.commit()
+        self._tables.committed(durable)
         self._drop_records(self._changelogs.committed())
         return durable
 
@@ -162,3 +166,4 @@ class Committer:
         """Free the producer and the copies on disk."""
         self.drop_producer()
         self._changelogs.close()
+        self._tables.close()

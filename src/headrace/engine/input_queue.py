@@ -108,6 +108,10 @@ class InputQueue:
     def rows_waiting(self) -> int:
         return sum(waiting.frame.height for waiting in self._waiting.values())
 
+    def bytes_waiting(self) -> int:
+        """About."""
+        return sum(waiting.frame.estimated_size() for waiting in self._waiting.values())
+
     def ahead(self) -> set[TopicPartition]:
         """Partitions whose rows wait for another input that has not come as far. The other one is not among them: it
         must be read on, or nothing moves."""

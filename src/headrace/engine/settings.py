@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.engine.snapshots import SnapshotStore
+from headrace.engine.snapshots import ObjectSnapshots
 
 BATCH_RECORDS_MAX = 10_000
 """Records asked of one poll: enough for columnar speed, little enough for 100 ms commits."""
@@ -22,8 +22,14 @@ STUCK_AFTER_S = 30.0
 """No pass over a batch takes so long, unless a user's function does."""
 PENDING_ROWS_MAX = 200_000
 """Output rows collected before they are handed to the producer without waiting for the commit."""
+SNAPSHOT_INTERVAL_S = 300.0
 INPUT_ROWS_MAX = 500_000
 """Rows waiting for another input before their partitions are paused."""
+INPUT_BYTES_MAX = 256_000_000
+"""The same for rows that are large."""
+TRANSACTION_BYTES_MAX = 256_000_000
+"""Values read in one transaction before it is committed, though its interval is not over: they are kept until then, for
+dead letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,10 @@ class WorkerSettings:
     """Where this machine keeps copies of changelogs (`headrace.engine.local_state`); None: nowhere."""
     environment: str = ""
     """Of the workspace: names the snapshots."""
-    snapshots: SnapshotStore | None = None
+    snapshots: ObjectSnapshots | None = None
     """Where copies of these copies are kept for other machines; None: nowhere."""
+    snapshot_interval_s: float = SNAPSHOT_INTERVAL_S
+    """Of each partition, at most so often."""
 
 
 @dataclass(frozen=True, slots=True)

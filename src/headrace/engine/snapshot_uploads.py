@@ -20,7 +20,6 @@ import structlog
 
 from headrace.engine.snapshots import ObjectSnapshots, SnapshotsUnavailable, StatePlace
 
-INTERVAL_S = 300.0
 CLOSE_TIMEOUT_S = 5.0
 """How long a process that ends waits for the copy that is on its way; an unfinished one leaves nothing behind."""
 WAITING_MAX = 1_024
@@ -53,7 +52,7 @@ class SnapshotUploads:
         self,
         store: ObjectSnapshots,
         *,
-        interval_s: float = INTERVAL_S,
+        interval_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._interval_s, self._clock = store, interval_s, clock

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 
 from headrace.engine import changelog
+from headrace.engine.bulk_apply import BulkApply
 from headrace.engine.changelog import ChangelogMessage, ChangelogReader, ChangelogUnreadable
 from headrace.engine.changelog_writer import ChangelogWriter, Written
 from headrace.engine.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from headrace.engine.operator import SEQUENCE, StatefulOperator
 from headrace.engine.restore import Extent, RestoreStalled, extent, read_changelog, read_until
 from headrace.engine.state_copies import StateCopies
 from headrace.engine.subtopology import SubtopologyRunner
+from headrace.engine.table_copies import TableCopies
 from headrace.engine.topic_reader import TopicReader
 from headrace.errors import HeadraceError
 from headrace.flow.values import StatefulStep
@@ -64,6 +66,7 @@ class StateRestorer:
         readers: Mapping[str, TopicReader],
         writer: ChangelogWriter,
         copies: StateCopies,
+        tables: TableCopies,
         *,
         on_progress: Callable[[str, int], None],
         on_loaded: Callable[[int], None],
@@ -71,6 +74,7 @@ class StateRestorer:
         retrying: Callable[[Callable[[], object]], object],
     ) -> None:
         self._log, self._readers, self._writer, self._copies = log, readers, writer, copies
+        self._tables = tables
         self._on_progress, self._on_loaded, self._retrying = on_progress, on_loaded, retrying
         self._on_way = on_way
         """Told of distance covered, and of distance that is to be covered in addition."""
@@ -108,8 +112,16 @@ class StateRestorer:
         steps = [step for step in runner.steps if isinstance(step, StatefulStep)]
         return any(self._writer.written(step.name, partition).commit for step in steps)
 
-    def give_up(self, runner: SubtopologyRunner, partitions: Sequence[int], *, are_lost: bool) -> None:
-        """Partitions moved away."""
+    def give_up(
+        self,
+        runner: SubtopologyRunner,
+        partitions: Sequence[int],
+        kept: Mapping[TopicPartition, Checkpoint],
+        *,
+        are_lost: bool,
+    ) -> None:
+        """Partitions moved away, with these last positions."""
+        self._tables.forget(runner, kept, are_lost=are_lost)
         steps = [step for step in runner.steps if isinstance(step, StatefulStep)]
         self._writer.forget(steps, partitions, are_lost=are_lost)
 
@@ -119,14 +131,27 @@ class StateRestorer:
         self, runner: SubtopologyRunner, topic: str, checkpoints: Mapping[TopicPartition, Checkpoint]
     ) -> None:
         targets = {here: kept.of(runner.index).offset for here, kept in checkpoints.items()}
+        begins = extent(self._log, list(targets)).begins
+        starts = dict(begins)
+        for here, target in targets.items():
+            offset, loaded_bytes = self._tables.load(runner, here, begin=begins[here], target=target)
+            if offset is not None:
+                starts[here] = offset
+                self._on_loaded(loaded_bytes)
+                self._on_way(offset - begins[here], 0)
         batches = read_until(
             self._log,
             targets,
             lambda count: self._on_progress(topic, count),
+            starts,
             on_way=lambda distance: self._on_way(distance, 0),
         )
         for batch in batches:
-            runner.load_table(topic, self._rows(topic, batch))
+            rows = self._rows(topic, batch)
+            runner.load_table(topic, rows)
+            self._tables.add(runner, topic, rows)
+        for here, target in targets.items():
+            self._tables.restored(runner, here, target)
 
     def _rows(self, topic: str, batch: RecordBatch) -> pl.DataFrame:
         # Bad records were dead-lettered when they were first read.
@@ -191,14 +216,15 @@ class StateRestorer:
             return written
         if not self._copies.refresh(copy, begin):
             return written
-        reader = ChangelogReader(partition)
+        reader, bulk = ChangelogReader(partition), BulkApply(operator)
         try:
             for commit, messages in copy.commits():
                 for kind, value in messages:
                     message = reader.read(value)
                     if message is not None:
-                        _take(step, operator, written, kind, message)
+                        _take(step, bulk, written, kind, message)
                 written.commit = commit
+            bulk.flush()
         except (ChangelogUnreadable, FileDamaged, OSError) as error:
             operator.forget(partition)
             copy.discard(str(error))
@@ -213,6 +239,7 @@ class StateRestorer:
     ) -> None:
         places = {here.partition: self._writer.written(step.name, here.partition) for here in starts}
         known = {partition: written.commit for partition, written in places.items()}
+        bulk = BulkApply(operator)
         mirrors = {here.partition: _Mirror(places[here.partition], offset) for here, offset in starts.items()}
 
         def count(messages: int) -> None:
@@ -232,22 +259,21 @@ class StateRestorer:
                     raise _CopyDoesNotFit(entry.partition)
                 raise _truncated(here, found.begins[here])
             if entry.message is not None:
-                _take(step, operator, written, entry.kind, entry.message)
+                _take(step, bulk, written, entry.kind, entry.message)
             written.commit = entry.commit
             mirrors[entry.partition].add(entry.kind, entry.value, entry.commit)
+        bulk.flush()
         for mirror in mirrors.values():
             mirror.finish()
 
 
-def _take(
-    step: StatefulStep, operator: StatefulOperator, written: Written, kind: bytes, message: ChangelogMessage
-) -> None:
+def _take(step: StatefulStep, bulk: BulkApply, written: Written, kind: bytes, message: ChangelogMessage) -> None:
     _check_meaning(step, message)
     partition = message.change.partition
     if kind == changelog.SNAPSHOT_FIRST:
-        operator.forget(partition)
+        bulk.forget(partition)
         written.delta_rows = 0
-    operator.apply(message.change)
+    bulk.add(message.change, is_snapshot=kind != changelog.DELTA)
     if kind == changelog.DELTA:
         written.delta_rows += message.change.frame.height
 

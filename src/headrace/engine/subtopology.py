@@ -105,6 +105,9 @@ class SubtopologyRunner:
         self._flushed: dict[str, Clocks] = {}
         """Closing time of the output at the last flush, of steps that speak at flushes."""
         self._flushed_committed: dict[str, Clocks] = {}
+        self.table_rows: dict[str, list[pl.DataFrame]] = {}
+        """Rows of looked-up tables since the last commit, by topic."""
+        self._looked_up = frozenset(self.lookup_topics(broadcast=False))
         self.working_on: Working | None = None
         """The step at work, for whoever looks on from another thread."""
         self.rows: Counter[tuple[str, str]] = Counter()
@@ -131,6 +134,8 @@ class SubtopologyRunner:
     def run(self, rows: Mapping[str, pl.DataFrame], emit: Emit, *, flush: bool = False) -> None:
         """One pass. `rows` by topic: source rows without `STREAM_TIME`, repartition rows with it."""
         outputs = self._with_sources(self._numbered(rows))
+        for topic in self._looked_up & rows.keys():
+            self.table_rows.setdefault(topic, []).append(rows[topic])
         for step in self.steps:
             if isinstance(step, SourceStep):
                 continue
@@ -348,6 +353,11 @@ class SubtopologyRunner:
         topics = [s.topic for s in sources if isinstance(s, SourceStep) and s.is_broadcast is broadcast]
         return list(dict.fromkeys(topics))
 
+    def table_columns(self, topic: str) -> list[str]:
+        """What a row of a looked-up table consists of."""
+        source = next(s for s in self.steps if isinstance(s, SourceStep) and s.topic == topic)
+        return [name for name in self._schemas[source.name] if name != STREAM_TIME]
+
     def _lookup_chain(self, join: str) -> list[AnyStep]:
         """From the source of a join's table down to what the join reads."""
         chain = [self._plan.step(self._plan.step(join).inputs[1])]
@@ -364,6 +374,7 @@ class SubtopologyRunner:
             stateful.commit()
         for lookup in self.lookups.values():
             lookup.commit()
+        self.table_rows = {}
         self._flushed_committed = dict(self._flushed)
 
     def rollback(self) -> None:
@@ -376,6 +387,7 @@ class SubtopologyRunner:
             stateful.rollback()
         for lookup in self.lookups.values():
             lookup.rollback()
+        self.table_rows = {}
         self._flushed = dict(self._flushed_committed)
         self.closing.clear()
 

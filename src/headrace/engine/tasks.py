@@ -184,7 +184,9 @@ class TaskSet:
             task.partitions -= ended
             stopped |= ended
             task.runner.forget(sorted(ended))
-            self._restorer.give_up(task.runner, sorted(ended), are_lost=are_lost)
+            reads = [each for partition in ended for each in task.reads(partition) if each in self._kept]
+            kept = {each: self._kept[each] for each in reads}
+            self._restorer.give_up(task.runner, sorted(ended), kept, are_lost=are_lost)
             for partition in ended:
                 task.queue.forget(task.reads(partition))
                 for here in task.reads(partition):

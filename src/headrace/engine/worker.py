@@ -32,7 +32,14 @@ from headrace.engine.operators.map_async import handed_over_max
 from headrace.engine.orders import Orders
 from headrace.engine.reporter import Reporter
 from headrace.engine.retry import Patience, Stopped
-from headrace.engine.settings import INPUT_ROWS_MAX, PENDING_ROWS_MAX, WorkerSettings, WorkerStatus
+from headrace.engine.settings import (
+    INPUT_BYTES_MAX,
+    INPUT_ROWS_MAX,
+    PENDING_ROWS_MAX,
+    TRANSACTION_BYTES_MAX,
+    WorkerSettings,
+    WorkerStatus,
+)
 from headrace.engine.tasks import Task
 from headrace.engine.watch import Watch, Working
 from headrace.errors import Fault, HeadraceError
@@ -79,6 +86,7 @@ class PipelineWorker:
         self._batch_records_max = min(settings.batch_records_max, handed_over_max(self._plan))
         self._metrics = metrics or EngineMetrics()
         self._orders = orders or Orders()
+        self._stands_still = False
         self._lag = LagMeter(log)
         self._contact = Contact(clock())
         self._commit_interval_s = (settings.commit_interval_ms or self._plan.commit_interval_ms) / 1000
@@ -94,7 +102,8 @@ class PipelineWorker:
         )
         self._counts = self._reporter.counts
         self._assembly: Assembly | None = None
-        self._opened_at = 0.0
+        self._opened_at, self._bytes_read = 0.0, 0
+        """Of the open transaction."""
         self._guard = MemoryGuard(self._plan.name, settings.state_bytes_max)
 
     def _now_ms(self) -> int:
@@ -214,7 +223,9 @@ class PipelineWorker:
         if self._orders.is_paused:
             self._stand_still(patience)
             return
-        if self._reporter.state == "paused":
+        if self._stands_still:
+            # The state may read otherwise by now: partitions may have come meanwhile.
+            self._stands_still = False
             parts.consumer.resume(sorted(parts.tasks.active() - parts.paused))
             self._reporter.wait_for(None)
         if (excess := self._guard.hold(parts, self._clock())) is not None:
@@ -229,8 +240,11 @@ class PipelineWorker:
         self._idleness.look(now, patience)
         if parts.outbox.rows_pending >= PENDING_ROWS_MAX:
             parts.committer.send_early()
-        if parts.committer.is_open and self._clock() - self._opened_at >= self._commit_interval_s:
+        if parts.committer.is_open and self._commit_is_due():
             self._commit(patience)
+
+    def _commit_is_due(self) -> bool:
+        return self._clock() - self._opened_at >= self._commit_interval_s or self._bytes_read >= TRANSACTION_BYTES_MAX
 
     def _read(self, timeout_s: float, patience: Patience) -> None:
         """Take in what there is to read. A client that cannot read any more raises `LogUnavailable`."""
@@ -242,6 +256,7 @@ class PipelineWorker:
         for batch in batches:
             self._begin()
             self._counts.records_in += len(batch)
+            self._bytes_read += batch.value.nbytes
             self._lag.note_read(batch)
             parts.records_in.add(batch, patience, self._now_ms())
             self._idleness.note_input(batch.topic, set(batch.partition.tolist()), now)
@@ -259,6 +274,7 @@ class PipelineWorker:
         if parts.committer.is_open:
             self._commit(patience)
         # Again each time: partitions come.
+        self._stands_still = True
         parts.consumer.pause(sorted(parts.tasks.active()))
         self._reporter.set_state("paused")
         # Records of a partition that came a moment ago wait in the queue like any that are not processed yet.
@@ -276,7 +292,7 @@ class PipelineWorker:
         committer = self._parts.committer
         if not committer.is_open:
             committer.begin()
-            self._opened_at = self._clock()
+            self._opened_at, self._bytes_read = self._clock(), 0
 
     # Processing
 
@@ -314,7 +330,9 @@ class PipelineWorker:
     def _back_pressure(self, task: Task) -> None:
         """Stop reading the inputs that run ahead while rows wait for another input."""
         consumer, paused = self._parts.consumer, self._parts.paused
-        ahead = task.queue.ahead() if task.queue.rows_waiting() > INPUT_ROWS_MAX else set()
+        queue = task.queue
+        is_full = queue.rows_waiting() > INPUT_ROWS_MAX or queue.bytes_waiting() > INPUT_BYTES_MAX
+        ahead = queue.ahead() if is_full else set()
         for topic in task.queue.inputs:
             here = {TopicPartition(topic, n) for n in task.partitions}
             if stop := sorted((ahead & here) - paused):

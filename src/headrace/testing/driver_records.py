@@ -23,7 +23,6 @@ from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import open_key_codec
 from headrace.contracts.polars_types import from_frame, to_frame, to_polars
 from headrace.contracts.registry import Registry
-from headrace.engine.dead_letters import PREFIX
 from headrace.engine.operator import DELETED, TIME
 from headrace.engine.sink_writer import SinkWriter
 from headrace.engine.topic_reader import epoch_ms
@@ -31,7 +30,9 @@ from headrace.errors import HeadraceError
 from headrace.ingress.columns import ColumnBuilder
 from headrace.ingress.values import Form
 from headrace.log.columns import Record, batch_records, concat_batches
+from headrace.log.dead_letters import PREFIX, header_texts
 from headrace.log.port import Outgoing, RecordBatch
+from headrace.log.replays import own_headers
 
 Row = Mapping[str, Any]
 Time = int | str | datetime
@@ -209,7 +210,8 @@ def dead_letters(batches: Sequence[RecordBatch]) -> list[DeadLetter]:
 
 
 def _dead_letter(record: Record) -> DeadLetter:
-    told = {name[len(PREFIX) :]: (value or b"").decode() for name, value in record.headers if name.startswith(PREFIX)}
+    texts = header_texts(record.headers)
+    told = {name[len(PREFIX) :]: text for name, text in texts.items() if name.startswith(PREFIX)}
     return DeadLetter(
         stage=told["stage"],
         code=told["code"],
@@ -221,5 +223,5 @@ def _dead_letter(record: Record) -> DeadLetter:
         offset=int(told.get("offset", -1)),
         key=record.key,
         value=record.value,
-        headers=tuple((name, value) for name, value in record.headers if not name.startswith(PREFIX)),
+        headers=own_headers(record.headers),
     )

@@ -19,15 +19,16 @@ from headrace.egress.sdk import load_connector
 from headrace.egress.status import EgressStatus
 from headrace.engine.metrics import EngineMetrics
 from headrace.engine.orders import Orders
-from headrace.engine.settings import WorkerSettings, WorkerStatus
+from headrace.engine.settings import SNAPSHOT_INTERVAL_S, WorkerSettings, WorkerStatus
+from headrace.engine.snapshots import open_snapshots
 from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.engine.worker import PipelineWorker
 from headrace.errors import HeadraceError
 from headrace.flow.plan import CompiledPipeline
 from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.log.port import Fenced
-from headrace.workspace.control import ControlTopic
 from headrace.workspace.config import LOCAL_FOLDER
+from headrace.workspace.control import ControlTopic
 from headrace.workspace.environment import Environment
 from headrace.workspace.load import IngressConfig, Workspace
 from headrace.workspace.plan_connectors import open_ingress
@@ -103,6 +104,7 @@ class PipelineComponent:
     def _settings(self) -> WorkerSettings:
         engine = self.workspace.file.config.engine
         limit_mb = engine.state_memory_mb_max
+        config = self.environment.config.snapshots
         return WorkerSettings(
             workspace=self.workspace.name,
             instance=self.instance,
@@ -111,6 +113,8 @@ class PipelineComponent:
             state_bytes_max=None if limit_mb is None else limit_mb * 1_000_000,
             state_folder=self._state_folder(),
             environment=self.environment.name,
+            snapshots=None if config is None else open_snapshots(config.url, config.client, self.workspace.root),
+            snapshot_interval_s=SNAPSHOT_INTERVAL_S if config is None else config.interval_s,
         )
 
     def _state_folder(self) -> Path | None:

@@ -218,6 +218,8 @@ def _kinds(workspace: Workspace, present: Iterable[str]) -> dict[str, str]:
     internal = [
         topic for topic in present if topic.startswith(names) and topic.endswith((".repartition", ".changelog"))
     ]
+    of_replays = {name + ending for name in workspace.names for ending in (".replay", ".dlq.outcomes")}
+    internal += [topic for topic in present if topic in of_replays]
     internal += [topic for topic in present if topic == control_topic(workspace.name)]
     return {**dict.fromkeys(internal, "internal"), **kinds}
 

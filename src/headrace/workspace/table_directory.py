@@ -15,10 +15,12 @@ from typing import Any
 
 import polars as pl
 
+from headrace.contracts.avro import AvroField, AvroSchema
 from headrace.contracts.contract import Contract
 from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.polars_types import avro_to_dtype, from_frame
 from headrace.contracts.registry import Registry
+from headrace.contracts.shape import Kind, record_shape
 from headrace.engine import repartition
 from headrace.engine.build import user_schema
 from headrace.engine.held_tables import HeldTable, NotHeld, PlacedBy, tables_of
@@ -41,6 +43,8 @@ class Listed:
     plan: Plan
     table: HeldTable
     key: tuple[KeyColumn, ...]
+    maps: tuple[str, ...]
+    """Columns that hold maps, which Polars has as lists of records."""
 
     @property
     def is_windowed(self) -> bool:
@@ -62,7 +66,7 @@ class TableDirectory:
             if isinstance(table, NotHeld):
                 self._not_held.setdefault(name, table)
             else:
-                self._listed.setdefault(name, Listed(name, plan, table, _key(plan, table)))
+                self._listed.setdefault(name, Listed(name, plan, table, _key(plan, table), _maps(plan, table)))
 
     def find(self, name: str) -> Listed:
         """The table of this name. Raises `TableUnknown`, `TableNotHeld`."""
@@ -85,6 +89,12 @@ class TableDirectory:
 
 def _key(plan: Plan, table: HeldTable) -> tuple[KeyColumn, ...]:
     return key_columns(table.key, plan.step(table.step).columns, table.held_key, key_schema(plan, table))
+
+
+def _maps(plan: Plan, table: HeldTable) -> tuple[str, ...]:
+    columns = [column for column in plan.step(table.step).columns if column.name in table.columns]
+    schema = AvroSchema.record("Row", [AvroField(name=column.name, type=column.type) for column in columns])
+    return tuple(child.name for child in record_shape(schema).children if child.shape.kind is Kind.MAP)
 
 
 class Places:

@@ -12,7 +12,7 @@ Owns the way of a question: to the partitions it is about, to who holds them, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -129,7 +129,8 @@ class Tables:
             return answer(parts, plan, table, question)
 
         found = await asyncio.wrap_future(orders.ask(call))
-        return Piece(rows_as_json(found.rows), found.pending.tolist(), [self.owners.instance], found.is_cut)
+        rows = rows_as_json(found.rows, asked.listed.maps)
+        return Piece(rows, found.pending.tolist(), [self.owners.instance], found.is_cut)
 
     async def _answer(self, asked: Asked, remote: Remote) -> Piece:
         everywhere = await self.partitions(asked.listed)
@@ -199,9 +200,9 @@ def _together(pieces: Sequence[Piece], limit: int) -> Piece:
     return whole
 
 
-def rows_as_json(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows as `headrace read --json` shows those of the topic."""
-    finest = [name for name, dtype in frame.schema.items() if dtype == pl.Datetime and dtype.time_unit == "ns"]  # type: ignore[attr-defined]
-    texts = frame.with_columns(pl.col(name).dt.to_string("iso:strict") for name in finest)
-    rows: list[dict[str, Any]] = as_json(from_frame(texts).to_pylist())
+def rows_as_json(frame: pl.DataFrame, maps: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Rows as `headrace read --json` shows those of the topic. `maps` are columns that are no lists of records."""
+    rows: list[dict[str, Any]] = as_json(from_frame(frame).to_pylist())
+    for row in rows if maps else ():
+        row.update({name: [list(each.values()) for each in row[name]] for name in maps if row[name] is not None})
     return rows

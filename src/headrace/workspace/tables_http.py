@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from headrace.errors import Fault, HeadraceError
 from headrace.workspace.table_directory import Listed
@@ -35,9 +36,11 @@ LIMIT, WINDOW_START = "limit", "window_start"
 class TablesHttp:
     """Handlers of one process. `close` is called on the loop that serves."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, registry: CollectorRegistry | None = None) -> None:
         self._tables = tables
         self._session: aiohttp.ClientSession | None = None
+        self._answers = Counter("headrace_table_answers", "Answers to questions.", ["status"], registry=registry)
+        self._seconds = Histogram("headrace_table_answer_seconds", "How long an answer took.", registry=registry)
 
     def add_to(self, app: web.Application) -> None:
         """Serve these addresses too."""
@@ -73,6 +76,12 @@ class TablesHttp:
         }
 
     async def _ask(self, request: web.Request) -> web.Response:
+        with self._seconds.time():
+            response = await self._response(request)
+        self._answers.labels(str(response.status)).inc()
+        return response
+
+    async def _response(self, request: web.Request) -> web.Response:
         try:
             asked = self._asked(request)
             forwarded = request.headers.get(FORWARDED)

@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 
 from headrace.contracts.polars_types import dtype_to_avro
 from headrace.engine import changelog
+from headrace.engine.bulk_apply import BulkApply
 from headrace.engine.operator import (
     DELETED,
     PARTITION,
@@ -32,6 +33,9 @@ from headrace.flow.values import Column, Emit, Window, WindowKind
 from tests.engine.reference import Row
 
 TIMESTAMP = {"type": "long", "logicalType": "timestamp-millis"}
+OF_SNAPSHOT = 0
+"""No commit has this number: it tells pieces of a snapshot in these drivers' logs."""
+ROWS_AT_ONCE = 7
 END = 10**9
 """Stream time after everything."""
 
@@ -169,9 +173,10 @@ class Driver:
         self.operator.commit()
         return flushed
 
-    def _write(self, changes: Sequence[StateChange]) -> None:
+    def _write(self, changes: Sequence[StateChange], commit: int = 1) -> None:
         for change in changes:
-            self.log.extend((change.partition, message) for message in changelog.encode(change, "f", bytes_max=2_000))
+            messages = changelog.encode(change, "f", commit=commit, bytes_max=2_000)
+            self.log.extend((change.partition, message) for message in messages)
 
     def restore(self) -> None:
         """Go on with a new operator, rebuilt from the log."""
@@ -186,17 +191,19 @@ class Driver:
 
     def _apply(self, partitions: Iterable[int]) -> None:
         readers = {partition: changelog.ChangelogReader(partition) for partition in partitions}
+        bulk = BulkApply(self.operator, rows_max=ROWS_AT_ONCE)
         for partition, message in self.log:
             found = readers[partition].read(message) if partition in readers else None
             if found is not None:
-                self.operator.apply(found.change)
+                bulk.add(found.change, is_snapshot=found.commit == OF_SNAPSHOT)
+        bulk.flush()
         self.operator.commit()
 
     def restore_from_snapshots(self, partitions: Sequence[int], rows_max: int = 2) -> None:
         """Go on with a new operator, rebuilt from whole states."""
         pieces = [piece for p in partitions for piece in self.operator.snapshot(p, rows_max)]
         self.log = []
-        self._write(pieces)
+        self._write(pieces, OF_SNAPSHOT)
         self.restore()
 
     def state(self, partitions: Sequence[int]) -> list[tuple[Any, ...]]:

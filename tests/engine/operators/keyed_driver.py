@@ -122,7 +122,9 @@ class KeyedDriver:
         """Go on with a new operator, rebuilt from whole states."""
         partitions = {partition for partition, _ in self.log}
         pieces = [piece for p in sorted(partitions) for piece in self.operator.snapshot(p, rows_max)]
-        self.log = [(each.partition, message) for each in pieces for message in changelog.encode(each, "f")]
+        self.log = [
+            (each.partition, message) for each in pieces for message in changelog.encode(each, "f", commit=OF_SNAPSHOT)
+        ]
         self.restore()
 
     def move(self, partition: int) -> None:
@@ -133,10 +135,12 @@ class KeyedDriver:
 
     def _apply(self, partitions: set[int]) -> None:
         readers = {partition: changelog.ChangelogReader(partition) for partition in partitions}
+        bulk = BulkApply(self.operator, rows_max=ROWS_AT_ONCE)
         for partition, message in self.log:
             found = readers[partition].read(message) if partition in readers else None
             if found is not None:
-                self.operator.apply(found.change)
+                bulk.add(found.change, is_snapshot=found.commit == OF_SNAPSHOT)
+        bulk.flush()
         self.operator.commit()
 
 

@@ -182,11 +182,13 @@ class PlanDriver:
 
     def _read(self, name: str, operator: StatefulOperator) -> None:
         readers: dict[int, changelog.ChangelogReader] = {}
+        bulk = BulkApply(operator, rows_max=ROWS_AT_ONCE)
         for step, partition, message in self.log:
             if step == name:
                 found = readers.setdefault(partition, changelog.ChangelogReader(partition)).read(message)
                 if found is not None:
-                    operator.apply(found.change)
+                    bulk.add(found.change, is_snapshot=False)
+        bulk.flush()
         operator.commit()
 
     def _copied_clocks(self) -> list[tuple[dict[int, int], dict[int, int], dict[str, dict[int, int]]]]:

@@ -70,24 +70,26 @@ class Driver:
         """Go on with a new operator, rebuilt from whole states."""
         pieces = [piece for p in partitions for piece in self.operator.snapshot(p, rows_max)]
         self.log = []
-        self._write(pieces)
+        self._write(pieces, OF_SNAPSHOT)
         self.restore()
 
     def keys(self) -> int:
         """Live keys of all stores and partitions."""
         return sum(self.operator.keys_count().values())
 
-    def _write(self, changes: Iterable[StateChange]) -> None:
+    def _write(self, changes: Iterable[StateChange], commit: int = 1) -> None:
         for change in changes:
-            messages = changelog.encode(change, "f", bytes_max=MESSAGE_BYTES)
+            messages = changelog.encode(change, "f", commit=commit, bytes_max=MESSAGE_BYTES)
             self.log.extend((change.partition, message) for message in messages)
 
     def _apply(self, partitions: set[int]) -> None:
         readers = {partition: changelog.ChangelogReader(partition) for partition in partitions}
+        bulk = BulkApply(self.operator, rows_max=ROWS_AT_ONCE)
         for partition, message in self.log:
             found = readers[partition].read(message) if partition in readers else None
             if found is not None:
-                self.operator.apply(found.change)
+                bulk.add(found.change, is_snapshot=found.commit == OF_SNAPSHOT)
+        bulk.flush()
         self.operator.commit()
 
 

@@ -111,27 +111,27 @@ class TableStore:
     def rows_of(self, keys: pl.DataFrame) -> pl.DataFrame:
         """The newest row, with `PARTITION`, of each of these keys (`PARTITION` and the key columns) that has one."""
         slots = self._find_slots(keys)
-        rows = self._newest()[slots[slots != ABSENT]]
-        return self._shown(rows)
+        return self._shown(self._newest_of(slots[slots != ABSENT]))
 
     def some_rows(self, partition: int, rows_max: int) -> pl.DataFrame:
         """Newest rows of keys of a partition, with `PARTITION`."""
-        newest = self._newest()
-        rows = newest[newest != ABSENT]
+        rows = self._newest_of(np.unique(self._slot))
+        rows = rows[rows != ABSENT]
         if not len(rows):
             return self._shown(rows)
         mine = self._partition_of_rows(rows) == partition
         return self._shown(rows[mine & ~self._deleted[rows]][:rows_max])
 
-    def _newest(self) -> Rows:
-        """By slot: the newest row by event time where there is history, else the one that came last."""
+    def _newest_of(self, slots: Rows) -> Rows:
+        """The newest row of each slot, by event time where there is history, else the one that came last."""
         if not self._versioned:
-            return self._current
+            return self._current[slots]
         versions = self._sorted_versions()
-        newest = np.full(len(self._current), ABSENT, np.int64)
-        slots = np.flatnonzero(np.diff(versions.start))
-        newest[slots] = versions.row[versions.start[slots + 1] - 1]
-        return newest
+        known = slots < len(versions.start) - 1
+        known[known] = versions.start[slots[known] + 1] > versions.start[slots[known]]
+        rows = np.full(len(slots), ABSENT, np.int64)
+        rows[known] = versions.row[versions.start[slots[known] + 1] - 1]
+        return rows
 
     def _shown(self, rows: Rows) -> pl.DataFrame:
         rows = rows[rows != ABSENT]

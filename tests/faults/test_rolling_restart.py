@@ -1,0 +1,110 @@
+"""All workers are replaced under load: no record twice, none lost, no state read from the log; with static members
+nobody else notices, and one that was killed comes back when its session is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.workspace.status import ComponentState, ComponentStatus
+from tests.engine.harness import wait_until
+from tests.faults.brokers import OwnBroker, own_broker
+from tests.faults.scene import Fleet, Scene, open_scene
+
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("faults-rolling"),
+    pytest.mark.timeout(240),
+]
+
+WORKERS = 3
+SESSION_S = 6.0
+BROKER = {
+    "group.consumer.session.timeout.ms": str(int(SESSION_S * 1000)),
+    "group.consumer.heartbeat.interval.ms": "500",
+}
+STATIC = '[engine]\nmembership = "static"\n'
+ROUND_TIMEOUT_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
+    with own_broker(tmp_path_factory.mktemp("broker") / "kafka", BROKER) as broker:
+        yield broker
+
+
+def replace_all(scene: Scene, fleet: Fleet) -> set[int]:
+    """SIGHUP, until the supervisor has replaced every worker; the new process ids."""
+    before = set(fleet.pids)
+    fleet.signal(signal.SIGHUP)
+    wait_until(lambda: len(fleet.pids) == WORKERS and not before & set(fleet.pids), "other workers", ROUND_TIMEOUT_S)
+    wait_until(lambda: all(scene.is_running(pid) for pid in fleet.pids), "that all run", ROUND_TIMEOUT_S)
+    return set(fleet.pids)
+
+
+def windows(scene: Scene, pids: set[int]) -> list[ComponentStatus]:
+    """The pipeline whose state is windows only, in these processes. The other one looks up a table, which every start
+    reads from its own topic."""
+    return [each for each in scene.statuses() if each.pid in pids and each.name.endswith("_orders")]
+
+
+def test_dynamic_members_restore_nothing(broker: OwnBroker, tmp_path: Path) -> None:
+    """The default: partitions move between the processes of the machine, and their state with them, by its files."""
+    with open_scene(tmp_path / "scene", broker.bootstrap, workers=WORKERS) as scene:
+        (fleet,) = scene.fleets
+        scene.settle()
+        after = replace_all(scene, fleet)
+        scene.settle()
+        found = windows(scene, after)
+        assert (len(found), {each.records_restored for each in found}) == (WORKERS, {0})
+        scene.finish()
+
+
+def test_static_members_disturb_nobody(broker: OwnBroker, tmp_path: Path) -> None:
+    """A restart revokes no partition of another member and gives it none; a killed member's come back to it when its
+    session is over, and until then it says that it waits."""
+    with open_scene(tmp_path / "scene", broker.bootstrap, workers=WORKERS, config=STATIC) as scene:
+        (fleet,) = scene.fleets
+        scene.settle()
+        owned = {each.instance: each.tasks for each in windows(scene, set(fleet.pids))}
+        assert sum(map(len, owned.values())) > WORKERS
+        before, began_s = set(fleet.pids), time.time()
+        after = replace_all(scene, fleet)
+        scene.settle()
+        found = windows(scene, after)
+        assert {each.instance: each.tasks for each in found} == owned
+        assert {each.records_restored for each in found} == {0}
+        # Each process came and went once: no callback but those of its own beginning and end.
+        told = [each for each in points_of(scene, began_s) if each["partitions"]]
+        assert {(each["event"], each["pid"]) for each in told} <= {("revoked", pid) for pid in before} | {
+            ("assigned", pid) for pid in after
+        }
+        by_process = [(each["event"], each["pid"]) for each in told]
+        assert len(set(by_process)) == len(by_process) / 2, "each of its two pipelines once"
+        kill_one(scene, fleet)
+        scene.finish()
+
+
+def points_of(scene: Scene, since_s: float) -> list[dict[str, object]]:
+    return [each for kind in ("assigned", "revoked", "lost") for each in scene.events(kind) if each["at"] >= since_s]
+
+
+def kill_one(scene: Scene, fleet: Fleet) -> None:
+    """kill -9, and back again under the same name."""
+    victim = fleet.pids[0]
+    instance = next(each.instance for each in scene.statuses() if each.pid == victim)
+    os.kill(victim, signal.SIGKILL)
+
+    def is_held() -> bool:
+        mine = [each for each in scene.statuses() if each.instance == instance and each.pid != victim]
+        return any(each.state is ComponentState.WAITING and "static member" in (each.error or "") for each in mine)
+
+    wait_until(is_held, "a word that the name is held", 30)
+    wait_until(lambda: all(scene.is_running(pid) for pid in fleet.pids), "that all run", ROUND_TIMEOUT_S)
+    scene.settle()
