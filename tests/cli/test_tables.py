@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.faults.brokers import own_broker
 
+from headrace.engine.contact import SILENCE_MAX_S
 from headrace.testing.broker import free_ports
 
 from .conftest import Call, spawn
@@ -85,6 +87,14 @@ class Reply:
     status: int
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
+
+
+def sure(port: int, path: str) -> Reply:
+    """What a worker says when it is sure: 503 is asked again."""
+    deadline = time.monotonic() + 30
+    while (reply := get(port, path)).status == 503 and time.monotonic() < deadline:
+        time.sleep(float(reply.headers["Retry-After"]) / 2)
+    return reply
 
 
 def get(port: int, path: str) -> Reply:
@@ -166,11 +176,15 @@ def address(table: str, key: str) -> str:
 
 @pytest.fixture
 def shop(tmp_path: Path, call: Call, kafka_bootstrap: str) -> Shop:
+    return made_shop(tmp_path, call, kafka_bootstrap)
+
+
+def made_shop(tmp_path: Path, call: Call, bootstrap: str) -> Shop:
     name = f"shop-{uuid.uuid4().hex[:8]}"
     files = {"headrace.toml": CONFIG, "contracts/orders.yaml": ORDERS, "pipelines/shop.py": PIPELINE}
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text(text.format(name=name, bootstrap=kafka_bootstrap).lstrip())
+        (tmp_path / path).write_text(text.format(name=name, bootstrap=bootstrap).lstrip())
     made = Shop(tmp_path, name, call, port=_two_ports())
     assert call("apply", *made.here).code == 0
     return made
@@ -229,26 +243,26 @@ def test_every_key_at_every_worker(shop: Shop) -> None:
         asked_at: Counter[str] = Counter()
         for port in ports:
             for who, row in shop.customers().items():
-                reply = get(port, address(customers, who))
+                reply = sure(port, address(customers, who))
                 assert (reply.status, reply.body["rows"], reply.body["pending"]) == (200, [row], [False])
                 asked_at[reply.body["instances"][0]] += 1
             for product, row in shop.products().items():
-                assert get(port, f"/tables/{products}/{product}").body["rows"] == [row]
+                assert sure(port, f"/tables/{products}/{product}").body["rows"] == [row]
             for (product, who), expected in shop.hours().items():
                 key = urllib.parse.urlencode({"product": product, "customer": who})
-                reply = get(port, f"/tables/{hours}?{key}")
+                reply = sure(port, f"/tables/{hours}?{key}")
                 assert {row["window_start"]: row["orders"] for row in reply.body["rows"]} == expected
                 assert reply.body["pending"] == [True]
-            everything = get(port, f"/tables/{customers}?limit=1000")
+            everything = sure(port, f"/tables/{customers}?limit=1000")
             assert sorted(row["who"] for row in everything.body["rows"]) == sorted(shop.customers())
             assert (everything.body["more"], len(everything.body["instances"])) == (False, 2)
-            assert len(get(port, f"/tables/{customers}?limit=5").body["rows"]) == 5
+            assert len(sure(port, f"/tables/{customers}?limit=5").body["rows"]) == 5
             assert_refusals(port, customers, products, hours)
         assert len(asked_at) == 2
 
 
 def assert_refusals(port: int, customers: str, products: str, hours: str) -> None:
-    reply = get(port, address(customers, "nobody"))
+    reply = sure(port, address(customers, "nobody"))
     assert (reply.status, reply.body["found"], reply.body["rows"]) == (404, False, [])
     expected = {
         f"/tables/{products}/ten": (400, "workspace.question_invalid"),
@@ -260,9 +274,9 @@ def assert_refusals(port: int, customers: str, products: str, hours: str) -> Non
         f"/tables/{customers}s/1": (404, "workspace.table_unknown"),
     }
     for path, (status, code) in expected.items():
-        reply = get(port, path)
+        reply = sure(port, path)
         assert (reply.status, reply.body["error"]["code"]) == (status, code), path
-    assert f"did you mean {customers!r}?" in get(port, f"/tables/{customers}s/1").body["error"]["cure"]
+    assert f"did you mean {customers!r}?" in sure(port, f"/tables/{customers}s/1").body["error"]["cure"]
 
 
 @pytest.mark.kafka
@@ -343,3 +357,63 @@ def asking(table: str, ports: Sequence[int], first: dict[str, dict[str, Any]]) -
     finally:
         over.set()
         asker.join()
+
+
+SESSION_S = 3.0
+SHORT_SESSIONS = {
+    "group.consumer.session.timeout.ms": str(int(SESSION_S * 1000)),
+    "group.consumer.heartbeat.interval.ms": "300",
+}
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_worker_that_was_stopped_gives_no_old_rows(tmp_path: Path, call: Call) -> None:
+    """SIGSTOP beyond the session: the other worker takes over and goes on. When the first one comes back, questions wait
+    for it already; it gives rows as they are now, or none."""
+    with own_broker(tmp_path / "kafka", SHORT_SESSIONS) as broker:
+        shop = made_shop(tmp_path, call, broker.bootstrap)
+        customers, ports = f"{shop.name}.customers", (shop.port, shop.port + 1)
+        shop.publish(60)
+        with running(shop, 2):
+            until(shop.is_caught_up, "catching up")
+            until(lambda: len(owners(shop, ports[0])) == 2 and None not in owners(shop, ports[0]), "sharing")
+            stopped = worker_pid(shop, ports[0])
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                shop.publish(60)
+                final = shop.customers()
+                until(
+                    lambda: all(rows_at(ports[1], customers, who) == [row] for who, row in final.items()), "taking over"
+                )
+                # Longer than a worker trusts what it knows.
+                time.sleep(SILENCE_MAX_S)
+                waiting = [asked_meanwhile(ports[0], customers, who) for who in final]
+            finally:
+                os.kill(stopped, signal.SIGCONT)
+            found: dict[str, Any] = {}
+            until(lambda: all(rows_at(ports[0], customers, who) == [row] for who, row in final.items()), "coming back")
+            for who, (thread, replies) in zip(final, waiting, strict=True):
+                thread.join()
+                found[who] = replies
+            answers = [(who, reply) for who, replies in found.items() for reply in replies]
+            assert {reply.status for _, reply in answers} <= {0, 200, 503}
+            assert all(reply.body["rows"] == [final[who]] for who, reply in answers if reply.status == 200)
+
+
+def asked_meanwhile(port: int, table: str, who: str) -> tuple[threading.Thread, list[Reply]]:
+    """A thread that asks at once, and again until a row came."""
+    replies: list[Reply] = []
+
+    def ask() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            replies.append(get(port, address(table, who)))
+            if replies[-1].status == 200:
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread, replies

@@ -1,8 +1,8 @@
 """A worker with a backlog much larger than its bounds, in a process of its own so that its memory can be measured.
 
-`python -m tests.engine.backlog_child FOLDER RECORDS` writes RECORDS small records to one input of a merge, holds the other input up
-by an open transaction until the worker has stopped reading, lets go, and waits until everything is done. It prints what it saw as
-JSON.
+`python -m tests.engine.backlog_child FOLDER RECORDS` writes RECORDS small records to one input of a merge, holds the other
+input up by an open transaction until the worker has stopped reading, lets go, and waits until everything is done. It prints
+what it saw as JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from headrace import col
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry_memory import MemoryRegistry
+from headrace.engine import assembly
 from headrace.engine.sink_writer import SinkWriter
 from headrace.flow.compile import compile_pipeline
 from headrace.log.embedded import EmbeddedLog
@@ -84,6 +85,8 @@ def stands_still(running: Running, records: int) -> bool:
 
 
 def main(folder: Path, records: int) -> None:
+    # On a busy machine the rows could go on before there are too many of them.
+    assembly.DEFAULT_MAX_WAIT_MS = 3_600_000
     contracts = [readings("many"), readings("few")]
     plan = compile_pipeline(merged, {each.topic: each for each in contracts})
     harness = Harness(EmbeddedLog(folder / "log.db"), MemoryRegistry(), contracts, plan, partitions=2)

@@ -10,6 +10,7 @@ Owns the wrapping of the engine's and the client's calls; production code knows 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -51,7 +52,9 @@ def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
     setattr(owner, name, wrapped)
 
 
-def run_pass(original: Callable[..., Any], runner: Any, rows: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+def run_pass(
+    original: Callable[..., Any], runner: Any, rows: Mapping[str, Any], *arguments: Any, **options: Any
+) -> Any:
     """One pass over rows of a batch: what happens in the middle of it."""
     if not rows:
         return original(runner, rows, *arguments, **options)
@@ -107,7 +110,8 @@ class FaultyProducer:
 
 
 def install() -> None:
-    """Wrap what fault points need."""
+    """Wrap what fault points need. SIGUSR1 prints where every thread is."""
+    faulthandler.register(signal.SIGUSR1)
     from headrace.engine import worker
     from headrace.engine.subtopology import SubtopologyRunner
     from headrace.log.kafka import log, producer, settings

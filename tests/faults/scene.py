@@ -192,6 +192,7 @@ class Scene:
         self.load.end()
         self.ended = True
         self._wait_settled(timeout_s)
+        self._wait_alive()
         codes = [self.stop(fleet) for fleet in list(self.fleets)]
         assert not any(codes), f"headrace run ended with {codes}: {self.log_tail()}"
         verdict = self.verdict()
@@ -206,6 +207,18 @@ class Scene:
             verdict.missing.append(f"groups are behind by {lag}")
         return verdict
 
+    def _wait_alive(self) -> None:
+        """Nobody may hang, even where others do the work."""
+
+        def alive() -> bool:
+            return all(self.is_running(pid) for pid in self.workers)
+
+        try:
+            wait_until(alive, "all workers are running", SETTLE_TIMEOUT_S)
+        except AssertionError:
+            self.tell_stacks()
+            raise AssertionError(f"a worker does not run\n{self.log_tail()}") from None
+
     def _wait_settled(self, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
         self.is_well = False
@@ -213,7 +226,9 @@ class Scene:
             assert not verdict.wrong, f"{verdict}\n{self.log_tail()}"
             failed = {each.name: each.error for each in self.statuses() if each.state is ComponentState.FAILED}
             assert not failed, f"pipelines failed for good: {failed}\n{self.log_tail()}"
-            assert time.monotonic() < deadline_s, f"after {timeout_s:.0f} s: {verdict}\n{self.log_tail()}"
+            if time.monotonic() > deadline_s:
+                self.tell_stacks()
+                raise AssertionError(f"after {timeout_s:.0f} s: {verdict}\n{self.log_tail()}")
             time.sleep(LOOK_INTERVAL_S)
         self.is_well = True
 
@@ -244,6 +259,13 @@ class Scene:
     @staticmethod
     def _partitions(present: Mapping[str, Any], topics: Sequence[str]) -> list[TopicPartition]:
         return [TopicPartition(topic, number) for topic in topics for number in range(present[topic].partitions)]
+
+    def tell_stacks(self) -> None:
+        """Let every worker write where its threads are into the log."""
+        for pid in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+        time.sleep(LOOK_INTERVAL_S)
 
     def log_tail(self, characters: int = 4_000) -> str:
         """The end of what the processes said."""

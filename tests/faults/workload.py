@@ -159,7 +159,9 @@ def write_workspace(
         (root / folder).mkdir(parents=True)
     (root / "headrace.toml").write_text(text)
     for topic, contract in _CONTRACTS.items():
-        (root / "contracts" / f"{topic}.yaml").write_text(contract.replace("PREFIX", name).replace("PARTITIONS", str(partitions)))
+        (root / "contracts" / f"{topic}.yaml").write_text(
+            contract.replace("PREFIX", name).replace("PARTITIONS", str(partitions))
+        )
     pipelines = _PIPELINES.replace("PREFIX", name).replace("DELIVERY", delivery).replace("LARGE", str(LARGE))
     pipelines = pipelines.replace("WINDOW_MS", str(WINDOW_MS)).replace("GRACE_MS", str(GRACE_MS))
     (root / "pipelines" / "shop.py").write_text(pipelines)

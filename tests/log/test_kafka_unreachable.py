@@ -64,6 +64,23 @@ def test_polling_goes_on_and_says_so(log: KafkaLog) -> None:
     assert "Connection refused" in lines[0]["reason"]
 
 
+def test_a_consumer_that_hears_nobody_for_long_says_that_it_is_lost(
+    log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After silence it asks, and after patience it raises: its owner makes a new one (librdkafka #5301)."""
+    monkeypatch.setattr("headrace.log.kafka.consumer.SILENT_AFTER_S", 0.3)
+    monkeypatch.setattr("headrace.log.kafka.consumer.ASK_INTERVAL_S", 0.1)
+    monkeypatch.setattr("headrace.log.kafka.consumer.ASK_TIMEOUT_S", 0.1)
+    with closing(log.consumer(group="g")) as consumer:
+        consumer.subscribe(["orders"], RebalanceListener(_ignore, _ignore, _ignore))
+        began = time.monotonic()
+        with pytest.raises(LogUnavailable, match=f"reading: Kafka at {NOWHERE}") as caught:
+            while time.monotonic() - began < 20:
+                assert not consumer.poll(10, 0.1)
+    assert caught.value.fault is Fault.RETRY
+    assert time.monotonic() - began > 0.3 + UNAVAILABLE_AFTER_S
+
+
 def test_closing_does_not_wait_for_a_broker(log: KafkaLog) -> None:
     """Clients that never reached anybody close at once."""
     producer, consumer = log.producer(), log.consumer(group="g")

@@ -11,8 +11,8 @@ refused by the log. Whoever reads its memory asks here first.
 
 from __future__ import annotations
 
-SILENCE_MAX_S = 15.0
-"""A third of a group's usual session; five times the interval of questions to the log."""
+SILENCE_MAX_S = 10.0
+"""A quarter of a group's usual session; three times the interval of questions to the log."""
 DOUBT_S = 6.0
 """A heartbeat's interval and a little more: after that a member has heard that it is none."""
 

@@ -127,14 +127,19 @@ class DeadLetters:
         self._letters.append((Original(record.key, record.value, replay.headers), headers))
 
     def send(self, producer: Producer) -> None:
-        """Produce all that is collected. An original that is too large for the topic stays where it is: its letter
-        says where, and has a note in its place."""
+        """Produce all that is collected. A letter that is too large for the topic goes without the row as it came to
+        its step. An original that is too large stays where it is: its letter says where, and has a note in its place.
+        """
         letters, self._letters = self._letters, []
         self._batches.clear()
         if not letters:
             return
+        rowless: list[Letter] = []
         notes: list[Letter] = []
-        produce_fitting(producer, self._outgoing(letters), lambda row, why: notes.append(_noted(letters[row], why)))
+        produce_fitting(producer, self._outgoing(letters), lambda row, _: rowless.append(_without(letters[row], ROW)))
+        if rowless:
+            outgoing = self._outgoing(rowless)
+            produce_fitting(producer, outgoing, lambda row, why: notes.append(_noted(rowless[row], why)))
         if notes:
             producer.produce(self._outgoing(notes))
 
@@ -173,9 +178,13 @@ class DeadLetters:
 
 def _noted(letter: Letter, why: str) -> Letter:
     """The letter with a note in place of its original."""
-    _, headers = letter
-    kept = tuple(header for header in headers if header[0] != PREFIX + ORIGINAL)
-    return Original(None, json.dumps({"left_out": why}).encode(), ()), (*kept, (PREFIX + ORIGINAL, b"false"))
+    _, headers = _without(letter, PREFIX + ORIGINAL)
+    return Original(None, json.dumps({"left_out": why}).encode(), ()), (*headers, (PREFIX + ORIGINAL, b"false"))
+
+
+def _without(letter: Letter, name: str) -> Letter:
+    original, headers = letter
+    return original, tuple(header for header in headers if header[0] != name)
 
 
 def _row_header(row: bytes | None) -> tuple[Header, ...]:

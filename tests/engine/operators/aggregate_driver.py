@@ -115,9 +115,7 @@ class Context:
     dropped: Counter[str] = field(default_factory=Counter)
     dead: list[tuple[dict[str, Any], RowError]] = field(default_factory=list)
 
-    def dead_letter(
-        self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0
-    ) -> None:
+    def dead_letter(self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0) -> None:
         """Keep the rows and why."""
         self.dead.extend((frame.row(error.row, named=True), error) for error in errors)
 

@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 
 from headrace.contracts.polars_types import dtype_to_avro
 from headrace.engine import changelog
+from headrace.engine.bulk_apply import BulkApply
 from headrace.engine.operator import (
     DELETED,
     PARTITION,
@@ -25,6 +26,7 @@ from headrace.engine.operator import (
     StatefulOperator,
 )
 from headrace.flow.values import Column
+from tests.engine.operators.aggregate_driver import OF_SNAPSHOT, ROWS_AT_ONCE
 from tests.engine.reference import Row
 
 END_MS = 10**9
@@ -46,9 +48,7 @@ class Context:
     dropped: Counter[str] = field(default_factory=Counter)
     dead: list[tuple[dict[str, Any], RowError]] = field(default_factory=list)
 
-    def dead_letter(
-        self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0
-    ) -> None:
+    def dead_letter(self, frame: pl.DataFrame, errors: Sequence[RowError], *, input_index: int | None = 0) -> None:
         """Keep the rows and why."""
         self.dead.extend((frame.row(error.row, named=True), error) for error in errors)
 

@@ -16,6 +16,7 @@ from headrace.contracts.contract import Contract
 from headrace.engine import changelog
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.engine.build import build_runner, user_schema
+from headrace.engine.bulk_apply import BulkApply
 from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.operator import (
     DELETED,
@@ -35,6 +36,7 @@ from headrace.flow.compile import compile_pipeline
 from headrace.flow.pipeline import pipeline
 from headrace.flow.steps import RepartitionStep, SinkStep, SourceStep
 from headrace.flow.values import StatefulStep
+from tests.engine.operators.aggregate_driver import ROWS_AT_ONCE
 
 Out = tuple[Any, ...]
 

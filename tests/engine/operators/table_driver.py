@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from headrace.engine import changelog
+from headrace.engine.bulk_apply import BulkApply
 from headrace.engine.operator import (
     DELETED,
     PARTITION,
@@ -22,7 +23,7 @@ from headrace.engine.operator import (
     StateChange,
     StatefulOperator,
 )
-from tests.engine.operators.aggregate_driver import Context
+from tests.engine.operators.aggregate_driver import OF_SNAPSHOT, ROWS_AT_ONCE, Context
 
 MESSAGE_BYTES = 2_000
 

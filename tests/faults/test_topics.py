@@ -1,0 +1,188 @@
+"""Topics change under a pipeline's feet: it stops with a clear message where it could only go on wrongly.
+
+Each test has a scene of its own: what is done to its topics cannot be undone. What came out before stays as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from headrace.log.port import Admin, TopicPartition, TopicSpec
+from headrace.workspace.status import ComponentState
+from tests.engine.harness import wait_until
+from tests.faults.machine import all_dead, delete_all
+from tests.faults.scene import Scene, open_scene
+from tests.faults.verdict import Topics
+
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("faults-topics"),
+    pytest.mark.timeout(180),
+]
+
+OUTPUTS = ("orders.large", "orders.priced", "orders.enriched", "customers.totals", "sales.by_minute")
+STOP_TIMEOUT_S = 90.0
+SLOW_RESTORES = 12
+RESTORE_PAUSE_S = 0.5
+
+
+@pytest.fixture
+def scene(kafka_bootstrap: str, tmp_path: Path) -> Iterator[Scene]:
+    """Two workers that have worked for a while and are well."""
+    with open_scene(tmp_path / "scene", kafka_bootstrap, partitions=2) as scene:
+        scene.settle()
+        yield scene
+
+
+@pytest.fixture
+def admin(scene: Scene) -> Iterator[Admin]:
+    with contextlib.closing(scene.environment.log.admin()) as admin:
+        yield admin
+
+
+def places(admin: Admin, topic: str) -> list[TopicPartition]:
+    return [TopicPartition(topic, number) for number in range(admin.topics(internal=True)[topic].partitions)]
+
+
+def changelogs(admin: Admin, pipeline: str) -> list[TopicPartition]:
+    topics = [topic for topic in admin.topics(internal=True) if topic.startswith(pipeline) and "changelog" in topic]
+    return [place for topic in topics for place in places(admin, topic)]
+
+
+def outputs(scene: Scene) -> dict[str, pl.DataFrame]:
+    """Everything that the scene has written for others."""
+    topics = Topics(scene.environment, scene.workspace)
+    return {name: topics.rows(scene.names.topic(name)) for name in OUTPUTS}
+
+
+def rest(scene: Scene) -> dict[str, pl.DataFrame]:
+    """No more input, all of it processed: the outputs."""
+    scene.settle()
+    scene.load.pause()
+    wait_until(lambda: not scene.lag(), "the end of the input", STOP_TIMEOUT_S)
+    return outputs(scene)
+
+
+def stopped(scene: Scene) -> dict[str, str]:
+    """What pipelines are failed for good, and why; the newest word of each."""
+    return {each.name: str(each.error) for each in scene.statuses() if each.state is ComponentState.FAILED}
+
+
+def stops(scene: Scene, message: str, *pipelines: str) -> None:
+    """These pipelines stop for good with these words, in every worker, and the others do not."""
+
+    def done() -> bool:
+        return set(pipelines) <= stopped(scene).keys()
+
+    wait_until(done, f"a stop of {pipelines}, there is {stopped(scene)}", STOP_TIMEOUT_S)
+    found = stopped(scene)
+    assert found.keys() == set(pipelines), found
+    assert all(message in found[pipeline] for pipeline in pipelines), found
+
+
+def unchanged(scene: Scene, before: dict[str, pl.DataFrame]) -> None:
+    """Nothing was written since."""
+    after = outputs(scene)
+    assert all(after[name].equals(before[name]) for name in OUTPUTS)
+
+
+def stop_all(scene: Scene) -> None:
+    for fleet in list(scene.fleets):
+        assert scene.stop(fleet) == 0
+
+
+def test_retention_passed_the_position_in_a_source(scene: Scene, admin: Admin) -> None:
+    """Records that were to be read next are gone: nobody skips them in silence."""
+    before = rest(scene)
+    stop_all(scene)
+    scene.load.resume()
+    wait_until(lambda: min(scene.lag().values(), default=0) > 100, "unread records")
+    scene.load.pause()
+    orders = places(admin, scene.names.topic("orders"))
+    admin.delete_records(admin.end_offsets(orders))
+    scene.start(2, wait=False)
+    stops(scene, "is gone", *scene.names.pipelines)
+    unchanged(scene, before)
+
+
+def test_a_changelog_that_lost_records(scene: Scene, admin: Admin) -> None:
+    """With copies of the state on disk the answer is right; without, the worker refuses to compute on."""
+    orders_flow, customers_flow = scene.names.pipelines
+    for place, end in admin.end_offsets(changelogs(admin, customers_flow)).items():
+        admin.delete_records({place: end // 2})
+    with all_dead(scene):
+        pass
+    scene.settle()
+    before = rest(scene)
+    delete_all(scene, random.Random())
+    stops(scene, "changelog", customers_flow)
+    scene.load.resume()
+    wait_until(lambda: orders_flow not in scene.lag(), "the other pipeline goes on")
+    scene.load.pause()
+    after = outputs(scene)
+    for name in ("orders.enriched", "customers.totals"):
+        assert after[name].equals(before[name]), name
+
+
+def test_a_changelog_cut_while_it_is_read(scene: Scene, admin: Admin) -> None:
+    """Records go while they are restored: the state is right, or the worker says that it cannot be."""
+    scene.settle()
+    for _ in range(SLOW_RESTORES):
+        scene.arm("slow_restore", seconds=RESTORE_PAUSE_S)
+    here = changelogs(admin, scene.names.pipelines[1])
+    ends = admin.end_offsets(here)
+    delete_all(scene, random.Random())
+    for share in range(1, 6):
+        admin.delete_records({place: end * share // 6 for place, end in ends.items()})
+    stopped_or_well = stopped(scene)
+    wait_until(lambda: bool(stopped(scene)) or not scene.lag(), "a stop or the end", STOP_TIMEOUT_S)
+    stopped_or_well = stopped(scene)
+    assert all("changelog" in reason for reason in stopped_or_well.values()), stopped_or_well
+    verdict = scene.verdict()
+    assert not verdict.wrong, verdict
+
+
+def test_a_source_gains_partitions(scene: Scene, admin: Admin) -> None:
+    """Keys go elsewhere, away from their state: the pipelines stop before anything is computed without it."""
+    before = rest(scene)
+    admin.add_partitions(scene.names.topic("orders"), 4)
+    stops(scene, "partitions", *scene.names.pipelines)
+    unchanged(scene, before)
+    scene.start(1, wait=False)
+    stops(scene, "partitions", *scene.names.pipelines)
+    unchanged(scene, before)
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_source_is_made_again(scene: Scene, admin: Admin, *, is_running: bool) -> None:
+    """Other records stand at the old offsets, whether workers run meanwhile or not: nothing of them is counted."""
+    before = rest(scene)
+    if not is_running:
+        stop_all(scene)
+    orders = scene.names.topic("orders")
+    count = len(places(admin, orders))
+    admin.delete_topics([orders])
+    admin.create_topics([TopicSpec(orders, count)])
+    if not is_running:
+        scene.start(2, wait=False)
+    scene.load.resume()
+    stops(scene, "made again", *scene.names.pipelines)
+    unchanged(scene, before)
+
+
+def test_a_group_that_was_deleted(scene: Scene, admin: Admin) -> None:
+    """State without the position that it belongs to: counting from the beginning would count twice."""
+    before = rest(scene)
+    stop_all(scene)
+    for pipeline in scene.names.pipelines:
+        admin.delete_group(f"{scene.names.prefix}.{pipeline}")
+    scene.start(1, wait=False)
+    stops(scene, "no offset", *scene.names.pipelines)
+    unchanged(scene, before)
