@@ -370,8 +370,8 @@ SHORT_SESSIONS = {
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_worker_that_was_stopped_gives_no_old_rows(tmp_path: Path, call: Call) -> None:
-    """SIGSTOP beyond the session: the other worker takes over and goes on. When the first one comes back, questions wait
-    for it already; it gives rows as they are now, or none."""
+    """SIGSTOP beyond the session: the other worker takes over and goes on. When the first one comes back, questions are
+    waiting for it; it gives rows as they are now, or none."""
     with own_broker(tmp_path / "kafka", SHORT_SESSIONS) as broker:
         shop = made_shop(tmp_path, call, broker.bootstrap)
         customers, ports = f"{shop.name}.customers", (shop.port, shop.port + 1)

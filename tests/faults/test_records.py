@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from headrace.engine.sink_writer import SinkWriter
 from headrace.errors import HeadraceError
 from headrace.ingress.batch_publisher import BatchPublisher
 from headrace.log.columns import outgoing
@@ -18,7 +20,7 @@ from headrace.testing.broker import free_ports
 from headrace.testing.registry_service import RegistryService
 from headrace.workspace.environment import Environment
 from headrace.workspace.status import ComponentState
-from tests.engine.harness import wait_until
+from tests.engine.harness import TopicFrame, wait_until
 from tests.faults.letters import letters
 from tests.faults.scene import Scene, open_scene
 
@@ -32,7 +34,8 @@ pytestmark = [
 UNKNOWN_ID = b"\x00\x7f\xff\xff\xff"
 FAR = datetime(2500, 1, 1, tzinfo=UTC)
 BATCH_ROWS = 10_000
-LIMIT_BYTES = 2_000
+OUTPUT_BYTES_MAX = 2_000
+LETTER_BYTES_MAX = 20_000
 """`max.message.bytes` of topics that are to be too small."""
 
 
@@ -55,6 +58,16 @@ def send(scene: Scene, values: list[bytes]) -> None:
     """Values as they are, to the topic of orders."""
     with closing(scene.environment.log.producer()) as producer:
         producer.produce(outgoing(scene.names.topic("orders"), values, keys=[b"k%d" % n for n in range(len(values))]))
+        producer.flush()
+
+
+def send_unchecked(scene: Scene, order: dict[str, Any]) -> None:
+    """An order as a careless producer writes it: headrace's own publishers refuse an absurd event time."""
+    contract = scene.environment.contracts[scene.names.topic("orders")]
+    encoded, errors = SinkWriter(contract, scene.environment.registry).encode(TopicFrame(contract).frame([order]))
+    assert not errors, errors
+    with closing(scene.environment.log.producer()) as producer:
+        producer.produce(encoded)
         producer.flush()
 
 
@@ -106,7 +119,7 @@ def test_bad_bytes_while_the_registry_is_away(kafka_bootstrap: str, tmp_path: Pa
         assert not any(each.about["code"] == "decode.unknown_schema_id" for each in letters(scene))
         registry.come(scene.environment)
         (order,) = next_orders(scene, 1)
-        publish(scene.environment, scene.names.topic("orders"), [order | {"placed_at": FAR}])
+        send_unchecked(scene, order | {"placed_at": FAR})
         scene.settle()
         codes = [each.about["code"] for each in letters(scene) if each.about["stage"] == "decode"]
         assert sorted(codes) == ["decode.absurd_event_time", *["decode.framing"] * 3, "decode.unknown_schema_id"]
@@ -134,10 +147,12 @@ def test_records_too_large_for_their_topics(kafka_bootstrap: str, tmp_path: Path
         names = scene.names
         admin = scene.environment.log.admin()
         for topic in (names.topic("orders.large"), names.topic("orders.priced")):
-            admin.alter_config(topic, {"max.message.bytes": str(LIMIT_BYTES)})
-        (order,) = next_orders(scene, 1)
-        large = order | {"order_id": "large" * LIMIT_BYTES, "amount": 900}
+            admin.alter_config(topic, {"max.message.bytes": str(OUTPUT_BYTES_MAX)})
+        admin.alter_config(names.dead_letters, {"max.message.bytes": str(LETTER_BYTES_MAX)})
         scene.start(1)
+        large, larger = next_orders(scene, 2)
+        large |= {"order_id": secrets.token_hex(OUTPUT_BYTES_MAX), "amount": 900}
+        larger |= {"order_id": secrets.token_hex(LETTER_BYTES_MAX), "amount": 900}
         publish(scene.environment, names.topic("orders"), [large])
 
         def encoded() -> list[dict[str, str]]:
@@ -145,8 +160,7 @@ def test_records_too_large_for_their_topics(kafka_bootstrap: str, tmp_path: Path
 
         wait_until(lambda: len(encoded()) == 2, "two dead letters of stage encode")
         assert {about["code"] for about in encoded()} == {"encode.record_too_large"}
-        admin.alter_config(names.dead_letters, {"max.message.bytes": str(LIMIT_BYTES)})
-        publish(scene.environment, names.topic("orders"), [large | {"order_id": "larger" * LIMIT_BYTES}])
+        publish(scene.environment, names.topic("orders"), [larger])
         wait_until(lambda: len(encoded()) == 4, "two notes")
         notes = [each for each in letters(scene) if each.about.get("original") == "false"]
         assert len(notes) == 2
