@@ -304,3 +304,33 @@ def test_wrong_names_and_options(shop: Shop) -> None:
     assert shop.call("dlq", "show", "totals", "--since", "5").code == 2
     assert "no dead letters" in shop.call("dlq", "list", "totals").out
     assert shop.call("dlq", "replay", "totals").code == 0
+
+
+def test_a_limit_counts_what_is_not_replayed_yet(shop: Shop) -> None:
+    """Call by call all are replayed; topics of replays are internal ones."""
+    with shop.running():
+        until(lambda: shop.count("totals") == 3, "all dead letters")
+    answers = [shop.json("replay", "totals", "--stage", "process", "--limit", "1") for _ in range(3)]
+    assert [(each["replayed"], each["replayed_before"]) for each in answers] == [(1, 0), (1, 1), (0, 2)]
+    kinds = {each["topic"]: each["kind"] for each in shop.call("topics", "--json").json["topics"]}
+    assert kinds["totals.replay"] == kinds["totals.dlq.outcomes"] == "internal"
+
+
+def test_ingress_says_why_not(shop: Shop) -> None:
+    """Its changes were never published: there is no step to bring them back to."""
+    import sqlite3
+
+    with sqlite3.connect(shop.root / "shop.db") as source:
+        source.execute("CREATE TABLE planes (tailnum TEXT PRIMARY KEY)")
+    (shop.root / "contracts" / "planes.yaml").write_text(
+        "topic: planes\nkind: change\nkey: tailnum\nfields: {tailnum: string}\n"
+    )
+    (shop.root / "ingress").mkdir()
+    ingress = "kind: sqlite-cdc\ndatabase: shop.db\ntables:\n  planes: {topic: planes}\n"
+    (shop.root / "ingress" / "fleet.yaml").write_text(ingress)
+    assert shop.call("apply", "--yes").code == 0
+    answer = shop.call("dlq", "replay", "fleet")
+    assert answer.code == 1
+    assert "workspace.not_replayable" in answer.err
+    assert "correct the row in the source" in answer.err
+    assert shop.json("list", "fleet")["dead_letters"] == []

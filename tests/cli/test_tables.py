@@ -28,6 +28,8 @@ from headrace.testing.broker import free_ports
 
 from .conftest import Call, spawn
 
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.xdist_group("tables"), pytest.mark.timeout(240)]
+
 HOST = "127.0.0.1"
 CONFIG = """
 name = "{name}"
@@ -229,8 +231,6 @@ def owners(shop: Shop, port: int) -> set[str | None]:
     return {owner for table in reply.body["tables"] for owner in table["owners"].values()}
 
 
-@pytest.mark.kafka
-@pytest.mark.slow
 def test_every_key_at_every_worker(shop: Shop) -> None:
     """Both workers give the oracle's row of every key, of partitioned and of moved rows, and of open windows; and they
     say the same of what is no key, no table and no row."""
@@ -279,8 +279,6 @@ def assert_refusals(port: int, customers: str, products: str, hours: str) -> Non
     assert f"did you mean {customers!r}?" in sure(port, f"/tables/{customers}s/1").body["error"]["cure"]
 
 
-@pytest.mark.kafka
-@pytest.mark.slow
 def test_answers_while_partitions_move(shop: Shop) -> None:
     """A second worker comes, records come, and the first worker is killed: each answer is a row that was committed,
     none goes back, a worker that cannot know says 503; in the end all is the oracle's again."""
@@ -366,9 +364,6 @@ SHORT_SESSIONS = {
 }
 
 
-@pytest.mark.kafka
-@pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_a_worker_that_was_stopped_gives_no_old_rows(tmp_path: Path, call: Call) -> None:
     """SIGSTOP beyond the session: the other worker takes over and goes on. When the first one comes back, questions are
     waiting for it; it gives rows as they are now, or none."""

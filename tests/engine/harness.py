@@ -20,7 +20,7 @@ from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.engine.metrics import EngineMetrics
 from headrace.engine.orders import Orders
-from headrace.engine.settings import WorkerSettings
+from headrace.engine.settings import WorkerSettings, WorkerStatus
 from headrace.engine.sink_writer import SinkWriter
 from headrace.engine.topic_reader import TopicReader
 from headrace.engine.worker import PipelineWorker
@@ -97,7 +97,14 @@ class Harness:
     # Running
 
     @contextlib.contextmanager
-    def running(self, instance: str = "one", *, orders: Orders | None = None, **settings: Any) -> Iterator[Running]:
+    def running(
+        self,
+        instance: str = "one",
+        *,
+        orders: Orders | None = None,
+        on_status: Callable[[WorkerStatus], None] = lambda status: None,
+        **settings: Any,
+    ) -> Iterator[Running]:
         """A worker in a thread of this process, stopped and checked at the end."""
         worker = PipelineWorker(
             self.compiled,
@@ -107,6 +114,7 @@ class Harness:
             settings=WorkerSettings(workspace="test", instance=instance, **settings),
             metrics=self.metrics,
             orders=orders,
+            on_status=on_status,
         )
         stop = threading.Event()
         errors: list[BaseException] = []

@@ -200,30 +200,60 @@ def test_open_windows_against_a_dict(rows: list[tuple[str, int, int]]) -> None:
 # Tables that are read
 
 
+def looked_up() -> Any:
+    """By streams: with history, and the latest."""
+    orders = hr.stream("orders")
+    return (
+        orders.join(hr.table("people", history="20ms"), on="who", as_of=True).to("as_of", key="who"),
+        hr.stream("payments").join(hr.table("cities"), left_on="who", right_on="city").to("latest", key="who"),
+    )
+
+
+def waited_for() -> Any:
+    """By streams whose rows wait, with history."""
+    people = hr.table("people", history="20ms")
+    return hr.stream("orders").join(people, on="who", as_of=True, grace="5ms").to("buffered", key="who")
+
+
+def joined() -> Any:
+    """By tables: both sides of a join on the keys."""
+    people, cities = hr.table("people"), hr.table("cities")
+    return people.join(cities, left_on="who", right_on="city", how="outer").to("both")
+
+
+def referred_to() -> Any:
+    """By a table that refers to it."""
+    return hr.table("people").join(hr.table("cities"), left_on="city", how="left").to("living")
+
+
+READERS = {make.__name__: compiled(make) for make in (looked_up, waited_for, joined, referred_to)}
+
+
+@pytest.mark.parametrize(
+    ("reader", "topics"),
+    [("looked_up", "people cities"), ("waited_for", "people"), ("joined", "people cities"), ("referred_to", "cities")],
+)
 @given(events=EVENTS, partitions=st.integers(1, 3))
-@settings(max_examples=6, deadline=None)
-def test_a_table_that_is_looked_up_answers_as_its_topic(events: list[Event], partitions: int) -> None:
-    """By the name of the topic: the newest row by event time of each key, with history, and the last one without."""
-
-    def looked_up() -> Any:
-        orders = hr.stream("orders")
-        return (
-            orders.join(hr.table("people", history="20ms"), on="who", as_of=True).to("as_of", key="who"),
-            hr.stream("payments").join(hr.table("cities"), left_on="who", right_on="city").to("latest", key="who"),
-        )
-
-    one = compiled(looked_up)
+@settings(max_examples=5, deadline=None)
+def test_a_table_that_is_read_answers_as_its_topic(
+    reader: str, topics: str, events: list[Event], partitions: int
+) -> None:
+    """By the name of the topic, from whoever keeps its rows: the newest row by event time of each key where there is
+    history, else the last one."""
+    one = READERS[reader]
+    has_history = reader in ("looked_up", "waited_for")
     newest: dict[str, dict[str, tuple[int, Any]]] = {"people": {}, "cities": {}}
     events = read_of(one, numbered(events))
     for event in events:
         (key,) = event.key.values()
-        if event.topic == "people" and event.time_ms < newest["people"].get(key, (0, None))[0]:
+        if event.topic == "people" and has_history and event.time_ms < newest["people"].get(key, (0, None))[0]:
             continue
         if event.topic in newest:
             newest[event.topic][key] = (event.time_ms, event.row)
     with Driver(one, contracts=CONTRACTS, partitions=partitions) as driver:
         feed(driver, events)
-        for topic, name in (("people", "who"), ("cities", "city")):
+        for topic in topics.split():
+            name = "who" if topic == "people" else "city"
             expected = {key: row for key, (_, row) in newest[topic].items() if row is not None}
             assert bag(asked(driver, one, topic).rows.to_dicts()) == bag(list(expected.values()))
             for key in ("a", "b", "c", "x", "y", "nobody"):

@@ -3,8 +3,8 @@
 Owns the wrapping of the engine's and the client's calls; production code knows nothing of it.
 
 - `run` is `headrace run`, whose workers are this module's `worker`.
-- A fault point is armed by a file in the folder `HEADRACE_FAULT_POINTS` (see `tests.faults.points`). The first worker that
-  reaches it takes it, and does what it says, once.
+- A fault point is armed by a file in the folder `HEADRACE_FAULT_POINTS` (see `tests.faults.points`). The first worker
+  that reaches it takes it, and does what it says, once.
 - What a test wants to know of a worker's inside goes to the folder's `events.jsonl`.
 """
 

@@ -20,7 +20,7 @@ from typing import Any
 FOLDER_VARIABLE = "HEADRACE_FAULT_POINTS"
 TRANSACTION_TIMEOUT_VARIABLE = "HEADRACE_FAULT_TRANSACTION_TIMEOUT_MS"
 POLL_INTERVAL_VARIABLE = "HEADRACE_FAULT_POLL_INTERVAL_MS"
-"""`max.poll.interval.ms` of group members. As a setting of all clients it would be refused: others have long sessions."""
+"""`max.poll.interval.ms` of group members. As a setting of all clients it is refused: others have long sessions."""
 
 _numbers = itertools.count()
 

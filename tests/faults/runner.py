@@ -2,7 +2,8 @@
 
 Owns the order of faults and the report of a run.
 
-- The order is a fact of the seed: round after round, every fault once, shuffled. How far a run comes is a matter of time.
+- The order is a fact of the seed: round after round, every fault once, shuffled. How far a run comes is a matter of
+  time.
 - Each fault has a generator of its own, made of the seed and its place, so what it draws moves no other.
 - Now and then everything comes to rest and is compared, so that a difference is found near its cause.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +88,8 @@ def run(
             report.difference = f"{type(error).__name__}: {error}"
             report.folder = str(root)
         report.orders = scene.load.orders_sent
+    if report.difference is None:
+        shutil.rmtree(root, ignore_errors=True)
     return report
 
 

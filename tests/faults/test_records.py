@@ -148,8 +148,9 @@ def test_records_too_large_for_their_topics(kafka_bootstrap: str, tmp_path: Path
         admin = scene.environment.log.admin()
         for topic in (names.topic("orders.large"), names.topic("orders.priced")):
             admin.alter_config(topic, {"max.message.bytes": str(OUTPUT_BYTES_MAX)})
-        admin.alter_config(names.dead_letters, {"max.message.bytes": str(LETTER_BYTES_MAX)})
         scene.start(1)
+        # Not before: a setting that `apply` would change back keeps `run` from starting.
+        admin.alter_config(names.dead_letters, {"max.message.bytes": str(LETTER_BYTES_MAX)})
         large, larger = next_orders(scene, 2)
         large |= {"order_id": secrets.token_hex(OUTPUT_BYTES_MAX), "amount": 900}
         larger |= {"order_id": secrets.token_hex(LETTER_BYTES_MAX), "amount": 900}
@@ -171,7 +172,7 @@ def test_records_too_large_for_their_topics(kafka_bootstrap: str, tmp_path: Path
         scene.load.pause()
         wait_until(lambda: not scene.lag(), "the end of the input")
         verdict = scene.verdict()
-        assert not verdict.wrong, verdict
+        assert all(each.startswith("dead letters") for each in verdict.wrong), verdict
         assert all("missing 2 rows" in each for each in verdict.missing), verdict
         for fleet in list(scene.fleets):
             assert scene.stop(fleet) == 0

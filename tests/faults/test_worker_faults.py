@@ -114,7 +114,7 @@ def test_the_supervisor_is_killed(scene: Scene) -> None:
 
 
 def test_stopped_past_its_session(scene: Scene) -> None:
-    """SIGSTOP with records produced, until others have its partitions, then SIGCONT: it is fenced and writes nothing."""
+    """SIGSTOP with records produced, until others have its partitions, then SIGCONT: it is fenced, writes nothing."""
     pid = scene.arm("stop_before_offsets").wait(workers.POINT_TIMEOUT_S)
     workers._resume_later(scene, pid)
     scene.settle()

@@ -28,6 +28,8 @@ SESSION_S = 6.0
 """Of our brokers' groups, unless the scene says otherwise (`session_s`)."""
 TOGETHER_S = 3.0
 JOIN_TIMEOUT_S = 60.0
+ROLLING_TIMEOUT_S = 180.0
+"""One worker after the other, each when the last one is up."""
 
 
 def at_point(point: str, **arguments: float) -> Callable[[Scene, random.Random], None]:
@@ -131,6 +133,19 @@ def scale(scene: Scene, _: random.Random) -> None:
         scene.start(fleet.workers)
 
 
+def rolling_restart(scene: Scene, random: random.Random) -> None:
+    """SIGHUP to a supervisor: its workers are replaced one at a time."""
+    wait_until(lambda: bool(scene.workers), "a worker", JOIN_TIMEOUT_S)
+    fleet = random.choice(scene.fleets)
+    before = set(fleet.pids)
+    fleet.signal(signal.SIGHUP)
+    wait_until(
+        lambda: len(fleet.pids) == fleet.workers and not before & set(fleet.pids),
+        "all workers of a fleet are replaced",
+        ROLLING_TIMEOUT_S,
+    )
+
+
 def two_of_one_name(scene: Scene, _: random.Random) -> None:
     """A second machine of the same name: its worker has the transactional ids of one of ours."""
     root = twin(scene)
@@ -184,4 +199,5 @@ WORKER_FAULTS = (
     Fault("two processes with one transactional id", two_of_one_name),
     Fault("rebalance in a transaction", rebalance),
     Fault("workers 1 to 3 to 1", scale),
+    Fault("rolling restart", rolling_restart),
 )

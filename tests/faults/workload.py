@@ -96,7 +96,8 @@ def price(row):
 def orders_flow():
     """Large orders, prices, and sales by product and minute."""
     orders = hr.stream("PREFIX.orders")
-    orders.filter(col("amount") >= LARGE).select("order_id", "customer", "amount").to("PREFIX.orders.large", key="order_id")
+    large = orders.filter(col("amount") >= LARGE).select("order_id", "customer", "amount")
+    large.to("PREFIX.orders.large", key="order_id")
     priced = orders.map(price, schema={"order_id": "string", "customer": "string", "price": "long"})
     priced.to("PREFIX.orders.priced", key="order_id")
     by_minute = orders.group_by("product").window(hr.tumbling("WINDOW_MSms", grace="GRACE_MSms"))

@@ -440,3 +440,29 @@ def test_few_resets_are_kept(shop: Shop) -> None:
     assert len(kept) == KEPT_MAX
     resetter(shop).undo()
     assert [journal.phase for _, journal in resetter(shop).kept()][-2:] == [Phase.DONE, Phase.UNDONE]
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_a_reset_that_changed_nothing_is_called_off(shop: Shop, monkeypatch: pytest.MonkeyPatch, undo: bool) -> None:
+    """Killed while it waited for workers, or copied: `--undo` lets the pipeline go on and touches nothing else, an
+    earlier reset neither; the same command again begins anew."""
+    workspace, environment = shop.opened()
+    resetter(shop).reset(Target())
+    before, first = held(shop), resetter(shop).kept()[0][0]
+    dying = resetter(shop)
+    monkeypatch.setattr(Resetter, "_copied", lambda *_: (_ for _ in ()).throw(Crash))
+    monkeypatch.setattr(Resetter, "_go_on", lambda *_: False)
+    with pytest.raises(Crash):
+        dying.reset(Target())
+    monkeypatch.undo()
+    with pytest.raises(ResetUnfinished):
+        order(workspace, environment, ["totals"], DesiredState.RUNNING, reason="test")
+    if undo:
+        resetter(shop).undo()
+        assert [folder for folder, _ in resetter(shop).kept()] == [first]
+    else:
+        resetter(shop).reset(Target())
+        assert [journal.phase for _, journal in resetter(shop).kept()] == [Phase.DONE, Phase.DONE]
+    assert held(shop) == before
+    with open_control(environment) as control:
+        assert control.desired("pipeline", "totals").state is DesiredState.RUNNING

@@ -302,7 +302,8 @@ def test_a_question_makes_one_hop_at_most(workspace: Workspace) -> None:
             status, body, headers = get(asked, path_of("by.customer", NAMES[0]))
             assert (status, body["error"]["code"], headers["Retry-After"]) == (503, "workspace.table_away", "1")
         status, body, _ = get(b, path_of("by.customer", NAMES[0]), **{FORWARDED: "0,1"})
-        assert (status, body["error"]["code"]) == (503, "engine.partition_not_here")
+        assert (status, body["error"]["code"]) == (503, "workspace.table_away")
+        assert "are not in this process" in body["error"]["message"]
         assert get(b, path_of("by.customer", NAMES[0]), **{FORWARDED: "x"})[0] == 400
 
 
@@ -472,3 +473,4 @@ def test_addresses() -> None:
     assert address_of(HttpConfig(host="::1"), 91) == "http://[::1]:91"
     assert "0.0.0.0" not in address_of(HttpConfig(host="0.0.0.0"), 91)
     assert address_of(HttpConfig(), 0) == ""
+    assert address_of(HttpConfig(tables=False), 91) == ""

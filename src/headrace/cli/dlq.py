@@ -239,7 +239,7 @@ def replay_letters(
     patch: Annotated[
         str | None, typer.Option("--patch", help="A JSON object of columns and values to replay them with.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="Look at most at so many.")] = 10_000,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="Replay at most so many.")] = 10_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be replayed.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Also what was replayed before, fails each time, or is outdated.")
@@ -303,7 +303,7 @@ def report_json(request: Request, report: ReplayReport, *, dry_run: bool) -> dic
         "replayed": sum(bool(each.entrances) for each in report.decisions),
         "processed": results.count("processed"),
         "failed_again": results.count("failed_again"),
-        "replayed_before": results.count("replayed_before"),
+        "replayed_before": report.replayed_before,
         "refused": results.count("refused"),
         "letters": letters,
     }

@@ -142,13 +142,14 @@ def _work(
         health = Health(chosen, metrics, lag_seconds_max=http.ready_lag_seconds)
         port = worker_port(http.port if http_port is None else http_port, slot.number)
         tables = open_tables(loaded, environment, slot.name, control, chosen)
+        served_tables = TablesHttp(tables, health.registry) if http.tables else None
 
         def watch(status: ComponentStatus) -> None:
             health.note(status)
             tables.owners.note(status)
 
         with (
-            serving(health, http.host, port, TablesHttp(tables, health.registry)) as served,
+            serving(health, http.host, port, served_tables) as served,
             tables.owners.advertised(address_of(http, served)),
         ):
             runtime = Runtime(

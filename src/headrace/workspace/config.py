@@ -112,6 +112,8 @@ class HttpConfig(_Section):
     advertise: str | None = None
     """The host by which other workers reach this machine; without it `host`, or the machine's name where that is all
     addresses."""
+    tables: bool = True
+    """Whether rows of tables are served, to whoever reaches the port."""
     ready_lag_seconds: float = Field(default=30.0, gt=0)
     """A process that is behind by more is not ready."""
 

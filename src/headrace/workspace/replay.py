@@ -114,6 +114,8 @@ class ReplayReport:
     """What a replay did, or would do."""
 
     decisions: Sequence[Decision]
+    replayed_before: int
+    """How many there are, also where `decisions` has only some of them."""
     began_at: Mapping[TopicPartition, int]
     """The end of the owner's dead-letter topic before."""
 
@@ -163,12 +165,20 @@ def plan_replay(workspace: Workspace, environment: Environment, request: Request
     began_at = end_offsets(log, owner.topic)
     outcomes = read_outcomes(log, owner.name, group_of(workspace, owner))
     chosen: list[DeadLetter] = []
+    before = taken = 0
     for letter in read_letters(log, request.topic):
         outcomes.note(letter.again_of)
-        if request.filters.takes(letter) and len(chosen) < request.limit:
+        if not request.filters.takes(letter):
+            continue
+        # Those replayed before do not count against the limit, or nobody would ever come behind them.
+        is_new = request.force or outcomes.of(letter.place) is Outcome.OPEN
+        before, taken = before + (not is_new), taken + is_new
+        if (taken if is_new else before) <= request.limit:
             chosen.append(letter)
     decisions = [_decided(letter, target, outcomes, request) for letter in chosen]
-    return ReplayReport(decisions if request.force else _without_outdated(log, target, decisions), began_at)
+    if not request.force:
+        decisions = _without_outdated(log, target, decisions)
+    return ReplayReport(decisions, before, began_at)
 
 
 def _decided(letter: DeadLetter, target: ReplayTarget, outcomes: Outcomes, request: Request) -> Decision:

@@ -23,6 +23,7 @@ from headrace.contracts.contract import Contract, TopicKind
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.polars_types import to_frame
 from headrace.contracts.registry import Registry
+from headrace.contracts.wire import KEY_GUID_HEADER, VALUE_GUID_HEADER
 from headrace.engine.replay_rows import KeptRow
 from headrace.flow.steps import AnyStep
 from headrace.ingress.columns import ColumnBuilder, Columns
@@ -42,11 +43,17 @@ class PatchRefused(WorkspaceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
-    """Key and value of a record."""
+class Content:
+    """What a record holds."""
 
     key: bytes | None
     value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+    @classmethod
+    def of(cls, letter: DeadLetter) -> Content:
+        """As it was."""
+        return cls(letter.key, letter.value, letter.headers)
 
 
 def patched_row(row: KeptRow, step: AnyStep, patch: Patch) -> KeptRow:
@@ -63,8 +70,8 @@ def patched_row(row: KeptRow, step: AnyStep, patch: Patch) -> KeptRow:
     return replace(row, frame=row.frame.with_columns(frame.get_columns()))
 
 
-def patched_record(letter: DeadLetter, contract: Contract, registry: Registry, patch: Patch) -> Bytes:
-    """Key and value of a record with the patch's values. Raises `PatchRefused`, `RegistryUnavailable`."""
+def patched_record(letter: DeadLetter, contract: Contract, registry: Registry, patch: Patch) -> Content:
+    """A record with the patch's values. Raises `PatchRefused`, `RegistryUnavailable`."""
     if contract.kind is TopicKind.CHANGE:
         raise PatchRefused(
             f"{contract.topic} holds changes of a database", cure="correct the row in the database instead"
@@ -80,7 +87,9 @@ def patched_record(letter: DeadLetter, contract: Contract, registry: Registry, p
     if made.violations:
         raise PatchRefused(f"with the patch: {made.violations[0].message}", cure="patch this column too")
     key = None if made.outgoing.key is None else made.outgoing.key[0].as_py()
-    return Bytes(key, made.outgoing.value[0].as_py())
+    # Key and value are framed anew: headers that told their schemas would be wrong.
+    headers = tuple(each for each in letter.headers if each[0] not in (KEY_GUID_HEADER, VALUE_GUID_HEADER))
+    return Content(key, made.outgoing.value[0].as_py(), headers)
 
 
 def _patched_table(letter: DeadLetter, contract: Contract, registry: Registry, patch: Patch) -> pa.Table:

@@ -43,7 +43,7 @@ from headrace.log.port import TopicPartition
 from headrace.log.replays import Header, Replay
 from headrace.workspace.dead_letters import DeadLetter
 from headrace.workspace.errors import WorkspaceError
-from headrace.workspace.replay_patch import Bytes, Patch, PatchRefused, changed_columns, patched_record, patched_row
+from headrace.workspace.replay_patch import Content, Patch, PatchRefused, changed_columns, patched_record, patched_row
 
 EGRESS_STEP = "egress"
 
@@ -137,7 +137,7 @@ class PipelineTarget:
                 f"{topic} is a table that is looked up: every start reads it from its topic, where this is missing",
                 cure="publish the corrected record to the topic",
             )
-        record = Bytes(letter.key, letter.value)
+        record = Content.of(letter)
         if patch is not None:
             record = patched_record(letter, self.contracts[topic], self.registry, patch)
             if record.key is not None and record.key != letter.key:
@@ -161,7 +161,7 @@ class PipelineTarget:
             )
         above = self.plan.step(self.plan.step(letter.step).inputs[row.input_index])
         task = TaskName(index, int(row.frame[PARTITION][0]))
-        record, patched = Bytes(letter.key, letter.value), patched_row(row, above, patch or {})
+        record, patched = Content.of(letter), patched_row(row, above, patch or {})
         fitted = KeptRow(patched.fitted(frame_schema(above)), row.input_index)
         if not patch:
             return self._entrance(letter, record, letter.step, task, letter.row)
@@ -196,14 +196,14 @@ class PipelineTarget:
             step = self.plan.step(inputs[0])
         return step
 
-    def _entrance(self, letter: DeadLetter, record: Bytes, step: str, task: TaskName, row: bytes | None) -> Entrance:
+    def _entrance(self, letter: DeadLetter, record: Content, step: str, task: TaskName, row: bytes | None) -> Entrance:
         partition = self._layout.partition(task)
         if partition is None:
             raise NotReplayable(
                 f"pipeline {self.plan.name!r} has no task {task.text} any more: its topics or steps are others now",
                 cure="publish the record again",
             )
-        headers = _replay(letter, step, task.text, row).to_headers()
+        headers = _replay(letter, record, step, task.text, row).to_headers()
         return Entrance(partition, record.key, record.value, headers, step, task.text)
 
 
@@ -228,20 +228,20 @@ class EgressTarget:
                 f"egress {self.config.name!r} reads {self.config.topic}, not {topic} partition {partition}",
                 cure="name the egress that reads it",
             )
-        record = Bytes(letter.key, letter.value)
+        record = Content.of(letter)
         if patch is not None:
             record = patched_record(letter, self.contract, self.registry, patch)
             if record.key is not None and record.key != letter.key:
                 partition = int(partition_for(binary_column([record.key]), self.partitions)[0])
         task = TaskName(0, partition)
-        headers = _replay(letter, EGRESS_STEP, task.text, None).to_headers()
+        headers = _replay(letter, record, EGRESS_STEP, task.text, None).to_headers()
         return [Entrance(partition, record.key, record.value, headers, EGRESS_STEP, task.text)]
 
     def replaces(self, letter: DeadLetter) -> bool:
         return self.config.mode is not Mode.APPEND
 
 
-def _replay(letter: DeadLetter, step: str, task: str, row: bytes | None) -> Replay:
+def _replay(letter: DeadLetter, record: Content, step: str, task: str, row: bytes | None) -> Replay:
     place: dict[str, str] = {}
     if letter.source is not None:
         place |= {"topic": letter.source.topic, "partition": str(letter.source.partition)}
@@ -251,7 +251,7 @@ def _replay(letter: DeadLetter, step: str, task: str, row: bytes | None) -> Repl
         place["time"] = str(letter.source_time_ms)
     if not letter.is_original:
         place[ORIGINAL] = "false"
-    return Replay(letter.place.text, letter.replays + 1, letter.stage, step, task, row, place, letter.headers)
+    return Replay(letter.place.text, letter.replays + 1, letter.stage, step, task, row, place, record.headers)
 
 
 def source_of(letter: DeadLetter) -> tuple[TopicPartition, int] | None:

@@ -113,6 +113,9 @@ class Resetter:
         """Bring back offsets and state from before the last reset. Raises `NothingToUndo`."""
         pipeline_plan(self.workspace, self.pipeline)
         with self._alone() as control:
+            left = unfinished(*self._place)
+            if left is not None and left[1].phase is Phase.STOPPING:
+                return self._called_off(control, *left)
             folder, journal = self._to_undo()
             before = self._before(control, (folder, journal))
             for copy in journal.copies:
@@ -128,17 +131,19 @@ class Resetter:
             return folder, self._put_back(control, folder, undoing)
 
     def _to_undo(self) -> tuple[Path, Journal]:
-        kept = self.kept()
-        if kept and kept[-1][1].phase is Phase.STOPPING:
-            # That one changed nothing.
-            forget(kept.pop()[0])
-        left = [(folder, journal) for folder, journal in kept if journal.phase is not Phase.UNDONE]
+        left = [(folder, journal) for folder, journal in self.kept() if journal.phase is not Phase.UNDONE]
         if not left:
             raise NothingToUndo(
                 f"no reset of pipeline {self.pipeline!r} is kept on this machine",
                 cure="undo it where `headrace reset` was run",
             )
         return left[-1]
+
+    def _called_off(self, control: ControlTopic, folder: Path, journal: Journal) -> tuple[Path, Journal]:
+        """Take back a reset that broke off before it changed anything."""
+        control.set_desired(ComponentKind.PIPELINE, self.pipeline, self._before(control, (folder, journal)).state)
+        forget(folder)
+        return folder, journal.model_copy(update={"phase": Phase.UNDONE})
 
     @contextmanager
     def _alone(self) -> Iterator[ControlTopic]:

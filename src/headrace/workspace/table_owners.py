@@ -50,7 +50,7 @@ class Owner:
 
 def address_of(http: HttpConfig, port: int) -> str:
     """Where other processes reach this one; empty where it serves nothing."""
-    if not port:
+    if not port or not http.tables:
         return ""
     host = http.advertise or (socket.gethostname() if http.host in _EVERY_ADDRESS else http.host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -12,7 +12,7 @@ Owns the way of a question: to the partitions it is about, to who holds them, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -93,17 +93,25 @@ class Tables:
         self._waiting = 0
 
     async def answer(self, asked: Asked, remote: Remote) -> Piece:
-        """The rows that are asked for. Raises `TableAway`."""
+        """The rows that are asked for, wherever they are. Raises `TableAway`."""
+        return await self._in_time(asked, self._answer(asked, remote))
+
+    async def answer_here(self, asked: Asked, partitions: Sequence[int]) -> Piece:
+        """The rows of partitions that are here. Raises `TableAway`."""
+        return await self._in_time(asked, self._here(asked, partitions))
+
+    async def _in_time(self, asked: Asked, answer: Coroutine[Any, Any, Piece]) -> Piece:
+        if self._waiting >= QUESTIONS_MAX:
+            answer.close()
+            raise TableAway(f"{QUESTIONS_MAX} questions wait in this process", cure="ask again, less often")
         self._waiting += 1
         try:
-            if self._waiting > QUESTIONS_MAX:
-                raise TableAway(f"{QUESTIONS_MAX} questions wait in this process", cure="ask again, less often")
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self._answer(asked, remote)
+                return await answer
         except TimeoutError as error:
-            name = asked.listed.name
             raise TableAway(
-                f"table {name!r} gave no answer within {ANSWER_TIMEOUT_S:g} s: its worker restores or waits",
+                f"table {asked.listed.name!r} gave no answer within {ANSWER_TIMEOUT_S:g} s: its worker restores or"
+                " waits",
                 cure="ask again in a moment",
             ) from error
         except HeadraceError as error:
@@ -117,8 +125,7 @@ class Tables:
         """All partitions of a table."""
         return await asyncio.to_thread(self._places.all_of, listed)
 
-    async def here(self, asked: Asked, partitions: Sequence[int]) -> Piece:
-        """The rows of partitions that this process holds. Raises what the engine raises where it does not."""
+    async def _here(self, asked: Asked, partitions: Sequence[int]) -> Piece:
         table, plan = asked.listed.table, asked.listed.plan
         orders = self._orders.get(table.pipeline)
         if orders is None:
@@ -171,7 +178,7 @@ class Tables:
 
     async def _of(self, owner: Owner, asked: Asked, partitions: Sequence[int], remote: Remote) -> Piece:
         if owner.instance == self.owners.instance:
-            return await self.here(asked, partitions)
+            return await self._here(asked, partitions)
         return await remote.ask(owner, partitions)
 
 

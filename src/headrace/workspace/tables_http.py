@@ -86,7 +86,7 @@ class TablesHttp:
             asked = self._asked(request)
             forwarded = request.headers.get(FORWARDED)
             if forwarded is not None:
-                piece = await self._tables.here(asked, _partitions(forwarded))
+                piece = await self._tables.answer_here(asked, _partitions(forwarded))
                 return web.json_response(piece.as_json())
             piece = await self._tables.answer(asked, _Proxy(self, request))
         except HeadraceError as error:

@@ -36,7 +36,7 @@ class SlotAggregate(AggregateState):
     _slab: KeyedSlab
 
     def row_key(self, store: str) -> Sequence[str] | None:
-        if not all(holder.tells_all for holder in self._holders):
+        if store or not all(holder.tells_all for holder in self._holders):
             return None
         return [*self._step.group, *self._window_key(NO_INTS)]
 

@@ -46,6 +46,8 @@ from headrace.flow.values import Emit
 NULL_KEY = "null_key"
 BEFORE_EPOCH = "time_before_epoch"
 CLOSED_UNTIL = "closed_until_ms"
+KEYS = "keys"
+"""In a snapshot: of the whole partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class AggregateState(AggregateRows):
         self._closed_until: dict[int, int] = {}
         self._closed_until_committed: dict[int, int] = {}
         self._keys: dict[int, int] = {}
+        self._expected: dict[int, int] = {}
 
     def _made(self, columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]) -> Sequence[Accumulator]:
         """The accumulators of the step's aggregates."""
@@ -337,9 +340,10 @@ class AggregateState(AggregateRows):
         """The state of a partition, at least one piece; take all pieces before the next call to `process`."""
         live = self._slab.live()
         slots = live[self._slab["partition"][live] == partition]
+        meta = {**self._meta(partition), KEYS: len(slots)}
         for start in range(0, max(len(slots), 1), rows_max):
             frame = self._state_frame(slots[start : start + rows_max], whole=True)
-            yield StateChange(partition, frame, self._meta(partition))
+            yield StateChange(partition, frame, meta)
 
     def row_key(self, store: str) -> Sequence[str] | None:
         """Group and window, where every accumulator tells all of its state."""
@@ -348,12 +352,21 @@ class AggregateState(AggregateRows):
     def apply(self, change: StateChange) -> None:
         """Restore one message."""
         frame = change.frame
+        if KEYS in change.meta:
+            self._expect(change.partition, change.meta[KEYS])
         if frame.height:
             self._apply_drops(change.partition, frame.filter(pl.col(DELETED)))
             self._apply_puts(change.partition, frame.filter(~pl.col(DELETED)))
         if CLOSED_UNTIL in change.meta:
             self._closed_until[change.partition] = change.meta[CLOSED_UNTIL]
             self._closed_until_committed[change.partition] = change.meta[CLOSED_UNTIL]
+
+    def _expect(self, partition: int, keys: int) -> None:
+        """So many are to come: room for all at once costs less than growing to it."""
+        self._expected[partition] = keys
+        total = sum(self._expected.values())
+        self._slab.reserve(total)
+        self._groups.reserve(total)
 
     def _apply_drops(self, partition: int, frame: pl.DataFrame) -> None:
         if not frame.height:
@@ -468,6 +481,7 @@ class AggregateState(AggregateRows):
         held = self._slab.held()
         self._forget_slots(held[self._slab["partition"][held] == partition])
         self._keys.pop(partition, None)
+        self._expected.pop(partition, None)
         self._pending = [frame.filter(pl.col(PARTITION) != partition) for frame in self._pending]
         self._closed_until.pop(partition, None)
         self._closed_until_committed.pop(partition, None)

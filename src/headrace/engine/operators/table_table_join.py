@@ -239,7 +239,7 @@ class TableTableJoin(StoreOperator):
         slots = slots[self._is_alive(side, slots)]
         names = {output: name for name, output in self._names[side].items()}
         keys = self._rows.keys(slots).rename(dict(zip(self._key, self._keys[side], strict=True)))
-        values = self._rows.values(slots).select(names).rename(names)
+        values = self._rows.values(slots).select(list(names)).rename(names)
         columns = [*keys.get_columns(), *values.get_columns()]
         return pl.DataFrame([*columns, pl.Series(PARTITION, self._rows["partition"][slots], pl.Int32)])
 

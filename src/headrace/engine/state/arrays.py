@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import MutableMapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,11 @@ Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
+Name = TypeVar("Name")
 
 NO_INTS: Ints = np.empty(0, np.int64)
 DOUBLED_ROWS_MAX = 1 << 18
+FAR = 4
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -105,14 +107,19 @@ def more_than(capacity: int) -> int:
     return capacity + min(capacity, max(DOUBLED_ROWS_MAX, capacity // 8))
 
 
-def grown(array: Array, capacity: int, fill: Any) -> Array:
-    """A copy of `array` with `capacity` rows, new ones filled."""
-    shape = (capacity, *array.shape[1:])
-    if not array.dtype.hasobject and fill == 0:
-        # Memory that the system clears when it is first touched: rows that are never used cost nothing.
-        result: Array = np.zeros(shape, array.dtype)
-    else:
-        result = np.empty(shape, array.dtype)
-        result[len(array) :] = fill
-    result[: len(array)] = array
-    return result
+def grow(arrays: MutableMapping[Name, Array], name: Name, capacity: int, fill: Any) -> None:
+    """Give one of these arrays more rows, filled. Where nobody else holds it, large ones are moved without a copy."""
+    array = arrays.pop(name)
+    rows = len(array)
+    try:
+        if capacity > FAR * rows:
+            # Cleared memory costs nothing before it is used; `resize` would write it.
+            raise ValueError
+        array.resize((capacity, *array.shape[1:]))
+    except ValueError:
+        grown: Array = np.zeros((capacity, *array.shape[1:]), array.dtype)
+        grown[:rows] = array
+        array = grown
+    if array.dtype.hasobject or fill != 0:
+        array[rows:] = fill
+    arrays[name] = array

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from headrace.engine.state.arrays import NO_INTS, Hashes, Ints, Mask, all_different, grown, hash_frame
+from headrace.engine.state.arrays import NO_INTS, Hashes, Ints, Mask, all_different, grow, hash_frame, more_than
 from headrace.engine.state.index import HashIndex
 from headrace.engine.state.row_store import RowStore, equal_rows, gathered
 
@@ -72,7 +72,7 @@ class Dictionary:
         """Make room for so many ids at once."""
         self._index.reserve(count)
         if count > len(self._row_of_id):
-            self._row_of_id = grown(self._row_of_id, count, -1)
+            grow(vars(self), "_row_of_id", count, -1)
 
     def retain(self, ids: Ints) -> None:
         """Drop all ids but these (any order, repeats allowed)."""
@@ -109,7 +109,7 @@ class Dictionary:
         fresh = np.arange(self._end, self._end + count - len(reused), dtype=np.int64)
         self._end += len(fresh)
         if self._end > len(self._row_of_id):
-            self._row_of_id = grown(self._row_of_id, max(self._end, 2 * len(self._row_of_id)), -1)
+            grow(vars(self), "_row_of_id", max(self._end, more_than(len(self._row_of_id))), -1)
         return np.concatenate([reused, fresh])
 
 

@@ -53,6 +53,11 @@ class GroupKeys:
         """The same for a frame that came through the log, where types may have lost a detail."""
         return self.intern(frame.with_columns(pl.col(name).cast(dtype) for name, dtype in self._schema.items()))
 
+    def reserve(self, count: int) -> None:
+        """Make room for so many groups at once."""
+        if self._dictionary is not None:
+            self._dictionary.reserve(count)
+
     @property
     def wants_retain(self) -> bool:
         """Whether it has doubled since it was last told which groups are still used."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.engine.state.arrays import Hashes, Ints, Mask, grown
+from headrace.engine.state.arrays import Hashes, Ints, Mask, grow, more_than
 
 Same = Callable[[Ints, Ints], Mask]
 """Whether the keys of these rows equal the keys of these slots."""
@@ -62,7 +62,7 @@ class HashIndex:
         if len(small):
             self._grow(small, np.maximum(self._live[small], each))
         if count > len(self._hash_of_slot):
-            self._hash_of_slot = grown(self._hash_of_slot, count, 0)
+            grow(vars(self), "_hash_of_slot", count, 0)
 
     def find(self, hashes: Hashes, same: Same) -> Ints:
         """The slot of each row's key, -1 where there is none."""
@@ -83,7 +83,7 @@ class HashIndex:
             return
         top = int(slots.max())
         if top >= len(self._hash_of_slot):
-            self._hash_of_slot = grown(self._hash_of_slot, max(top + 1, 2 * len(self._hash_of_slot)), 0)
+            grow(vars(self), "_hash_of_slot", max(top + 1, more_than(len(self._hash_of_slot))), 0)
         self._hash_of_slot[slots] = hashes
         self._make_room(hashes)
         self._place(hashes, slots)
@@ -190,7 +190,7 @@ class HashIndex:
 
     def _reserve_table(self, size: int) -> None:
         if size > len(self._table):
-            self._table = grown(self._table, max(size, len(self._table) * 3 // 2), _EMPTY)
+            grow(vars(self), "_table", max(size, more_than(len(self._table))), _EMPTY)
 
 
 def _capacity_for(count: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, distinct, grown, more_than
+from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, distinct, grow, more_than
 
 CAPACITY_MIN = 64
 
@@ -80,8 +80,8 @@ class Slab:
     def allocate(self, count: int, *, logged: bool = True) -> Ints:
         """New slots, columns at their fill values. `logged=False` is for restored state: no undo."""
         slots = self._reuse(count)
-        for name, column in self._columns.items():
-            column[slots] = self._fills[name]
+        for name in self._columns if len(slots) else ():
+            self._columns[name][slots] = self._fills[name]
         missing = count - len(slots)
         if missing:
             fresh = self._extend(missing)
@@ -213,9 +213,9 @@ class Slab:
         first, self._end = self._end, self._end + count
         if self._end > self._capacity:
             self.reserve(max(self._end, more_than(self._capacity)))
-        for name, column in self._columns.items():
-            if self._fills[name] != 0 or column.dtype.hasobject:
-                column[first : self._end] = self._fills[name]
+        for name, fill in self._fills.items():
+            if fill != 0 or self._columns[name].dtype.hasobject:
+                self._columns[name][first : self._end] = fill
         return np.arange(first, self._end, dtype=np.int64)
 
     def reserve(self, capacity: int) -> None:
@@ -223,16 +223,10 @@ class Slab:
         if capacity <= self._capacity:
             return
         self._capacity = capacity
-        self._live = grown(self._live, self._capacity, False)
-        self._undo_row = grown(self._undo_row, self._capacity, _UNTOUCHED)
-        for name in list(self._columns):
-            column = self._columns.pop(name)
-            try:
-                # The system moves large arrays without copying; only if nobody else looks at them.
-                column.resize((capacity, *column.shape[1:]))
-            except ValueError:
-                column = grown(column, capacity, 0)
-            self._columns[name] = column
+        for arrays, names in ((vars(self), ("_live", "_undo_row")), (self._columns, tuple(self._columns))):
+            for name in names:
+                # Columns get their fills slot by slot.
+                grow(arrays, name, capacity, 0)
 
 
 def _joined(pieces: list[Ints]) -> Ints:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from headrace.engine.state.arrays import Array, Ints, grown, next_power_of_two, ranges, starts_of_runs
+from headrace.engine.state.arrays import Array, Ints, grow, more_than, next_power_of_two, ranges, starts_of_runs
 from headrace.engine.state.slab import Slab
 
 LIST_CAPACITY_MIN = 4
@@ -30,13 +30,13 @@ class SlotLists:
         self._start, self._length, self._capacity = f"{name}#start", f"{name}#length", f"{name}#capacity"
         for column in (self._start, self._length, self._capacity):
             slab.add_column(column, np.int64)
-        self._arenas: list[Array] = [np.zeros(ARENA_CAPACITY_MIN, dtype) for dtype in dtypes]
+        self._arenas: dict[int, Array] = {n: np.zeros(ARENA_CAPACITY_MIN, each) for n, each in enumerate(dtypes)}
         self._end = 0
         self._compact_at = ARENA_CAPACITY_MIN
 
     @property
     def bytes(self) -> int:
-        return sum(arena.nbytes for arena in self._arenas)
+        return sum(arena.nbytes for arena in self._arenas.values())
 
     def lengths(self, slots: Ints) -> Ints:
         """How many values each slot has."""
@@ -54,13 +54,13 @@ class SlotLists:
         if skip is not None:
             starts, lengths = starts + skip, lengths - skip
         at = ranges(starts, lengths)
-        return lengths, [arena[at] for arena in self._arenas]
+        return lengths, [arena[at] for arena in self._arenas.values()]
 
     def committed_values(self, slots: Ints) -> tuple[Ints, list[Array]]:
         """Lengths and values as they were at the last commit."""
         starts, lengths = self._slab.committed(self._start, slots), self.committed_lengths(slots)
         at = ranges(starts, lengths)
-        return lengths, [arena[at] for arena in self._arenas]
+        return lengths, [arena[at] for arena in self._arenas.values()]
 
     def append(self, slots: Ints, *columns: Array) -> None:
         """Add row i of `columns` to the list of `slots[i]`. The slots must be touched."""
@@ -74,7 +74,7 @@ class SlotLists:
         self._widen(owners, self.lengths(owners) + counts)
         ends = self._slab[self._start][owners] + self.lengths(owners)
         at = ranges(ends, counts)
-        for arena, column in zip(self._arenas, columns, strict=True):
+        for arena, column in zip(self._arenas.values(), columns, strict=True):
             arena[at] = column[order]
         self._slab[self._length][owners] += counts
 
@@ -82,7 +82,7 @@ class SlotLists:
         """Give each slot (named once, touched) a new list; `columns` hold them one after the other."""
         starts = self._place(slots, lengths)
         at = ranges(starts, lengths)
-        for arena, column in zip(self._arenas, columns, strict=True):
+        for arena, column in zip(self._arenas.values(), columns, strict=True):
             arena[at] = column
         self._slab[self._length][slots] = lengths
 
@@ -98,7 +98,8 @@ class SlotLists:
         lengths, columns = self.values(live)
         used = int(self._slab[self._capacity][live].sum())
         if self._end > 2 * used:
-            self._arenas = [column if len(column) else np.zeros(1, column.dtype) for column in columns]
+            filled = [column if len(column) else np.zeros(1, column.dtype) for column in columns]
+            self._arenas = dict(enumerate(filled))
             self._slab[self._start][live] = np.cumsum(lengths) - lengths
             self._slab[self._capacity][live] = lengths
             self._end = int(lengths.sum())
@@ -113,15 +114,15 @@ class SlotLists:
         lengths, columns = self.values(movers)
         starts = self._place(movers, next_power_of_two(np.maximum(needed[small], LIST_CAPACITY_MIN)))
         at = ranges(starts, lengths)
-        for arena, column in zip(self._arenas, columns, strict=True):
+        for arena, column in zip(self._arenas.values(), columns, strict=True):
             arena[at] = column
 
     def _place(self, slots: Ints, capacities: Ints) -> Ints:
         starts = self._end + np.cumsum(capacities) - capacities
         self._end += int(capacities.sum())
-        for index, arena in enumerate(self._arenas):
-            if self._end > len(arena):
-                self._arenas[index] = grown(arena, max(self._end, 2 * len(arena)), 0)
+        held = len(self._arenas[0])
+        for number in range(len(self._arenas)) if self._end > held else ():
+            grow(self._arenas, number, max(self._end, more_than(held)), 0)
         self._slab[self._start][slots] = starts
         self._slab[self._capacity][slots] = capacities
         return starts

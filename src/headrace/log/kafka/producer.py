@@ -4,7 +4,7 @@ Owns one librdkafka producer and the state of its transaction.
 
 - A call's rows are checked before any is queued: topic, partition and size.
 - Passing errors repeat the same step; a commit that was sent is asked for again, never sent anew.
-- An abortable error leaves only `abort`; a fatal one leaves only `close`.
+- An abortable error leaves only `abort`; a fatal one leaves only `close`, and so does a call that never came back.
 - `flush` comes before the offsets are sent, so that no offset outruns its records.
 """
 
@@ -25,6 +25,7 @@ from confluent_kafka import Producer as Client
 
 from headrace.log.columns import binary_sizes, header_sizes
 from headrace.log.kafka.admin import kafka_offsets
+from headrace.log.kafka.bounded_calls import BoundedCalls, CallLost
 from headrace.log.kafka.cluster import Cluster, TopicFacts
 from headrace.log.kafka.errors import PRODUCER_FENCED, is_passing, kafka_error, port_error
 from headrace.log.kafka.messages import byte_rows, header_rows, timestamp_rows
@@ -54,6 +55,8 @@ PARTITION_NEWS_TIMEOUT_S = 30.0
 """How long a new partition may be unknown to the broker that the client asks."""
 
 QUEUE_FULL_POLL_S = 0.02
+LOST_AFTER_S = 5.0
+"""Beyond its own timeout a call that has not come back never will."""
 CLOSE_FLUSH_S = 10.0
 """How long `close` waits for records that nobody flushed."""
 
@@ -99,7 +102,10 @@ class KafkaProducer:
             transaction_timeout_ms=transaction_timeout_ms,
             on_failure=self._on_failure,
         )
-        self._client: Client | None = Client(settings)
+        client = Client(settings)
+        self._client: Client | None = client
+        """None once it is closed, or lost in a call that does not come back."""
+        self._bounded = BoundedCalls(abandoned=lambda: _free(client, is_broken=True))
         if transactional_id is not None:
             self._step("starting transactions", lambda: self._open().init_transactions(self._timeout_s()))
 
@@ -149,12 +155,24 @@ class KafkaProducer:
             self._raise_if_doomed()
             self.flush(self._connection.unavailable_after_s)
             if offsets:
-                positions, timeout_s = kafka_offsets(offsets), self._timeout_s()
-                send = self._open().send_offsets_to_transaction
-                self._step("sending offsets to the transaction", lambda: send(positions, group, timeout_s))
+                positions = kafka_offsets(offsets)
+                self._step("sending offsets to the transaction", lambda: self._send_offsets(positions, group))
             self._phase = Phase.COMMITTING
         self._step("committing the transaction", lambda: self._open().commit_transaction(self._timeout_s()))
         self._phase = Phase.NONE
+
+    def _send_offsets(self, positions: list[Any], group: GroupMetadata | None) -> None:
+        send, timeout_s = self._open().send_offsets_to_transaction, self._timeout_s()
+        try:
+            self._bounded.make(lambda: send(positions, group, timeout_s), within_s=timeout_s + LOST_AFTER_S)
+        except CallLost:
+            self._client = None
+            self._broken = ProducerBroken(
+                f"producer {self._transactional_id!r} did not come back from sending offsets within "
+                f"{timeout_s + LOST_AFTER_S:g} s",
+                cure="make a new producer and rewind",
+            )
+            raise self._broken from None
 
     def abort(self) -> None:
         self._raise_if_broken()
@@ -171,12 +189,8 @@ class KafkaProducer:
             self._leave()
         finally:
             client, self._client = self._client, None
-            client.purge()
-            try:
-                client.close()
-            except KafkaException as raised:
-                # Of a broken producer only the news that it is broken.
-                logger.info("kafka_producer_closed", broken=self._broken is not None, reason=kafka_error(raised).str())
+            self._bounded.close()
+            _free(client, is_broken=self._broken is not None)
 
     def _leave(self) -> None:
         """Abort what is open, or wait for what is queued; trouble is told, not raised."""
@@ -360,6 +374,16 @@ class KafkaProducer:
             # librdkafka: what neither passes nor can be aborted is to be treated as fatal.
             self._broken = ProducerBroken(f"{action}: {error.str()} ({error.name()})", cure="make a new producer")
             raise self._broken from raised
+
+
+def _free(client: Client, *, is_broken: bool) -> None:
+    """Drop what is queued and close."""
+    client.purge()
+    try:
+        client.close()
+    except KafkaException as raised:
+        # Of a broken producer only the news that it is broken.
+        logger.info("kafka_producer_closed", broken=is_broken, reason=kafka_error(raised).str())
 
 
 def _record_sizes(records: Outgoing) -> Int64Column:
