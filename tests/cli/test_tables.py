@@ -75,11 +75,14 @@ FIRST_MS = 1_767_225_600_000
 HOURS = ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"]
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 90.0) -> None:
-    deadline = time.monotonic() + timeout_s
+WAIT_MAX_S = 120.0
+
+
+def until(condition: Callable[[], bool], what: str, seen: Callable[[], Any] = lambda: "") -> None:
+    deadline = time.monotonic() + WAIT_MAX_S
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s:g} s"
-        time.sleep(0.1)
+        assert time.monotonic() < deadline, f"{what} did not happen within {WAIT_MAX_S:g} s: {seen()}"
+        time.sleep(0.2)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class Shop:
     call: Call
     port: int
     orders: list[dict[str, Any]] = field(default_factory=list)
+    status: Any = None
 
     @property
     def here(self) -> tuple[str, ...]:
@@ -134,8 +138,11 @@ class Shop:
 
     def is_caught_up(self) -> bool:
         answer = self.call("status", "--json", *self.here)
-        (pipeline,) = [each for each in answer.json["components"] if each["name"] == "shop"]
-        return bool(pipeline["state"] == "running" and pipeline["lag_records"] == 0)
+        (self.status,) = [each for each in answer.json["components"] if each["name"] == "shop"]
+        return bool(self.status["state"] == "running" and self.status["lag_records"] == 0)
+
+    def catch_up(self) -> None:
+        until(self.is_caught_up, "catching up", lambda: self.status)
 
     # The oracle
 
@@ -238,7 +245,7 @@ def test_every_key_at_every_worker(shop: Shop) -> None:
     ports = (shop.port, shop.port + 1)
     customers, products, hours = (f"{shop.name}.{name}" for name in ("customers", "products", "hours"))
     with running(shop, 2):
-        until(shop.is_caught_up, "catching up")
+        shop.catch_up()
         until(lambda: all(len(owners(shop, port)) == 2 and None not in owners(shop, port) for port in ports), "sharing")
         asked_at: Counter[str] = Counter()
         for port in ports:
@@ -286,7 +293,7 @@ def test_answers_while_partitions_move(shop: Shop) -> None:
     customers = f"{shop.name}.customers"
     ports = (shop.port, shop.port + 1)
     with running(shop, 1):
-        until(shop.is_caught_up, "catching up")
+        shop.catch_up()
         first = shop.customers()
         until(
             lambda: all(rows_at(ports[0], customers, who) == [row] for who, row in first.items()), "the first answers"
@@ -294,7 +301,7 @@ def test_answers_while_partitions_move(shop: Shop) -> None:
         with asking(customers, ports, first) as seen, running(shop, 1):
             until(lambda: len(owners(shop, ports[0])) == 2 and None not in owners(shop, ports[0]), "sharing")
             shop.publish(60)
-            until(shop.is_caught_up, "catching up")
+            shop.catch_up()
             pid = worker_pid(shop, ports[0])
             os.kill(pid, signal.SIGKILL)
             final = shop.customers()
@@ -346,7 +353,7 @@ def asking(table: str, ports: Sequence[int], first: dict[str, dict[str, Any]]) -
                         seen.wrong.append(f"{who}: {reply.status} {reply.body}")
                     elif reply.status == 503 and "Retry-After" not in reply.headers:
                         seen.wrong.append("503 without Retry-After")
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     asker = threading.Thread(target=ask)
     asker.start()
@@ -372,7 +379,7 @@ def test_a_worker_that_was_stopped_gives_no_old_rows(tmp_path: Path, call: Call)
         customers, ports = f"{shop.name}.customers", (shop.port, shop.port + 1)
         shop.publish(60)
         with running(shop, 2):
-            until(shop.is_caught_up, "catching up")
+            shop.catch_up()
             until(lambda: len(owners(shop, ports[0])) == 2 and None not in owners(shop, ports[0]), "sharing")
             stopped = worker_pid(shop, ports[0])
             os.kill(stopped, signal.SIGSTOP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from headrace.workspace.supervisor import BACKOFF_FIRST_S, BACKOFF_MAX_S, DRAIN_
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "operating.md").read_text(encoding="utf-8")
 PIPELINES_ONLY = {f"{PREFIX}original", ROW}
+LIMIT = re.compile(r"^\| [^|]+ \| `([a-zA-Z_.]+)` \| ([\d,.]+)[^|]*\| [^|]+ \|$", re.MULTILINE)
 METRIC = re.compile(r"^\| `(headrace_[a-z_]+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
 
 
@@ -90,6 +92,16 @@ def test_bounds_of_replays_are_those_of_the_code() -> None:
     assert "After three replays" in TEXT
     assert "above 64 KiB" in TEXT
     assert f"from number {REPLAYS_FROM:,} on" in TEXT
+
+
+def test_limits_are_those_of_the_code() -> None:
+    """Each bound in the table is a constant of the module that it names, with this value."""
+    section = TEXT.split("\n## Limits\n")[1].split("\n## ")[0]
+    rows = LIMIT.findall(section)
+    assert len(rows) == section.count("\n| ") - 2
+    for place, value in rows:
+        module, _, constant = place.rpartition(".")
+        assert float(value.replace(",", "")) == getattr(import_module(f"headrace.{module}"), constant), place
 
 
 def test_numbers_are_those_of_the_code() -> None:

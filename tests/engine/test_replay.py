@@ -275,6 +275,30 @@ def test_a_crash_between_replay_and_commit_doubles_nothing(scene: Scene, monkeyp
     assert len(scene.letters()) == len(failed)
 
 
+def test_a_producer_that_cannot_begin_loses_no_replay(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transaction does not even begin after replays were read: they are read again."""
+    from headrace.log.embedded.producer import EmbeddedProducer
+    from headrace.log.port import Fenced
+
+    scene.harness.publish("orders", [bad(row) for row in orders(5)])
+    scene.run()
+    scene.price.bad = set()
+    scene.make_replay_topic()
+    scene.replay(scene.letters())
+    begin, refusals = EmbeddedProducer.begin, []
+
+    def refusing(self: EmbeddedProducer) -> None:
+        if len(refusals) < 2:
+            refusals.append(1)
+            raise Fenced("the test asked for it")
+        begin(self)
+
+    monkeypatch.setattr(EmbeddedProducer, "begin", refusing)
+    scene.run_replays()
+    assert len(refusals) == 2
+    assert scene.sums() == expected([bad(row) for row in orders(5)])
+
+
 def test_replays_follow_their_tasks(scene: Scene) -> None:
     """Two workers share the tasks: each brings in the replays of its own, also of those it takes over."""
     rows = [bad(row) if n % 10 == 0 else row for n, row in enumerate(orders(200))]

@@ -18,7 +18,8 @@ from headrace.engine.state_restore import ChangelogTruncated
 from headrace.engine.topic_identity import PartitionsChanged, PositionLost, TopicRecreated
 from headrace.flow.compile import compile_pipeline
 from headrace.log.embedded import EmbeddedLog
-from headrace.log.port import Log, TopicPartition, TopicSpec
+from headrace.log.embedded.producer import EmbeddedProducer
+from headrace.log.port import CommitUnknown, Log, TopicPartition, TopicSpec
 from tests.engine.harness import Harness
 from tests.engine.test_state_restore import calls, harness, only_changelog
 from tests.engine.test_worker import BEGIN, CUSTOMERS, ORDERS
@@ -261,3 +262,30 @@ def test_an_old_copy_of_a_table_is_thrown_away(tables: Tables) -> None:
         os.utime(path, (0, 0))
     status = tables.run({"c1": "x"})
     assert status.records_restored > 0
+
+
+@pytest.mark.parametrize("was_committed", [True, False])
+def test_a_commit_of_unknown_outcome_is_looked_up(
+    life: Life, monkeypatch: pytest.MonkeyPatch, was_committed: bool
+) -> None:
+    """Its reply is lost: the worker goes on from what the log says; the copy does not say that it has everything."""
+    life.run()
+    commit, unknown = EmbeddedProducer.commit, 0
+
+    def lost(producer: EmbeddedProducer, *arguments: Any) -> None:
+        nonlocal unknown
+        if arguments and unknown < 2:
+            unknown += 1
+            if was_committed:
+                commit(producer, *arguments)
+            raise CommitUnknown("the reply was lost")
+        commit(producer, *arguments)
+
+    monkeypatch.setattr(EmbeddedProducer, "commit", lost)
+    for _ in range(2):
+        life.run()
+    assert unknown == 2
+    life.check()
+    shutil.rmtree(life.folder)
+    life.run()
+    life.check()

@@ -3,11 +3,8 @@ are killed in between."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -19,14 +16,16 @@ from typing import Any
 import duckdb
 import pytest
 
+from headrace.cli.dlq import report_json
 from headrace.ingress.batch_publisher import BatchPublisher
 from headrace.ingress.encoder import Entry, now_ms
 from headrace.log.columns import outgoing
 from headrace.workspace.apply import apply_plan
-from headrace.workspace.dead_letters import DeadLetter, read_letters
+from headrace.workspace.dead_letters import DeadLetter, Filters, owner, read_letters
 from headrace.workspace.environment import connect
 from headrace.workspace.load import Workspace, load
 from headrace.workspace.plan import make_plan
+from headrace.workspace.replay import Request, carry_out, wait
 from headrace.workspace.replay_outcomes import Outcome, read_outcomes
 from tests.engine.harness import wait_until
 from tests.faults.fleet import committed_rows, fleet, latest, worker_processes
@@ -133,18 +132,16 @@ class Shop:
     def stages(self, name: str) -> Counter[tuple[str, str]]:
         return Counter((each.stage, each.code) for each in self.letters(name))
 
-    def dlq(self, *words: str) -> Any:
-        """`headrace dlq`, in a process of its own."""
-        answer = subprocess.run(
-            [sys.executable, "-m", "headrace.cli", "dlq", *words, "--env", "kafka", "--json"],
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert answer.stdout, answer.stderr
-        return json.loads(answer.stdout)
+    def replay(self, name: str, *, patch: Any = None, waits: bool = False, **chosen: Any) -> dict[str, Any]:
+        """What `headrace dlq replay` does and answers."""
+        filters = Filters(**{key: frozenset([value]) for key, value in chosen.items()})
+        with self.opened() as (workspace, environment):
+            taker = owner(workspace, environment.log, name)
+            request = Request(taker, taker.topic, filters, patch)
+            report = carry_out(workspace, environment, request)
+            if waits:
+                report = wait(workspace, environment, request, report, WAIT_S)
+            return report_json(request, report, dry_run=False)
 
     def outcomes(self, name: str, group: str) -> Counter[Outcome]:
         with self.opened() as (workspace, environment):
@@ -193,20 +190,19 @@ def test_every_stage_is_replayed_once(kafka_bootstrap: str, tmp_path: Path) -> N
     (tmp_path / "mended").touch()
     with shop.opened() as (_, environment):
         environment.log.admin().alter_config(f"{shop.prefix}priced", {"max.message.bytes": "100000"})
-    replay = ["replay", shop.pipeline]
     whole = {"customer": "c0", "amount": 5, "note": "", "placed_at": "2026-01-01T00:00:00Z"}
-    assert shop.dlq(*replay, "--stage", "process")["replayed"] == eighth
+    assert shop.replay(shop.pipeline, stages="process")["replayed"] == eighth
     with fleet(tmp_path, workers=2) as supervisor:
         for worker in worker_processes(supervisor.pid):
             os.kill(worker, signal.SIGKILL)
-        assert shop.dlq(*replay, "--stage", "encode")["replayed"] == eighth
+        assert shop.replay(shop.pipeline, stages="encode")["replayed"] == eighth
         for number, letter in enumerate(each for each in shop.letters(shop.pipeline) if each.stage == "decode"):
-            patch = json.dumps({**whole, "id": f"patched{number}"})
-            answer = shop.dlq(*replay, "--offset", str(letter.place.offset), "--patch", patch)
+            patch = {**whole, "id": f"patched{number}"}
+            answer = shop.replay(shop.pipeline, offsets=letter.place.offset, patch=patch)
             assert answer["replayed"] == 1, answer
             if number == 1:
                 os.kill(max(worker_processes(supervisor.pid)), signal.SIGKILL)
-        mended = shop.dlq("replay", shop.egress, "--stage", "deliver", "--patch", '{"amount": 1}')
+        mended = shop.replay(shop.egress, stages="deliver", patch={"amount": 1})
         assert mended["replayed"] == eighth
         wait_until(lambda: shop.outcomes(shop.pipeline, "") == {Outcome.PROCESSED: 4 + 2 * eighth}, "replays", WAIT_S)
         wait_until(
@@ -214,7 +210,7 @@ def test_every_stage_is_replayed_once(kafka_bootstrap: str, tmp_path: Path) -> N
             "replays of the egress",
             WAIT_S,
         )
-        again = shop.dlq(*replay, "--wait")
+        again = shop.replay(shop.pipeline, waits=True)
         assert (again["replayed"], again["replayed_before"]) == (0, 4 + 2 * eighth)
     assert shop.stages(shop.pipeline) == failed
     assert shop.stages(shop.egress) == refused
@@ -254,8 +250,8 @@ def test_what_fails_again_is_told_and_stops(kafka_bootstrap: str, tmp_path: Path
             lambda: shop.stages(shop.pipeline)["process", "process.function_raised"] == 2, "dead letters", WAIT_S
         )
         for _ in range(3):
-            answer = shop.dlq("replay", shop.pipeline, "--stage", "process", "--wait", "--timeout", "120")
+            answer = shop.replay(shop.pipeline, stages="process", waits=True)
             assert (answer["replayed"], answer["failed_again"]) == (2, 2), answer
-        last = shop.dlq("replay", shop.pipeline, "--stage", "process")
+        last = shop.replay(shop.pipeline, stages="process")
         assert (last["replayed"], last["refused"], last["replayed_before"]) == (0, 2, 6)
     assert shop.stages(shop.pipeline)["process", "process.function_raised"] == 8

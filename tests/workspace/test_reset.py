@@ -466,3 +466,17 @@ def test_a_reset_that_changed_nothing_is_called_off(shop: Shop, monkeypatch: pyt
     assert held(shop) == before
     with open_control(environment) as control:
         assert control.desired("pipeline", "totals").state is DesiredState.RUNNING
+
+
+def test_a_source_that_grew(shop: Shop) -> None:
+    """State of fewer partitions stops the worker; a reset makes everything as wide as the sources are now."""
+    _, environment = shop.opened()
+    with closing(environment.log.admin()) as admin:
+        admin.add_partitions("orders", 3)
+        with pytest.raises(Exception, match="3 partitions"):
+            shop.run(lambda worker: False)
+        resetter(shop).reset(Target())
+        widths = {name: topic.partitions for name, topic in admin.topics().items() if name.startswith("totals.")}
+    assert widths["totals.aggregate_customer.changelog"] == 3
+    shop.publish(range(30, 33))
+    shop.run(lambda worker: orders_counted(shop) == {"c0": 11, "c1": 11, "c2": 11})

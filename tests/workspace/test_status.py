@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,19 @@ def test_foreign_file_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(StatusInvalid, match="totals"):
         read_statuses(tmp_path)
+
+
+def test_threads_of_one_process_write_the_same_file(tmp_path: Path) -> None:
+    """A worker and the thread that watches it: whoever is last, the file is whole at every moment."""
+
+    def write(name: str) -> None:
+        for count in range(200):
+            write_status(tmp_path, status(error=name * (count % 50)))
+
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(write, name) for name in ("a", "long ")]
+        while not all(each.done() for each in done):
+            read_statuses(tmp_path)
+        for each in done:
+            each.result()
+    assert [path.suffix for path in status_path(tmp_path, ComponentKind.PIPELINE, "", "").parent.iterdir()] == [".json"]

@@ -67,6 +67,8 @@ class ChangelogWriter:
         self._written: dict[Place, Written] = {}
         self._pending: dict[Place, _Pending] = {}
         self._asked_at_s = 0.0
+        self._is_in_doubt = False
+        """Whether the log may hold a commit that is not counted here."""
 
     def restored(self, step: str, partition: int, written: Written) -> None:
         """The state of a partition is here, as of `written`."""
@@ -97,7 +99,13 @@ class ChangelogWriter:
             self._uploads.forget(copy.place)
         copy.close()
 
+    def doubt(self) -> None:
+        """The outcome of a commit is not known: copies cannot say that they have everything."""
+        self._is_in_doubt = True
+
     def _seal(self, copied: Mapping[TopicPartition, Written]) -> None:
+        if self._is_in_doubt:
+            return
         for here, end in self._ends(list(copied)).items():
             written = copied[here]
             if written.copy is not None and written.copy.commit == written.commit and written.copy.offset < end:

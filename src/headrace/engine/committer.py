@@ -150,7 +150,10 @@ class Committer:
             self.producer.abort()
 
     def forsake(self) -> None:
-        """Leave an open transaction to its end: nothing of it is committed, and no client is asked."""
+        """Leave an open transaction to its end, and ask no client. Its commit may be under way: what becomes of it is
+        for the log to say."""
+        if self.is_open:
+            self._changelogs.doubt()
         self._outbox.discard()
         self._dead_letters.discard()
         self._changelogs.aborted()

@@ -110,7 +110,7 @@ class InputQueue:
 
     def bytes_waiting(self) -> int:
         """About."""
-        return sum(waiting.frame.estimated_size() for waiting in self._waiting.values())
+        return sum(int(waiting.frame.estimated_size()) for waiting in self._waiting.values())
 
     def ahead(self) -> set[TopicPartition]:
         """Partitions whose rows wait for another input that has not come as far. The other one is not among them: it

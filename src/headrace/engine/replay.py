@@ -30,7 +30,7 @@ from headrace.engine.subtopology import Emit, SubtopologyRunner
 from headrace.engine.tasks import TaskSet
 from headrace.engine.topic_reader import TopicReader
 from headrace.flow.plan import Plan
-from headrace.flow.replays import SOURCE_STEP, ReplayLayout, TaskName, lookup_steps, readers_of
+from headrace.flow.replays import SOURCE_STEP, ReplayLayout, TaskName, lookup_steps, lookup_topics, readers_of
 from headrace.log.columns import take_batch
 from headrace.log.port import (
     Admin,
@@ -47,6 +47,7 @@ from headrace.log.replays import Replay
 POLL_RECORDS_MAX = 1_000
 """Replays between two polls of the sources."""
 REFUSED = "process.replay_refused"
+TABLE_WHY = "it is of a table that is looked up: every start reads it from its topic, where this would be missing"
 SOURCE_FIELDS = ("topic", "partition", "offset")
 
 log = structlog.get_logger("headrace.engine")
@@ -80,7 +81,7 @@ class Replays:
         self._log, self._plan, self._layout = source, plan, layout
         self._admin, self._group, self._tasks = admin, group, tasks
         self._readers, self._dead_letters = readers, dead_letters
-        self._closed_steps = lookup_steps(plan)
+        self._closed_steps, self._closed_topics = lookup_steps(plan), lookup_topics(plan)
         self._consumer: Consumer | None = None
         self._partitions = 0
         self._is_told = False
@@ -88,6 +89,8 @@ class Replays:
         """Behind the last record that is processed."""
         self._kept: dict[TopicPartition, int] = {}
         """The same as last committed."""
+        self._has_taken = False
+        """Whether the consumer may be ahead of what is committed."""
 
     def look(self, topics: Mapping[str, TopicDescription] | None = None) -> None:
         """See whether there is a replay topic by now, and read it from now on."""
@@ -143,7 +146,7 @@ class Replays:
         if self._consumer is None:
             return ()
         try:
-            return self._consumer.poll(POLL_RECORDS_MAX, 0.0)
+            batches = self._consumer.poll(POLL_RECORDS_MAX, 0.0)
         except (OffsetOutOfRange, UnknownTopic) as error:
             # What retention removed was not replayed in days; `headrace dlq list` shows it as open again.
             log.warning("replays_gone", code=error.code, reason=str(error))
@@ -151,6 +154,8 @@ class Replays:
             self.close()
             self.look()
             return ()
+        self._has_taken |= bool(batches)
+        return batches
 
     def enter(self, batch: RecordBatch, emit: Emit, patience: Patience) -> None:
         """Bring records to their steps. A transaction is open."""
@@ -185,11 +190,11 @@ class Replays:
             topic = replay.step.removeprefix(SOURCE_STEP)
             if topic not in self._readers or task.subtopology not in readers_of(self._plan, topic):
                 return f"the pipeline does not read {topic} any more"
-            return ""
+            return TABLE_WHY if topic in self._closed_topics else ""
         if replay.step not in self._steps(task):
             return f"the pipeline has no step {replay.step!r} there any more"
         if replay.step in self._closed_steps:
-            return f"step {replay.step!r} feeds a table that is looked up, which is read from its topic"
+            return TABLE_WHY
         return ""
 
     def _steps(self, task: TaskName) -> set[str]:
@@ -250,11 +255,13 @@ class Replays:
         if not self._next:
             return durable
         self._kept.update({here: kept.offset for here, kept in durable.items() if here in self._next})
+        self._has_taken = False
         return {here: kept for here, kept in durable.items() if here not in self._next}
 
     def rewind(self) -> None:
         """Back to the last commit."""
-        if self._next != self._kept:
+        if self._has_taken:
+            self._has_taken = False
             self._next = dict(self._kept)
             self._read_from(self._next)
 

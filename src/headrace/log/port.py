@@ -159,7 +159,8 @@ class Producer(Protocol):
         """Make the transaction's records and `offsets` visible together, or raise.
 
         `offsets` and `group` come together. An unknown outcome is asked again until it is known.
-        Raises `TransactionAborted` (call `abort`, rewind, go on), `Fenced` or `ProducerBroken` (make a new producer).
+        Raises `TransactionAborted` (call `abort`, rewind, go on), `Fenced` or `ProducerBroken` (make a new producer),
+        `CommitUnknown` (look at the log before anything else).
         """
 
     def abort(self) -> None:
@@ -363,6 +364,14 @@ class InstanceInUse(LogError):
     """A static member's name is held by another member, or by one that died a moment ago."""
 
     code = "log.instance_in_use"
+    fault = Fault.RETRY
+
+
+class CommitUnknown(LogError):
+    """A commit was sent, and nobody can say any more what became of it. Whoever sent it must look at the log: make all
+    clients anew (a new producer settles the old transaction) and go on from the committed offsets."""
+
+    code = "log.commit_unknown"
     fault = Fault.RETRY
 
 

@@ -111,12 +111,14 @@ def grow(arrays: MutableMapping[Name, Array], name: Name, capacity: int, fill: A
     """Give one of these arrays more rows, filled. Where nobody else holds it, large ones are moved without a copy."""
     array = arrays.pop(name)
     rows = len(array)
-    try:
-        if capacity > FAR * rows:
-            # Cleared memory costs nothing before it is used; `resize` would write it.
-            raise ValueError
-        array.resize((capacity, *array.shape[1:]))
-    except ValueError:
+    # Far larger: `resize` would write all of it, while cleared memory costs nothing before it is used.
+    is_resized = capacity <= FAR * rows
+    if is_resized:
+        try:
+            array.resize((capacity, *array.shape[1:]))
+        except ValueError:
+            is_resized = False
+    if not is_resized:
         grown: Array = np.zeros((capacity, *array.shape[1:]), array.dtype)
         grown[:rows] = array
         array = grown

@@ -5,6 +5,7 @@ Owns one librdkafka producer and the state of its transaction.
 - A call's rows are checked before any is queued: topic, partition and size.
 - Passing errors repeat the same step; a commit that was sent is asked for again, never sent anew.
 - An abortable error leaves only `abort`; a fatal one leaves only `close`, and so does a call that never came back.
+- Once a commit was sent, an error that does not say "aborted" leaves its outcome open (`CommitUnknown`).
 - `flush` comes before the offsets are sent, so that no offset outruns its records.
 """
 
@@ -31,6 +32,7 @@ from headrace.log.kafka.errors import PRODUCER_FENCED, is_passing, kafka_error, 
 from headrace.log.kafka.messages import byte_rows, header_rows, timestamp_rows
 from headrace.log.kafka.settings import BATCH_BYTES, ClientSettings, producer_settings
 from headrace.log.port import (
+    CommitUnknown,
     Fenced,
     GroupMetadata,
     Int64Column,
@@ -365,6 +367,13 @@ class KafkaProducer:
             raise
         except KafkaException as raised:
             error = kafka_error(raised)
+            if self._phase is Phase.COMMITTING and not error.txn_requires_abort():
+                # Fenced is no answer either: whoever took the id over may have found the commit decided.
+                self._broken = CommitUnknown(
+                    f"{action}: nobody says what became of it: {error.str()} ({error.name()})",
+                    cure="make a new producer, and go on from the committed offsets",
+                )
+                raise self._broken from raised
             self._break_if_fatal(error)
             if error.txn_requires_abort():
                 self._phase = Phase.DOOMED
