@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -69,6 +70,20 @@ def memory_mb(field: str, pid: int | str = "self") -> float:
 class MeasuredRestorer(StateRestorer):
     """Tells what each restore took."""
 
+    def __init__(self, *parts: Any, **told: Any) -> None:
+        self.records_read = self.loaded_bytes = 0
+        on_progress, on_loaded = told.pop("on_progress"), told.pop("on_loaded")
+
+        def progress(topic: str, records: int) -> None:
+            self.records_read += records
+            on_progress(topic, records)
+
+        def loaded(count: int) -> None:
+            self.loaded_bytes += count
+            on_loaded(count)
+
+        super().__init__(*parts, on_progress=progress, on_loaded=loaded, **told)
+
     def restore(
         self, runner: SubtopologyRunner, partitions: Sequence[int], checkpoints: Mapping[TopicPartition, Checkpoint]
     ) -> None:
@@ -84,6 +99,8 @@ class MeasuredRestorer(StateRestorer):
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             keys=sum(sum(each.keys_count().values()) for each in operators),
+            records_read=self.records_read,
+            loaded_mb=self.loaded_bytes / 1e6,
             state_mb=sum(each.state_bytes() for each in operators) / 1e6,
             before_mb=before_mb,
             after_mb=memory_mb("VmRSS"),
@@ -95,7 +112,7 @@ def main(order: WorkerOrder) -> None:
     """Run until SIGTERM."""
     quiet = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), wrapper_class=quiet)
-    assembly.StateRestorer = MeasuredRestorer  # type: ignore[misc]
+    vars(assembly)["StateRestorer"] = MeasuredRestorer
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     log = KafkaLog(order.bootstrap)

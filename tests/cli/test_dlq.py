@@ -14,6 +14,7 @@ from tests.engine.harness import wait_until
 
 from headrace.log.columns import outgoing
 from headrace.log.port import TopicSpec
+from headrace.workspace import replay
 from headrace.workspace.components import components
 from headrace.workspace.control import open_control
 from headrace.workspace.environment import connect
@@ -334,3 +335,26 @@ def test_ingress_says_why_not(shop: Shop) -> None:
     assert "workspace.not_replayable" in answer.err
     assert "correct the row in the source" in answer.err
     assert shop.json("list", "fleet")["dead_letters"] == []
+
+
+def test_calls_at_the_same_time_fence_each_other(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call in the middle of a first one: the first fails and has done nothing, each is replayed once."""
+    with shop.running():
+        until(lambda: shop.count("totals") == 3, "all dead letters")
+    planned, raced = replay.plan_replay, []
+
+    def racing(workspace: Any, environment: Any, request: Any) -> Any:
+        report = planned(workspace, environment, request)
+        if not raced:
+            raced.append(1)
+            raced.append(len(replay.carry_out(workspace, environment, request).decisions))
+        return report
+
+    monkeypatch.setattr(replay, "plan_replay", racing)
+    first = shop.call("dlq", "replay", "totals", "--stage", "process")
+    assert (first.code, raced) == (1, [1, 2])
+    assert "log.fenced" in first.err
+    (shop.root / "pipelines" / "mended").touch()
+    with shop.running():
+        until(lambda: [outcome for _, outcome in outcomes(shop)].count("processed") == 2, "replays")
+    assert shop.revenue() == {"c0": (2, 5.0), "c1": (2, -3.0), "c2": (1, -3.0)}

@@ -1,4 +1,4 @@
-"""What a fleet logs: one event a line, for whom it is, and nothing of what is in the records. And that nobody is left."""
+"""What a fleet logs: one event a line, for whom it is, and nothing of what is in the records. Nobody is left behind."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.engine.harness import raw
+from tests.faults.fleet import worker_processes
 
 from headrace.log.embedded import EmbeddedLog
 from headrace.testing.broker import free_ports
 from headrace.workspace.supervisor import DRAIN_TIMEOUT_S
-from tests.engine.harness import raw
-from tests.faults.fleet import worker_processes
 
 from .conftest import Call
 from .test_run import Sensors, get, running, sensors, until
@@ -27,10 +27,11 @@ PICKY = (
     "def checked(row):\n"
     '    if "hunter2" in row["room"]:\n'
     '        raise ValueError(f"cannot read {row}")\n'
-    "    return row\n\n\n"
+    '    return {"room": row["room"], "celsius": row["celsius"]}\n\n\n'
     '@hr.pipeline(owner="me")\n'
     "def picky():\n"
-    '    return hr.stream("readings").map(checked, schema={"room": "string", "celsius": "double"}).to("readings.checked")\n'
+    '    rows = hr.stream("readings").map(checked, schema={"room": "string", "celsius": "double"})\n'
+    '    return rows.to("readings.checked")\n'
 )
 
 
@@ -40,14 +41,16 @@ def test_two_workers_log_who_they_are_and_no_record(sensors: Sensors, call: Call
     line has a word of them. SIGTERM ends all processes in time."""
     (sensors.folder / "pipelines" / "picky.py").write_text(PICKY)
     bad = sensors.folder / "bad.jsonl"
-    bad.write_text(json.dumps({"room": SECRET, "celsius": 20.5, "measured_at": "2026-01-05T08:00:00Z"}) + "\n")
+    row = {"sensor": "s-1", "room": SECRET, "celsius": 20.5, "measured_at": "2026-01-05T08:00:00Z"}
+    bad.write_text(json.dumps(row) + "\n")
     assert call("apply", *sensors.here).code == 0
     assert call("publish", "readings", "--file", str(bad), *sensors.here).code == 0
-    with_log = EmbeddedLog(sensors.folder / ".headrace" / "log.db")
-    producer = with_log.producer()
+    log = EmbeddedLog(sensors.folder / ".headrace" / "log.db")
+    producer = log.producer()
     producer.produce(raw("readings", [f"no frame {SECRET}".encode()]))
+    producer.flush()
     producer.close()
-    with_log.close()
+    log.close()
     port = min(free_ports(2))
     with running(sensors.folder, "run", "picky", "--workers", "2", "--http-port", str(port)) as started:
         until(lambda: sensors.component("picky")["dead_letters"] == 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -23,6 +24,30 @@ waiter.start()
 print("up", flush=True)
 waiter.join()
 print("drained", flush=True)
+"""
+
+
+HANGS_UP = """
+import fcntl, sys, termios, threading
+if sys.argv[1:] == ["terminal"]:
+    fcntl.ioctl(0, termios.TIOCSCTTY)
+from headrace.cli.stopping import stop_on_signals
+hangup = threading.Event()
+stop = stop_on_signals(hangup)
+print("up", flush=True)
+while not stop.wait(0.05):
+    if hangup.is_set():
+        hangup.clear()
+        print("hung up", flush=True)
+print("drained", flush=True)
+"""
+
+HANGS = """
+import threading, time
+from headrace.cli.stopping import leave_with_supervisor
+leave_with_supervisor(threading.Event(), 0.2)
+print("up", flush=True)
+time.sleep(60)
 """
 
 
@@ -48,3 +73,41 @@ def test_the_end_of_the_supervisor_stops_a_worker(monkeypatch: pytest.MonkeyPatc
     os.close(writer)
     assert stop.wait(20)
     os.close(reader)
+
+
+def test_a_hangup_is_told_and_stops_nothing() -> None:
+    """SIGHUP without a terminal is a wish of an operator, each time anew."""
+    command = [sys.executable, "-c", HANGS_UP]
+    waiting = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "up\n"
+    for _ in range(2):
+        waiting.send_signal(signal.SIGHUP)
+        assert waiting.stdout.readline() == "hung up\n"
+    waiting.terminate()
+    out, _ = waiting.communicate(timeout=20)
+    assert (waiting.returncode, out) == (0, "drained\n")
+
+
+def test_a_terminal_that_goes_away_stops() -> None:
+    """Its SIGHUP is nobody's wish to go on: the process drains."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-c", HANGS_UP, "terminal"]
+    waiting = subprocess.Popen(command, stdin=slave, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    os.close(slave)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "up\n"
+    os.close(master)
+    out, _ = waiting.communicate(timeout=20)
+    assert (waiting.returncode, out) == (0, "drained\n")
+
+
+def test_a_worker_that_hangs_does_not_outlive_its_supervisor() -> None:
+    """It does not drain when told to: it ends by force."""
+    hanging = subprocess.Popen([sys.executable, "-c", HANGS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert hanging.stdin is not None
+    assert hanging.stdout is not None
+    assert hanging.stdout.readline() == "up\n"
+    hanging.stdin.close()
+    assert hanging.wait(20) == -signal.SIGKILL
+    hanging.stdout.close()

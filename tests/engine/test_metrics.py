@@ -44,6 +44,7 @@ STATUS = WorkerStatus(
     records_restored=600,
     state_bytes_loaded=7_000,
     restore=RestoreProgress(600, 2_000),
+    snapshots={"stored": 5, "failed": 1},
     rebalances={"assigned": 3, "revoked": 2, "lost": 1},
     fenced=1,
     clients_anew={"producer": 4},
@@ -116,6 +117,7 @@ def test_numbers_with_a_name_of_their_own(metrics: EngineMetrics) -> None:
     assert scrape.value("headrace_state_keys", step="window") == 80
     assert scrape.value("headrace_state_bytes", step="join") == 96
     assert scrape.value("headrace_rebalances_total", change="revoked") == 2
+    assert scrape.value("headrace_snapshots_total", outcome="failed") == 1
     assert scrape.value("headrace_clients_anew_total", client="producer") == 4
 
 

@@ -18,7 +18,7 @@ from headrace.engine.replay_rows import kept_row
 from headrace.flow.compile import compile_pipeline
 from headrace.log.columns import Record, outgoing
 from headrace.log.embedded import EmbeddedLog
-from headrace.log.port import Log, TopicPartition, TopicSpec
+from headrace.log.port import Log, OffsetAndMetadata, TopicPartition, TopicSpec
 from headrace.workspace.dead_letters import DeadLetter, letter_of
 from headrace.workspace.replay_outcomes import replay_topic
 from headrace.workspace.replay_targets import NotReplayable, PipelineTarget
@@ -73,6 +73,12 @@ def pipeline(price: Price) -> Any:
     return sums
 
 
+def target_of(harness: Harness) -> PipelineTarget:
+    plan = harness.compiled.plan
+    topics = {topic for each in plan.subtopologies for topic in (*each.reads, *each.writes)}
+    return PipelineTarget(plan, harness.contracts, harness.registry, dict.fromkeys(topics, harness.partitions))
+
+
 class Scene:
     """A pipeline with its replay topic on one log."""
 
@@ -81,12 +87,7 @@ class Scene:
         self.orders = contract(name)
         compiled = compile_pipeline(pipeline(price), {name: self.orders})
         self.harness = Harness(log, MemoryRegistry(), [self.orders], compiled, partitions=PARTITIONS)
-        plan = compiled.plan
-        topics = {topic for each in plan.subtopologies for topic in (*each.reads, *each.writes)}
-        self.target = PipelineTarget(
-            plan, self.harness.contracts, self.harness.registry, dict.fromkeys(topics, PARTITIONS)
-        )
-        self.plan = plan
+        self.target, self.plan = target_of(self.harness), compiled.plan
 
     def make_replay_topic(self) -> None:
         spec = replay_topic(self.plan.name, self.target.partitions, -1)
@@ -386,6 +387,7 @@ def windowed() -> Any:
 
 
 REFUSED: set[str] = set()
+NOTHING = OffsetAndMetadata(0)
 
 
 def refuse_marked(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -404,12 +406,7 @@ def test_a_replayed_row_is_judged_by_the_time_of_now(tmp_path: Path) -> None:
     source = contract("orders")
     compiled = compile_pipeline(windowed(), {"orders": source})
     harness = Harness(EmbeddedLog(tmp_path / "log.db"), MemoryRegistry(), [source], compiled, partitions=1)
-    target = PipelineTarget(
-        compiled.plan,
-        harness.contracts,
-        harness.registry,
-        {topic: 1 for each in compiled.plan.subtopologies for topic in (*each.reads, *each.writes)},
-    )
+    target = target_of(harness)
     REFUSED.update({"o1", "o4"})
     harness.publish("orders", [at(0.1, 0), at(0.2, 1), at(0.3, 2), at(2.1, 3), at(2.2, 4)])
     harness.run_until_caught_up()
@@ -437,6 +434,37 @@ def test_a_replayed_row_is_judged_by_the_time_of_now(tmp_path: Path) -> None:
     hours = {row["window_start"].hour: row["orders"] for row in harness.rows("hours")}
     assert hours == {0: 2, 2: 3}
     assert len(harness.rows("hours")) == 2
+
+
+def test_a_replayed_repeat_whose_first_is_forgotten_is_late(tmp_path: Path) -> None:
+    """A repeat failed before `dedupe`, and comes back when nobody remembers its first one any more: it is late, as it
+    would be had it come then, and not let through."""
+
+    price = Price()
+
+    @hr.pipeline(owner="test")
+    def once() -> Any:
+        """Each order once."""
+        prices = {"id": "string", "customer": "string?", "cents": "long"}
+        priced = hr.stream("orders").map(lambda row: price(row), schema=prices).named("price")
+        return priced.dedupe("id", within="1h").to("once")
+
+    source = contract("orders")
+    compiled = compile_pipeline(once, {"orders": source})
+    harness = Harness(EmbeddedLog(tmp_path / "log.db"), MemoryRegistry(), [source], compiled, partitions=1)
+    harness.publish("orders", [at(0.1, 1), {**at(0.2, 1), "amount": 13}, at(9, 2), at(20, 3)])
+    harness.run_until_caught_up()
+    (letter,) = (letter_of("once.dlq", record) for record in harness.records("once.dlq"))
+    price.bad = set()
+    target = target_of(harness)
+    harness.log.admin().create_topics([replay_topic("once", target.partitions, -1)])
+    (each,) = target.entrances(letter, None)
+    harness.produce(
+        outgoing("once.replay", [each.value], keys=[each.key], partitions=each.partition, headers=[each.headers])
+    )
+    here, admin = TopicPartition("once.replay", 0), harness.log.admin()
+    harness.run_until_caught_up(and_then=lambda: admin.group_offsets("test.once").get(here, NOTHING).offset == 1)
+    assert [row["id"] for row in harness.rows("once")] == ["o1", "o2", "o3"]
 
 
 CUSTOMERS = Contract(
@@ -495,9 +523,7 @@ def test_tables_that_are_looked_up_take_no_replays(tmp_path: Path) -> None:
     topic = compiled.plan.dead_letter_topic
     harness.run_until_caught_up(and_then=lambda: len(harness.records(topic)) == 1)
     letter = letter_of(topic, harness.records(topic)[0])
-    target = PipelineTarget(
-        compiled.plan, harness.contracts, harness.registry, {"orders": 1, "customers": 1, "named": 1}
-    )
+    target = target_of(harness)
     with pytest.raises(NotReplayable, match="looked up"):
         target.entrances(letter, None)
 

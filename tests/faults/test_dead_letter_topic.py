@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.slow,
     pytest.mark.xdist_group("faults-records"),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
 ]
 
 USER, PASSWORD = "worker", "secret-of-workers"
@@ -50,7 +50,7 @@ CLIENT = {
     "security.protocol": "SASL_PLAINTEXT",
     "sasl.mechanism": "PLAIN",
     "sasl.username": USER,
-    "sasl.password": PASSWORD,
+    "sasl.password": "${SHOP_PASSWORD}",
 }
 STOP_TIMEOUT_S = 90.0
 
@@ -63,7 +63,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
 
 
 @pytest.fixture
-def scene(broker: OwnBroker, tmp_path: Path) -> Iterator[Scene]:
+def scene(broker: OwnBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setenv("SHOP_PASSWORD", PASSWORD)
     with open_scene(
         tmp_path / "scene", broker.bootstrap, worker_bootstrap=broker.proxy.address, client=CLIENT
     ) as scene:

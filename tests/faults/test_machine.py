@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.slow,
     pytest.mark.xdist_group("faults-machine"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
 ]
 
 FILE_BYTES = 64 * 1024

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.slow,
     pytest.mark.xdist_group("faults-records"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
 ]
 
 UNKNOWN_ID = b"\x00\x7f\xff\xff\xff"

@@ -193,15 +193,14 @@ def test_every_stage_is_replayed_once(kafka_bootstrap: str, tmp_path: Path) -> N
     whole = {"customer": "c0", "amount": 5, "note": "", "placed_at": "2026-01-01T00:00:00Z"}
     assert shop.replay(shop.pipeline, stages="process")["replayed"] == eighth
     with fleet(tmp_path, workers=2) as supervisor:
-        for worker in worker_processes(supervisor.pid):
-            os.kill(worker, signal.SIGKILL)
+        kill_one(supervisor.pid)
         assert shop.replay(shop.pipeline, stages="encode")["replayed"] == eighth
         for number, letter in enumerate(each for each in shop.letters(shop.pipeline) if each.stage == "decode"):
             patch = {**whole, "id": f"patched{number}"}
             answer = shop.replay(shop.pipeline, offsets=letter.place.offset, patch=patch)
             assert answer["replayed"] == 1, answer
             if number == 1:
-                os.kill(max(worker_processes(supervisor.pid)), signal.SIGKILL)
+                kill_one(supervisor.pid)
         mended = shop.replay(shop.egress, stages="deliver", patch={"amount": 1})
         assert mended["replayed"] == eighth
         wait_until(lambda: shop.outcomes(shop.pipeline, "") == {Outcome.PROCESSED: 4 + 2 * eighth}, "replays", WAIT_S)
@@ -225,6 +224,12 @@ def test_every_stage_is_replayed_once(kafka_bootstrap: str, tmp_path: Path) -> N
     assert shop.delivered() == sorted(
         (row["id"], max(row["amount"], 1) if row["amount"] < 0 else row["amount"]) for row in orders
     )
+
+
+def kill_one(supervisor: int) -> None:
+    """kill -9 the worker that started last."""
+    wait_until(lambda: bool(worker_processes(supervisor)), "a worker", WAIT_S)
+    os.kill(worker_processes(supervisor)[-1], signal.SIGKILL)
 
 
 def sums(rows: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.slow,
     pytest.mark.xdist_group("faults-world"),
-    pytest.mark.timeout(1_800 if IS_LONG else 240),
+    pytest.mark.timeout(1_800 if IS_LONG else 400),
 ]
 
 SETTLE_TIMEOUT_S = 150.0

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from headrace.errors import Fault
 from headrace.log.columns import outgoing
-from headrace.log.kafka import KafkaLog, SettingsInvalid
+from headrace.log.kafka import KafkaLog, SettingsInvalid, producer
 from headrace.log.kafka.connection import NOTICE_INTERVAL_S, Connection
 from headrace.log.port import Log, LogUnavailable, OffsetAndMetadata, RebalanceListener, TopicPartition, TopicSpec
 
@@ -179,3 +179,20 @@ def _ignore(_: object) -> None:
 
 def _denied() -> None:
     raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+
+
+def test_a_machine_without_threads_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that cannot be made for want of memory is no wrong setting: the same call may work in a moment."""
+
+    def refuse(_: object) -> None:
+        raise KafkaException(
+            KafkaError(KafkaError._CRIT_SYS_RESOURCE, "Failed to create thread: Cannot allocate memory")
+        )
+
+    monkeypatch.setattr(producer, "Client", refuse)
+    with (
+        closing(KafkaLog("127.0.0.1:1")) as log,
+        pytest.raises(LogUnavailable, match="Cannot allocate memory") as caught,
+    ):
+        log.producer()
+    assert caught.value.fault is Fault.RETRY

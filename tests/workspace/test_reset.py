@@ -19,7 +19,7 @@ from headrace.workspace.apply import apply_plan
 from headrace.workspace.components import components
 from headrace.workspace.control import DesiredState, open_control
 from headrace.workspace.environment import Environment, connect
-from headrace.workspace.errors import PipelineRunning, ResetUnfinished, UnknownName
+from headrace.workspace.errors import PipelineRunning, PlanRefused, ResetUnfinished, UnknownName
 from headrace.workspace.fleet import order
 from headrace.workspace.load import Workspace, load
 from headrace.workspace.plan import make_plan
@@ -469,11 +469,11 @@ def test_a_reset_that_changed_nothing_is_called_off(shop: Shop, monkeypatch: pyt
 
 
 def test_a_source_that_grew(shop: Shop) -> None:
-    """State of fewer partitions stops the worker; a reset makes everything as wide as the sources are now."""
+    """State of fewer partitions stops the pipeline; a reset makes everything as wide as the sources are now."""
     _, environment = shop.opened()
     with closing(environment.log.admin()) as admin:
         admin.add_partitions("orders", 3)
-        with pytest.raises(Exception, match="3 partitions"):
+        with pytest.raises(PlanRefused, match="run `headrace reset totals`"):
             shop.run(lambda worker: False)
         resetter(shop).reset(Target())
         widths = {name: topic.partitions for name, topic in admin.topics().items() if name.startswith("totals.")}

@@ -70,6 +70,7 @@ class Assembly:
     broadcasts: Broadcasts
     upstream: Upstream
     replays: Replays
+    uploads: SnapshotUploads | None
     paused: set[TopicPartition] = field(default_factory=set)
     """Held back while other inputs catch up."""
 
@@ -229,6 +230,7 @@ def _assembled(
         broadcasts,
         Upstream(log, group),
         replays,
+        uploads,
     )
 
 

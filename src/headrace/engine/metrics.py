@@ -148,6 +148,13 @@ _NAMED: tuple[tuple[type[Family], str, str, tuple[str, ...], Callable[[WorkerSta
     ),
     (
         CounterMetricFamily,
+        "headrace_snapshots",
+        "Copies of state sent to the object store.",
+        ("outcome",),
+        lambda status: {(outcome,): count for outcome, count in status.snapshots.items()},
+    ),
+    (
+        CounterMetricFamily,
         "headrace_rebalances",
         "How often partitions came or went.",
         ("change",),

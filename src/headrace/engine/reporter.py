@@ -76,6 +76,7 @@ class Reporter:
         self._told: WorkerStatus | None = None
         self._rows_out = 0
         self._letters: Counter[tuple[str, str, str]] = Counter()
+        self._snapshots: Counter[str] = Counter()
         self._step_rows: Counter[tuple[str, str]] = Counter()
         """Of sets of clients that are gone."""
         self.reported_s = time.monotonic()
@@ -87,6 +88,7 @@ class Reporter:
         self._rows_out += parts.outbox.rows_out
         self._letters.update(parts.dead_letters.counts)
         self._step_rows.update(_step_rows(parts))
+        self._snapshots.update(_snapshots(parts))
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -216,6 +218,7 @@ class Reporter:
             step_rows=self._step_rows + (_step_rows(parts) if parts is not None else Counter()),
             step_state_keys=keys,
             step_state_bytes=held,
+            snapshots=self._snapshots + (_snapshots(parts) if parts is not None else Counter()),
             rebalances=dict(counts.rebalances),
             fenced=counts.fenced,
             clients_anew=dict(counts.clients_anew),
@@ -228,6 +231,13 @@ class Reporter:
         if self.parts is None:
             return 0
         return len(self.parts.tasks.active() if self.state == "paused" else self.parts.paused)
+
+
+def _snapshots(parts: Assembly) -> Counter[str]:
+    if parts.uploads is None:
+        return Counter()
+    totals = parts.uploads.totals
+    return Counter({"stored": totals.uploaded, "failed": totals.failed})
 
 
 def _step_rows(parts: Assembly) -> Counter[tuple[str, str]]:

@@ -117,6 +117,8 @@ class WorkerStatus:
     """Rows by step and `in` or `out`; of a sink `out` are records written, of a source `in` are records read."""
     step_state_keys: Mapping[str, int] = field(default_factory=dict)
     step_state_bytes: Mapping[str, int] = field(default_factory=dict)
+    snapshots: Mapping[str, int] = field(default_factory=dict)
+    """Copies of state sent to the object store, by what became of them: `stored`, `failed`."""
     rebalances: Mapping[str, int] = field(default_factory=dict)
     """By `assigned`, `revoked`, `lost`: how often partitions came or went."""
     fenced: int = 0

@@ -33,6 +33,7 @@ PARTS_AT_ONCE = 2
 RETRY_TIMEOUT_S = 30.0
 """A call to the object store, all its tries together. Restore then goes on without a copy."""
 RETRIES_MAX = 4
+NO_ENVIRONMENT = "-"
 CLIENT_OPTIONS = frozenset(
     {"allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url", "proxy_ca_certificate"}
 )
@@ -74,7 +75,7 @@ class StatePlace:
     @property
     def parent(self) -> str:
         """The folder of all changelog topics that this partition ever had."""
-        return f"{self.environment}/{self.pipeline}/{self.step}/{self.partition}"
+        return f"{self.environment or NO_ENVIRONMENT}/{self.pipeline}/{self.step}/{self.partition}"
 
     @property
     def folder(self) -> str:

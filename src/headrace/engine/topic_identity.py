@@ -64,9 +64,8 @@ def check_partitions(plan: Plan, partitions_of: Mapping[str, int]) -> None:
 def _refuse(plan: Plan, topic: str, partitions: int, what: str, other: int) -> None:
     raise PartitionsChanged(
         f"{topic} has {partitions} partitions, {what} has {other}: keys would not find their state",
-        cure=f"delete {plan.name}'s changelog and repartition topics, run `headrace apply` and then"
-        f" `headrace reset {plan.name}`, which computes everything again; or copy {topic} into a topic with"
-        f" {other} partitions",
+        cure=f"run `headrace reset {plan.name}`: it makes both equally wide and computes everything again; or copy"
+        f" {topic} into a topic with {other} partitions",
     )
 
 

@@ -40,6 +40,7 @@ from headrace.engine.settings import (
     WorkerSettings,
     WorkerStatus,
 )
+from headrace.engine.steady_clock import Clock, steady_clock
 from headrace.engine.tasks import Task
 from headrace.engine.watch import Watch, Working
 from headrace.errors import Fault, HeadraceError
@@ -78,9 +79,10 @@ class PipelineWorker:
         on_status: Callable[[WorkerStatus], None] = lambda status: None,
         metrics: EngineMetrics | None = None,
         orders: Orders | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Clock | None = None,
     ) -> None:
         self._compiled, self._contracts, self._registry = compiled, contracts, registry
+        clock = clock or steady_clock()
         self._log, self._settings, self._clock = log, settings, clock
         self._plan = compiled.plan
         self._batch_records_max = min(settings.batch_records_max, handed_over_max(self._plan))
@@ -172,6 +174,9 @@ class PipelineWorker:
         if self._assembly is not None:
             parts = self._assembly
             parts.committer.forsake()
+            for task in parts.tasks.tasks:
+                # What an error left half done must not be in the way when partitions are given up.
+                task.runner.rollback()
             parts.close()
             self._reporter.leave(parts)
             self._assembly = None

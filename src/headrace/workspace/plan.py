@@ -174,7 +174,14 @@ def _of_pipeline(
         if internal.name == plan.dead_letter_topic:
             yield WantedTopic(spec, f"dead letters of {plan.name}", keyed=False, fixed_partitions=False, where=where)
         else:
-            yield WantedTopic(spec, f"internal to {plan.name}", keyed=True, fixed_partitions=True, where=where)
+            yield WantedTopic(
+                spec,
+                f"internal to {plan.name}",
+                keyed=True,
+                fixed_partitions=True,
+                where=where,
+                cure=f"run `headrace reset {plan.name}`, which makes it anew and computes everything again",
+            )
 
 
 def _dead_letters(topic: str, owner: str, where: Where | None, environment: Environment) -> WantedTopic:

@@ -28,6 +28,8 @@ class WantedTopic:
     fixed_partitions: bool
     """Whether the count was asked for; else any count that is there is right."""
     where: Where | None = None
+    cure: str = ""
+    """What to do when it has another number of partitions, where that is not to ask for another one."""
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ def _partitions(topic: WantedTopic, there: TopicDescription, stage: TopicStage) 
             "workspace.partitions_fixed",
             f"topic {name!r} ({topic.purpose}) has {before} partitions and {after} are asked for: {reason}",
             topic.where,
-            f"ask for {before}, or make a new topic with {after}",
+            topic.cure or f"ask for {before}, or make a new topic with {after}",
         )
     )
 

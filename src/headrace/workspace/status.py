@@ -10,6 +10,7 @@ Owns `.headrace/status/<kind>.<name>.<instance>.json`, one file per component an
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from enum import StrEnum
@@ -118,7 +119,8 @@ def write_status(root: Path, status: ComponentStatus) -> None:
     """Replace the component's file."""
     path = status_path(root, status.kind, status.name, status.instance)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{status.pid}.tmp")
+    # Of this thread alone: the one that watches a worker writes too.
+    beside = path.with_suffix(f".{status.pid}.{threading.get_ident()}.tmp")
     beside.write_text(status.model_dump_json(), encoding="utf-8")
     beside.replace(path)
 

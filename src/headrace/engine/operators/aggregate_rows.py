@@ -1,6 +1,6 @@
 """The rows of an aggregation for people who ask (`Queryable`).
 
-Owns nothing: it reads the slots of the aggregation that it is part of.
+Owns the order of slots for people and for closing windows; it reads the slots of the aggregation that it is part of.
 
 - A group has a row for each of its open windows; a window that closed is in the topic only.
 - Rows are those that a flush would give: what people read here is what the topic says, or will say at the close.
@@ -52,8 +52,21 @@ class AggregateRows:
         """Those that have a row."""
         return slots
 
+    def _window_columns(self, slots: Ints) -> dict[str, Ints]:
+        """Window bounds of the slots by output column, in milliseconds; none without windows."""
+        return {}
+
     def _in_order(self, slots: Ints) -> Ints:
-        raise AssertionError("an aggregation orders its slots")
+        """Slots by partition, window and key."""
+        if len(slots) <= 1:
+            return slots
+        keys = self._groups.take(self._slab["group"][slots])
+        leading = {"#partition": self._slab["partition"][slots]}
+        leading |= {f"#{name}": bounds for name, bounds in self._window_columns(slots).items()}
+        frame = pl.DataFrame(leading).hstack(keys) if keys.width else pl.DataFrame(leading)
+        order = frame.select(pl.arg_sort_by(frame.columns)).to_series().to_numpy()
+        ordered: Ints = slots[order]
+        return ordered
 
     def _output(self, slots: Ints) -> pl.DataFrame:
         raise AssertionError("an aggregation gives its slots as rows")

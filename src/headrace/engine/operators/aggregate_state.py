@@ -177,10 +177,6 @@ class AggregateState(AggregateRows):
 
     # For subclasses: rows out
 
-    def _window_columns(self, slots: Ints) -> dict[str, Ints]:
-        """Window bounds of the slots by output column, in milliseconds; none without windows."""
-        return {}
-
     def _output(self, slots: Ints) -> pl.DataFrame:
         """Rows of these slots as they are now."""
         if not len(slots):
@@ -227,18 +223,6 @@ class AggregateState(AggregateRows):
         if len(filled) <= 1:
             return filled[0] if filled else self._empty
         return pl.concat(filled).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
-
-    def _in_order(self, slots: Ints) -> Ints:
-        """Slots by partition, window and key."""
-        if len(slots) <= 1:
-            return slots
-        keys = self._groups.take(self._slab["group"][slots])
-        leading = {"#partition": self._slab["partition"][slots]}
-        leading |= {f"#{name}": bounds for name, bounds in self._window_columns(slots).items()}
-        frame = pl.DataFrame(leading).hstack(keys) if keys.width else pl.DataFrame(leading)
-        order = frame.select(pl.arg_sort_by(frame.columns)).to_series().to_numpy()
-        ordered: Ints = slots[order]
-        return ordered
 
     # Emission
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from headrace.log.kafka.admin import KafkaAdmin
 from headrace.log.kafka.cluster import Cluster
@@ -29,6 +29,7 @@ from headrace.log.kafka.settings import (
     shown,
     without_secrets,
 )
+from headrace.log.port import LogUnavailable
 
 TRANSACTION_TIMEOUT_MS = 15_000
 """How long the records of a killed worker hold up readers. It also bounds one commit interval from above."""
@@ -111,7 +112,13 @@ class KafkaLog:
         try:
             return make()
         except KafkaException as raised:
+            error = kafka_error(raised)
             every = self._config | self._producer_config | self._consumer_config
-            reason = without_secrets(kafka_error(raised).str(), every)
+            reason = without_secrets(error.str(), every)
+            if error.code() == KafkaError._CRIT_SYS_RESOURCE:
+                raise LogUnavailable(
+                    f"this machine has nothing left to make a client of Kafka with: {reason}",
+                    cure="give it memory and threads, or fewer workers; the same call may then be made again",
+                ) from None
             # The original carries the value that was refused.
             raise SettingsInvalid(f"Kafka's client refuses its settings: {reason}", cure="see docs/log.md") from None
