@@ -110,10 +110,10 @@ def term_in_batch(scene: Scene, _: random.Random) -> None:
 
 def fleet_of(scene: Scene, pid: int) -> Fleet:
     """The fleet that had the worker a moment ago."""
-    for fleet in scene.fleets:
-        if pid in fleet.pids or len(fleet.pids) < fleet.workers:
-            return fleet
-    raise AssertionError(f"nobody's worker: {pid}")
+    has_it = [fleet for fleet in scene.fleets if pid in fleet.pids]
+    lacks_one = [fleet for fleet in scene.fleets if len(fleet.pids) < fleet.workers]
+    assert has_it or lacks_one, f"nobody's worker: {pid}"
+    return (has_it or lacks_one)[0]
 
 
 def rebalance(scene: Scene, _: random.Random) -> None:

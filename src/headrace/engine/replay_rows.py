@@ -1,7 +1,7 @@
 """Rows as they came to a step, kept with the dead letters of those that failed.
 
-Owns the form of the header `headrace.error.row`: one row as an Arrow IPC stream, with the number of the step's input
-that it came in by.
+Owns the form of the header `headrace.error.row`: one row as an Arrow IPC stream in base64, with the number of the
+step's input that it came in by. Headers of dead letters are text: whoever reads them all need not know this one.
 
 - A row is kept with all its columns but its number in the task's input, which it gets anew when it comes back.
 - What is larger than `ROW_BYTES_MAX` is not kept: headers count against the size of a record.
@@ -9,6 +9,7 @@ that it came in by.
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from headrace.engine.operator import SEQUENCE
 from headrace.errors import HeadraceError
 
 ROW_BYTES_MAX = 64 * 1024
-"""A row as it is kept; wider ones cannot be replayed."""
+"""Of the header; wider rows cannot be replayed."""
 INPUT = b"headrace.input"
 
 
@@ -72,7 +73,7 @@ def keep_rows(frame: pl.DataFrame, rows: Sequence[int], input_index: int) -> lis
 def kept_row(header: bytes) -> KeptRow:
     """Raises `RowUnreadable`."""
     try:
-        with pa.ipc.open_stream(header) as reader:
+        with pa.ipc.open_stream(base64.b64decode(header, validate=True)) as reader:
             table = reader.read_all()
         input_index = int((table.schema.metadata or {})[INPUT])
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
@@ -93,4 +94,4 @@ def _stream(batch: pa.RecordBatch) -> bytes:
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(use_threads=False)) as writer:
         writer.write_batch(batch)
-    return sink.getvalue()
+    return base64.b64encode(sink.getvalue())

@@ -25,6 +25,8 @@ from headrace.log.columns import take_batch
 from headrace.log.port import Log, RecordBatch, TopicPartition
 
 POLL_RECORDS_MAX = 10_000
+CHANGELOG_RECORDS_MAX = 64
+"""Of one poll: they may have a megabyte each, and the client fetches the next ones meanwhile."""
 POLL_TIMEOUT_S = 0.2
 SILENCE_MAX_S = 60.0
 """How long restore waits for the log to come closer to its target; an open transaction of a dead worker ends within
@@ -45,6 +47,7 @@ def read_until(
     on_progress: Callable[[int], None],
     starts: Mapping[TopicPartition, int] | None = None,
     on_way: Callable[[int], None] = lambda distance: None,
+    records_max: int = POLL_RECORDS_MAX,
 ) -> Iterator[RecordBatch]:
     """Records of these partitions from `starts`, or their beginning, up to (not including) the targets. `on_way` is
     told of the distance covered.
@@ -61,11 +64,11 @@ def read_until(
         deadline = time.monotonic() + SILENCE_MAX_S
         covered = {here: begins[here] for here in open_targets}
         while open_targets:
-            batches = consumer.poll(POLL_RECORDS_MAX, POLL_TIMEOUT_S)
-            for batch in batches:
-                deadline = time.monotonic() + SILENCE_MAX_S
+            for batch in consumer.poll(records_max, POLL_TIMEOUT_S):
                 on_progress(len(batch))
                 yield _before(batch, targets)
+                # Behind the caller's work, which is no silence of the log.
+                deadline = time.monotonic() + SILENCE_MAX_S
             reached = consumer.position(list(open_targets))
             now = {here: max(min(reached[here], end), covered[here]) for here, end in open_targets.items()}
             on_way(sum(now.values()) - sum(covered[here] for here in now))
@@ -129,7 +132,7 @@ def read_changelog(
     """Messages of the partitions of one changelog, in order per partition. Commits up to the `known` one of their
     partition are passed over."""
     readers = {here.partition: ChangelogReader(here.partition) for here in ends}
-    for batch in read_until(log, ends, lambda count: None, starts, on_way):
+    for batch in read_until(log, ends, lambda count: None, starts, on_way, CHANGELOG_RECORDS_MAX):
         entries = (_entry(readers, batch, row, known) for row in range(len(batch)))
         fresh = 0
         for entry in entries:

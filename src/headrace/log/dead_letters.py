@@ -3,7 +3,7 @@
 Owns the `headrace.error.*` headers that these rooms write (the engine writes the same for its pipelines).
 
 - Key, value and headers are the record's own; the headers of the error are added behind them.
-- A header value is UTF-8 text, but for `headrace.error.row`.
+- A header value is UTF-8 text.
 """
 
 from __future__ import annotations

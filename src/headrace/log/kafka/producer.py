@@ -28,7 +28,7 @@ from headrace.log.columns import binary_sizes, header_sizes
 from headrace.log.kafka.admin import kafka_offsets
 from headrace.log.kafka.bounded_calls import BoundedCalls, CallLost
 from headrace.log.kafka.cluster import Cluster, TopicFacts
-from headrace.log.kafka.errors import PRODUCER_FENCED, is_passing, kafka_error, port_error
+from headrace.log.kafka.errors import DENIED, PRODUCER_FENCED, is_passing, kafka_error, port_error
 from headrace.log.kafka.messages import byte_rows, header_rows, timestamp_rows
 from headrace.log.kafka.settings import BATCH_BYTES, ClientSettings, producer_settings
 from headrace.log.port import (
@@ -301,6 +301,10 @@ class KafkaProducer:
         self._cluster.forget(topic)
         if self._transactional_id is not None:
             self._phase = Phase.DOOMED
+            if error.code() == KafkaError._STATE:
+                # The transaction has failed already; the client knew it before we were told why.
+                self._open().poll(0)
+                self._raise_if_doomed()
         action = f"producing to topic {topic!r} (after {queued} rows of this call)"
         raise port_error(error, action=action, subject=f"topic {topic!r}")
 
@@ -331,10 +335,13 @@ class KafkaProducer:
         raise port_error(error, action=action, subject=f"topic {topic!r}")
 
     def _raise_if_doomed(self) -> None:
+        """What the broker does not allow is told as that: the same transaction again would be refused again."""
         if self._phase is Phase.DOOMED:
             reason = ""
             if self._first_failure is not None:
                 error, topic = self._first_failure
+                if error.code() in DENIED:
+                    raise port_error(error, action=f"storing records for topic {topic!r}")
                 reason = f": {self._failures} records failed, the first for topic {topic!r}: {error.str()}"
             raise TransactionAborted(f"the transaction of {self._transactional_id!r} cannot be committed{reason}")
 
