@@ -24,6 +24,6 @@ def letters(scene: Scene, topic: str | None = None) -> list[Letter]:
     batches = Topics(scene.environment, scene.workspace).batches(topic or scene.names.dead_letters)
     found = []
     for record in (record for batch in batches for record in batch_records(batch)):
-        about = {k.removeprefix(PREFIX): (v or b"").decode(errors="replace") for k, v in record.headers if PREFIX in k}
+        about = {k.removeprefix(PREFIX): (v or b"").decode() for k, v in record.headers if PREFIX in k}
         found.append(Letter(record.value, about))
     return found

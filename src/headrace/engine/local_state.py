@@ -12,7 +12,7 @@ machine, reads from the log only what came since.
 
 A file is a head and frames. Head: magic, format, CRC-32 of the identity, length of the identity; the identity as JSON.
 Frame: CRC-32 of all that follows up to the messages, commit number, offset, whether the commit is complete, number of
-messages, their bytes together; then kind and length of each message; then the messages, which are checked by themselves.
+messages, their bytes together; then kind and length of each message; then the messages, with checksums of their own.
 """
 
 from __future__ import annotations
