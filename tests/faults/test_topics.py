@@ -61,9 +61,10 @@ def changelogs(admin: Admin, pipeline: str) -> list[TopicPartition]:
 
 
 def outputs(scene: Scene) -> dict[str, pl.DataFrame]:
-    """Everything that the scene has written for others."""
+    """Everything that the scene has written for others, sorted."""
     topics = Topics(scene.environment, scene.workspace)
-    return {name: topics.rows(scene.names.topic(name)) for name in OUTPUTS}
+    found = {name: topics.rows(scene.names.topic(name)).select(pl.exclude("^__.*$")) for name in OUTPUTS}
+    return {name: rows.sort(rows.columns) for name, rows in found.items()}
 
 
 def rest(scene: Scene) -> dict[str, pl.DataFrame]:
@@ -139,7 +140,7 @@ def test_a_changelog_that_lost_records(scene: Scene, admin: Admin) -> None:
 
 def test_a_changelog_cut_while_it_is_read(scene: Scene, admin: Admin) -> None:
     """Records go while they are restored: the state is right, or the worker says that it cannot be."""
-    scene.settle()
+    scene.load.pause()
     for _ in range(SLOW_RESTORES):
         scene.arm("slow_restore", seconds=RESTORE_PAUSE_S)
     here = changelogs(admin, scene.names.pipelines[1])

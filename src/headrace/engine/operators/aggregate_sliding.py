@@ -226,7 +226,8 @@ class SlidingAggregate(WindowAggregate):
         time_ms = together.rows.time_ms
         np.maximum.at(self._slab["time_ms"], entry, time_ms[row])
         np.maximum.at(self._slab["stream_time_ms"], entry, together.stream_time_ms[row])
-        np.maximum.at(self._slab["stream_time_ms"], slots, together.stream_time_ms[plan.touched])
+        # A row may make a window that it does not lie in.
+        np.maximum.at(self._slab["stream_time_ms"], slots[made], together.stream_time_ms[plan.made[made]])
         for accumulator, column in zip(self._accumulators, values, strict=True):
             if accumulator.in_bulk:
                 accumulator.add(Rows(entry, time_ms[row], None if column is None else column.gather(row)))
