@@ -20,9 +20,9 @@ from headrace.flow.compile import compile_pipeline
 from headrace.log.embedded import EmbeddedLog
 from headrace.log.embedded.producer import EmbeddedProducer
 from headrace.log.port import CommitUnknown, Log, TopicPartition, TopicSpec
-from tests.engine.harness import Harness
+from tests.engine.harness import Harness, wait_until
 from tests.engine.test_state_restore import calls, harness, only_changelog
-from tests.engine.test_worker import BEGIN, CUSTOMERS, ORDERS
+from tests.engine.test_worker import BEGIN, CUSTOMERS, ORDERS, hourly, orders
 
 
 @pytest.fixture
@@ -174,6 +174,34 @@ def test_a_source_that_was_made_anew_stops_the_worker(life: Life) -> None:
     admin.create_topics([TopicSpec("calls", 2)])
     with pytest.raises((TopicRecreated, PositionLost), match="headrace reset by_caller"):
         life.run()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_source_above_a_repartition_that_was_made_anew_stops_the_worker(log: Log, is_running: bool) -> None:
+    """The part that reads it keeps no state, and may have no position left; the windows behind it would count again."""
+    compiled = compile_pipeline(hourly, {"orders": ORDERS})
+    at_work = Harness(log, MemoryRegistry(), [ORDERS], compiled, partitions=2)
+    at_work.publish("orders", orders(50))
+    admin = log.admin()
+
+    def make_anew() -> None:
+        admin.delete_topics(["orders"])
+        admin.create_topics([TopicSpec("orders", 2)])
+        at_work.publish("orders", orders(50))
+
+    def run() -> None:
+        if not is_running:
+            at_work.run_until_caught_up()
+            make_anew()
+            at_work.run_until_caught_up(instance="two")
+            return
+        with at_work.running() as running:
+            at_work.wait(running, at_work.caught_up)
+            make_anew()
+            wait_until(lambda: bool(running.errors), "a stop")
+
+    with pytest.raises(TopicRecreated, match="headrace reset hourly"):
+        run()
 
 
 def test_state_without_positions_stops_the_worker(life: Life) -> None:

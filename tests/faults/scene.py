@@ -180,11 +180,12 @@ class Scene:
 
     # Verdict
 
-    def settle(self, timeout_s: float = SETTLE_TIMEOUT_S) -> None:
-        """Let everything be processed, and fail unless it is exactly what the oracle says; the load rests meanwhile."""
+    def settle(self, timeout_s: float = SETTLE_TIMEOUT_S, *, then_go_on: bool = True) -> None:
+        """Let everything be processed, and fail unless it is exactly what the oracle says; the load rests meanwhile,
+        and goes on afterwards unless it is told not to."""
         self.load.pause()
         self._wait_settled(timeout_s)
-        if not self.ended:
+        if then_go_on and not self.ended:
             self.load.resume()
 
     def finish(self, timeout_s: float = SETTLE_TIMEOUT_S) -> None:

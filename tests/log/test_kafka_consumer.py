@@ -17,7 +17,7 @@ from headrace.log.columns import batch_records
 from headrace.log.kafka.cluster import Cluster
 from headrace.log.kafka.connection import Connection
 from headrace.log.kafka.consumer import KafkaConsumer
-from headrace.log.port import LogError, OffsetOutOfRange, RebalanceListener, TopicPartition
+from headrace.log.port import Fenced, LogError, OffsetOutOfRange, RebalanceListener, TopicPartition
 
 A, B = TopicPartition("t", 0), TopicPartition("t", 1)
 BEGINNING_OF = {A: 0, B: 0}
@@ -218,6 +218,20 @@ def test_a_lost_position_is_raised_and_forgotten_by_a_seek(consumer: KafkaConsum
     consumer.seek({A: 9})
     assert places(consumer) == [(1, 0), (1, 1)]
     assert client.seeks == [(A, 9)]
+
+
+@pytest.mark.parametrize(("committed", "raised"), [(6, OffsetOutOfRange), (7, OffsetOutOfRange), (9, Fenced)])
+def test_a_position_that_the_group_has_passed_is_a_lost_partition(
+    consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch, committed: int, raised: type[LogError]
+) -> None:
+    """Only another member commits beyond our position, and it may have removed what lies before: nothing is wrong with
+    the log, we have not heard of our loss yet. A position at or beyond the group's is gone for everybody."""
+    client = client_of(consumer)
+    told = [KafkaPartition(*A, committed)]
+    monkeypatch.setattr(client, "committed", lambda *_, **__: told)
+    client.script = [[Message(*A, offset=7, error=KafkaError(KafkaError._AUTO_OFFSET_RESET, "gone"))]]
+    with pytest.raises(raised, match="gone"):
+        consumer.poll(10, 0.0)
 
 
 def test_callbacks_see_each_partition_once(consumer: KafkaConsumer, diary: Diary) -> None:

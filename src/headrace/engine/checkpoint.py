@@ -5,7 +5,8 @@ restart or a move to another process never moves time back.
 
 - A topic partition may feed several subtopologies, each with a progress of its own; the offset is the smallest.
 - At most `CHECKPOINT_CHARACTERS_MAX` characters: the broker's default limit for commit metadata is 4 KiB.
-- Ids of topics are cut to `TOPIC_ID_CHARACTERS`: enough to tell a topic from the one before it.
+- Ids of topics are cut to `TOPIC_ID_CHARACTERS`: enough to tell a topic from the one before it. They are left out
+  where they do not fit.
 - Times of origins are written as distances, so that a hundred partitions fit.
 """
 
@@ -60,7 +61,7 @@ class Checkpoint:
     marks_ms: Mapping[int, int] = field(default_factory=dict)
     idle: frozenset[int] = frozenset()
     topic_ids: Mapping[str, str] = field(default_factory=dict)
-    """The beginnings of the ids of the topics that its tasks read: these offsets and clocks are about them."""
+    """The beginnings of the ids of the pipeline's sources: these offsets and clocks are about them."""
 
     def marks(self, expected: int) -> OriginMarks:
         return OriginMarks(expected, dict(self.marks_ms), set(self.idle), self.closing_ms)
@@ -82,9 +83,10 @@ class Checkpoint:
             raw["o"] = {origin: latest - time_ms for origin, time_ms in self.marks_ms.items()}
         if self.idle:
             raw["i"] = sorted(self.idle)
-        if self.topic_ids:
-            raw["d"] = dict(self.topic_ids)
         text = json.dumps(raw, separators=(",", ":")) if raw else ""
+        if self.topic_ids:
+            whole = json.dumps({**raw, "d": dict(self.topic_ids)}, separators=(",", ":"))
+            text = whole if len(whole) <= CHECKPOINT_CHARACTERS_MAX else text
         if len(text) > CHECKPOINT_CHARACTERS_MAX:
             raise CheckpointTooLarge(
                 f"{here.topic}[{here.partition}]: clocks of {len(self.marks_ms)} upstream tasks do not fit"

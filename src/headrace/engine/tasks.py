@@ -24,7 +24,7 @@ from headrace.engine.row_picks import pick
 from headrace.engine.state_restore import StateRestorer
 from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks
 from headrace.engine.subtopology import SubtopologyRunner
-from headrace.engine.topic_identity import check_growth, check_identity, position_lost
+from headrace.engine.topic_identity import check_growth, check_identity, check_same, position_lost
 from headrace.flow.plan import Delivery, Plan
 from headrace.flow.steps import RepartitionStep
 from headrace.log.port import Consumer, TopicDescription, TopicPartition
@@ -108,11 +108,13 @@ class TaskSet:
         self._consumer.pause(sorted(idle))
 
     def _identify(self) -> None:
-        """Which topics these are. Raises `TopicsGrew`."""
+        """Which topics these are. Raises `TopicsGrew`, `TopicRecreated`."""
         now = self._topics()
         reads = sorted({topic for task in self.tasks for topic in task.queue.inputs})
         check_growth(self._partitions_of, now, reads)
-        self._topic_ids = {topic: now[topic].topic_id[:TOPIC_ID_CHARACTERS] for topic in reads if topic in now}
+        known = {topic: now[topic].topic_id[:TOPIC_ID_CHARACTERS] for topic in reads if topic in now}
+        check_same(self._plan.name, self._topic_ids, known)
+        self._topic_ids = known
 
     def _check_positions(self, task: Task, partitions: set[int]) -> None:
         """State is what came before a position. At least once, the first commit of positions may be missing."""
@@ -337,8 +339,8 @@ class TaskSet:
 
     def _checkpoint(self, here: TopicPartition, progress: Mapping[int, Progress]) -> Checkpoint:
         offset = min(each.offset for each in progress.values())
-        reads = {topic for task in self.tasks if here.topic in task.queue.inputs for topic in task.queue.inputs}
-        topic_ids = {topic: self._topic_ids[topic] for topic in sorted(reads) if topic in self._topic_ids}
+        # Of sources far above too: the offsets of a topic that is deleted go with it, and these stay.
+        topic_ids = {topic: topic_id for topic, topic_id in self._topic_ids.items() if topic not in self._origins_of}
         marks = self._marks.get(here)
         if marks is None:
             return Checkpoint(offset, progress, topic_ids=topic_ids)

@@ -76,6 +76,15 @@ def check_growth(known: Mapping[str, int], now: Mapping[str, TopicDescription], 
             raise TopicsGrew(f"{topic} has {now[topic].partitions} partitions now, it had {known[topic]}")
 
 
+def check_same(pipeline: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Whether topics are still what they were a moment ago (ids by topic). Raises `TopicRecreated`."""
+    for topic, topic_id in before.items():
+        if now.get(topic, topic_id) != topic_id:
+            raise TopicRecreated(
+                f"topic {topic} was deleted and made again while {pipeline} ran", cure=_RESET.format(pipeline=pipeline)
+            )
+
+
 def check_identity(pipeline: str, here: TopicPartition, kept: Checkpoint, now: Mapping[str, str]) -> None:
     """Whether a checkpoint's topics are those of today (`now`: ids by topic). Raises `TopicRecreated`."""
     for topic, topic_id in kept.topic_ids.items():

@@ -298,15 +298,7 @@ class KafkaConsumer:
             self._reached[place_of(message)] = offset
             return
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            partition = place_of(message)
-            if self._began.get(partition) == message.offset():
-                # Retention was faster than the first fetch; the beginning is elsewhere now.
-                self._seek(partition, self._resolved({partition: OFFSET_BEGINNING})[partition])
-                return
-            told = (
-                f"the position in partition {partition.partition} of topic {partition.topic!r} is gone: {error.str()}"
-            )
-            self._failures.append(OffsetOutOfRange(told, partition=partition))
+            self._judge_position(place_of(message), message.offset(), error)
         elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
             logger.warning("kafka_member_too_slow", group=self._group, reason=error.str())
         elif is_passing(error):
@@ -315,6 +307,28 @@ class KafkaConsumer:
             logger.info("kafka_member_rejoins", group=self._group, reason=error.str())
         else:
             self._failures.append(reading_error(error, subject=f"topic {message.topic()!r}"))
+
+    def _judge_position(self, partition: TopicPartition, offset: int | None, error: KafkaError) -> None:
+        """There is no record at a position."""
+        if self._began.get(partition) == offset:
+            # Retention was faster than the first fetch; the beginning is elsewhere now.
+            self._seek(partition, self._resolved({partition: OFFSET_BEGINNING})[partition])
+            return
+        where = f"the position in partition {partition.partition} of topic {partition.topic!r}"
+        try:
+            if self._listener is not None and self._is_overtaken(partition, offset):
+                told = f"{where} was passed by another member, which has removed what lies before: {error.str()}"
+                self._failures.append(Fenced(told, cure="rejoin and rewind"))
+                return
+        except LogError as unknown:
+            self._failures.append(unknown)
+            return
+        self._failures.append(OffsetOutOfRange(f"{where} is gone: {error.str()}", partition=partition))
+
+    def _is_overtaken(self, partition: TopicPartition, offset: int | None) -> bool:
+        """Whether the group stands beyond `offset`: who owned the partition last heard nothing of its loss yet."""
+        committed = self.committed([partition])
+        return offset is not None and partition in committed and committed[partition].offset > offset
 
     def _on_assigned(self, _: Client, partitions: list[KafkaPartition]) -> None:
         if not self._place(_names(partitions)):
