@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException
 from structlog.testing import capture_logs
 
 from headrace.errors import Fault
@@ -213,3 +215,21 @@ def test_a_machine_without_threads_is_waited_for(monkeypatch: pytest.MonkeyPatch
     ):
         log.producer()
     assert caught.value.fault is Fault.RETRY
+
+
+def test_an_offset_that_is_none_is_asked_for_again(log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that loses its brokers in the middle of a question answers with an offset that means "not known"."""
+    answers = [OFFSET_INVALID, OFFSET_INVALID, 5]
+
+    class Client:
+        def list_offsets(self, wanted: dict[object, object], **_: object) -> dict[object, Future[object]]:
+            future: Future[object] = Future()
+            future.set_result(SimpleNamespace(offset=answers.pop(0)))
+            return dict.fromkeys(wanted, future)
+
+        def poll(self, _: float) -> None: ...
+        def list_topics(self, **_: object) -> None: ...
+
+    monkeypatch.setattr(log._cluster, "client", Client)
+    assert log.admin().end_offsets([PLACE]) == {PLACE: 5}
+    assert not answers

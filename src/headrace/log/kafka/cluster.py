@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import OFFSET_INVALID, Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType  # type: ignore[attr-defined]
 
@@ -49,6 +49,14 @@ class TopicFacts:
     record_bytes_max: int
     read_at: float
     """Monotonic seconds."""
+
+
+def _told(answer: Any) -> Any:
+    """An answer that is one. A client that lost all its brokers in the middle of a question gives an offset that means
+    "not known", and no error."""
+    if getattr(answer, "offset", None) == OFFSET_INVALID:
+        raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    return answer
 
 
 class Cluster:
@@ -99,7 +107,7 @@ class Cluster:
             passing: KafkaError | None = None
             for key in list(waiting):
                 try:
-                    answers[key] = futures[key].result()
+                    answers[key] = _told(futures[key].result())
                 except KafkaException as raised:
                     error = kafka_error(raised)
                     if is_passing(error):

@@ -327,6 +327,11 @@ class KafkaProducer:
         action = f"storing {self._failures} records, the first for topic {topic!r}"
         self._break_if_fatal(error)
         if self._transactional_id is not None:
+            if error.code() == KafkaError._MSG_TIMED_OUT:
+                # Nobody took them for as long as a transaction may last. A client that saw a cluster without brokers
+                # once may never find them again (librdkafka #5301): a new one does.
+                self._broken = ProducerBroken(f"{action}: {error.str()}", cure="make a new producer and rewind")
+                raise self._broken
             self._phase = Phase.DOOMED
             self._raise_if_doomed()
         self._forget_failures()
