@@ -176,9 +176,9 @@ def test_a_source_is_made_again(scene: Scene, admin: Admin, *, is_running: bool)
     if not is_running:
         stop_all(scene)
     orders = scene.names.topic("orders")
-    count = len(places(admin, orders))
+    topic = admin.topics()[orders]
     admin.delete_topics([orders])
-    admin.create_topics([TopicSpec(orders, count)])
+    admin.create_topics([TopicSpec(orders, topic.partitions, config=topic.config)])
     if not is_running:
         scene.start(2, wait=False)
     scene.load.resume()
