@@ -142,7 +142,9 @@ class PipelineWorker:
         except Stopped:
             self._reporter.set_state("stopped")
         except BaseException as error:
-            self._reporter.set_state("failed", str(error))
+            # Whether it is tried again is not for the worker to say, unless a person must mend it.
+            is_over = isinstance(error, HeadraceError) and error.fault is not Fault.RETRY
+            self._reporter.set_state("failed" if is_over else "retrying", str(error))
             raise
         finally:
             self._orders.close()
