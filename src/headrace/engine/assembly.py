@@ -102,134 +102,126 @@ def assemble(
 ) -> Assembly:
     """Connect and subscribe. Raises `TopicsMissing`, `StateWithoutStep`, `LogUnavailable`."""
     with ExitStack() as undo:
-        parts = _assembled(
-            compiled,
-            contracts,
-            registry,
-            log,
-            settings,
-            dropped,
-            now_ms,
-            patience,
-            on_restore,
-            on_loaded,
-            on_way,
-            listener,
-            undo,
+        plan = compiled.plan
+        admin = log.admin()
+        undo.callback(admin.close)
+        topics = admin.topics(internal=True)
+        partitions_of = _partition_counts(plan, topics)
+        check_partitions(plan, partitions_of)
+        check_owners(plan, admin, topics)
+        group = f"{settings.workspace}.{plan.name}"
+        member = f"{group}.{settings.instance}"
+        consumer = log.consumer(group=group, client_id=member, instance=member if settings.static_member else None)
+        undo.callback(consumer.close)
+        bridge = AsyncBridge(plan.name)
+        undo.callback(bridge.close)
+        dead_letters = DeadLetters(
+            topic=plan.dead_letter_topic, pipeline=plan.name, log=log, replay_topic=plan.replay_topic
         )
+        readers = {topic: TopicReader(contracts[topic], registry) for topic in plan.source_topics()}
+        state = _state(plan, contracts, settings, consumer, admin, topics, undo)
+        restorer = StateRestorer(
+            log,
+            readers,
+            state.writer,
+            state.copies,
+            state.tables,
+            on_progress=on_restore,
+            on_loaded=on_loaded,
+            on_way=on_way,
+            retrying=patience.call,
+        )
+
+        def task(subtopology: Subtopology) -> Task:
+            runner = build_runner(
+                compiled, subtopology, bridge=bridge, dead_letters=dead_letters, dropped=dropped, now_ms=now_ms
+            )
+            return Task(runner, _inputs(plan, subtopology), max_wait_ms=_max_wait_ms(plan, subtopology))
+
+        tasks = TaskSet(
+            [task(each) for each in plan.subtopologies],
+            consumer,
+            restorer,
+            plan=plan,
+            topics=lambda: admin.topics(internal=True),
+            partitions_of=partitions_of,
+            origins_of=_origins(plan, partitions_of),
+        )
+        outbox = _outbox(compiled, contracts, registry, partitions_of, dead_letters)
+        committer = Committer(
+            log=log,
+            consumer=consumer,
+            admin=admin,
+            outbox=outbox,
+            dead_letters=dead_letters,
+            delivery=plan.delivery,
+            transactional_id=f"{group}.{settings.instance}",
+            changelogs=state.writer,
+            tables=state.tables,
+        )
+        undo.callback(committer.close)
+        # Now, not with the first record: it ends what this worker left open when it died, and restore waits for that.
+        committer.start()
+        records_in = RecordsIn(readers, _keyed_tables(plan, partitions_of), _moved_columns(plan), tasks, dead_letters)
+        consumer.subscribe(sorted({topic for each in plan.subtopologies for topic in each.reads}), listener)
+        broadcasts = _broadcasts(plan, log, partitions_of, readers, dropped)
+        replays = Replays(
+            log,
+            plan,
+            ReplayLayout.of(plan, partitions_of),
+            admin=admin,
+            group=consumer,
+            tasks=tasks,
+            readers=readers,
+            dead_letters=dead_letters,
+        )
+        replays.look(topics)
         undo.pop_all()
-    return parts
+        return Assembly(
+            consumer,
+            admin,
+            tasks,
+            records_in,
+            outbox,
+            committer,
+            dead_letters,
+            bridge,
+            broadcasts,
+            Upstream(log, group),
+            replays,
+            state.uploads,
+        )
 
 
-def _assembled(
-    compiled: CompiledPipeline,
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What knows of changelogs and of copies of state."""
+
+    writer: ChangelogWriter
+    copies: StateCopies
+    tables: TableCopies
+    uploads: SnapshotUploads | None
+
+
+def _state(
+    plan: Plan,
     contracts: Mapping[str, Contract],
-    registry: Registry,
-    log: Log,
     settings: WorkerSettings,
-    dropped: Counter[tuple[str, str]],
-    now_ms: Callable[[], int],
-    patience: Patience,
-    on_restore: Callable[[str, int], None],
-    on_loaded: Callable[[int], None],
-    on_way: Callable[[int, int], None],
-    listener: RebalanceListener,
+    consumer: Consumer,
+    admin: Admin,
+    topics: Mapping[str, TopicDescription],
     undo: ExitStack,
-) -> Assembly:
-    plan = compiled.plan
-    admin = log.admin()
-    undo.callback(admin.close)
-    topics = admin.topics(internal=True)
-    partitions_of = _partition_counts(plan, topics)
-    check_partitions(plan, partitions_of)
-    check_owners(plan, admin, topics)
-    group = f"{settings.workspace}.{plan.name}"
-    member = f"{group}.{settings.instance}"
-    consumer = log.consumer(group=group, client_id=member, instance=member if settings.static_member else None)
-    undo.callback(consumer.close)
-    bridge = AsyncBridge(plan.name)
-    undo.callback(bridge.close)
-    dead_letters = DeadLetters(
-        topic=plan.dead_letter_topic, pipeline=plan.name, log=log, replay_topic=plan.replay_topic
-    )
-    readers = {topic: TopicReader(contracts[topic], registry) for topic in plan.source_topics()}
+) -> _State:
     uploads = None
     if settings.snapshots is not None:
         uploads = SnapshotUploads(settings.snapshots, interval_s=settings.snapshot_interval_s)
         undo.callback(uploads.close)
-    writer = ChangelogWriter(consumer, admin, uploads)
     local = LocalState(settings.state_folder) if settings.state_folder is not None else None
-    copies = StateCopies(plan.name, settings.environment, local, settings.snapshots, lambda: topics)
     fingerprints = {topic: table_fingerprint(contracts[topic]) for topic in plan.source_topics()}
-    tables = TableCopies(plan.name, settings.environment, local, lambda: topics, fingerprints)
-    restorer = StateRestorer(
-        log,
-        readers,
-        writer,
-        copies,
-        tables,
-        on_progress=on_restore,
-        on_loaded=on_loaded,
-        on_way=on_way,
-        retrying=patience.call,
-    )
-
-    def task(subtopology: Subtopology) -> Task:
-        runner = build_runner(
-            compiled, subtopology, bridge=bridge, dead_letters=dead_letters, dropped=dropped, now_ms=now_ms
-        )
-        return Task(runner, _inputs(plan, subtopology), max_wait_ms=_max_wait_ms(plan, subtopology))
-
-    tasks = TaskSet(
-        [task(each) for each in plan.subtopologies],
-        consumer,
-        restorer,
-        plan=plan,
-        topics=lambda: admin.topics(internal=True),
-        partitions_of=partitions_of,
-        origins_of=_origins(plan, partitions_of),
-    )
-    outbox = _outbox(compiled, contracts, registry, partitions_of, dead_letters)
-    committer = Committer(
-        log=log,
-        consumer=consumer,
-        admin=admin,
-        outbox=outbox,
-        dead_letters=dead_letters,
-        delivery=plan.delivery,
-        transactional_id=f"{group}.{settings.instance}",
-        changelogs=writer,
-        tables=tables,
-    )
-    undo.callback(committer.close)
-    # Now, and not with the first record: it ends what this worker left open when it died, and restore waits for that.
-    committer.start()
-    records_in = RecordsIn(readers, _keyed_tables(plan, partitions_of), _moved_columns(plan), tasks, dead_letters)
-    consumer.subscribe(sorted({topic for each in plan.subtopologies for topic in each.reads}), listener)
-    broadcasts = _broadcasts(plan, log, partitions_of, readers, dropped)
-    replays = Replays(
-        log,
-        plan,
-        ReplayLayout.of(plan, partitions_of),
-        admin=admin,
-        group=consumer,
-        tasks=tasks,
-        readers=readers,
-        dead_letters=dead_letters,
-    )
-    replays.look(topics)
-    return Assembly(
-        consumer,
-        admin,
-        tasks,
-        records_in,
-        outbox,
-        committer,
-        dead_letters,
-        bridge,
-        broadcasts,
-        Upstream(log, group),
-        replays,
+    return _State(
+        ChangelogWriter(consumer, admin, uploads),
+        StateCopies(plan.name, settings.environment, local, settings.snapshots, lambda: topics),
+        TableCopies(plan.name, settings.environment, local, lambda: topics, fingerprints),
         uploads,
     )
 
