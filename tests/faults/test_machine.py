@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.brokers import OwnBroker, own_broker
-from tests.faults.catalogue import named
+from tests.faults.catalogue import put_up_with
 from tests.faults.child_machine import FILE_BYTES_VARIABLE
 from tests.faults.machine import state_files
 from tests.faults.scene import Scene, open_scene
@@ -40,20 +39,6 @@ def shared_scene(broker: OwnBroker, tmp_path_factory: pytest.TempPathFactory) ->
         yield scene
         if scene.is_well:
             scene.finish()
-
-
-@pytest.fixture
-def scene(shared_scene: Scene) -> Scene:
-    assert shared_scene.is_well, "an earlier test left the scene unwell"
-    return shared_scene
-
-
-def put_up_with(scene: Scene, *names: str, seed: int = 1) -> None:
-    """One fault after the other under load, then the verdict."""
-    generator = random.Random(seed)
-    for name in names:
-        named(name).apply(scene, generator)
-    scene.settle()
 
 
 def told(scene: Scene, event: str) -> int:

@@ -14,7 +14,7 @@ import pytest
 from tests.engine.harness import wait_until
 from tests.faults import workers
 from tests.faults.brokers import OwnBroker, own_broker
-from tests.faults.catalogue import named
+from tests.faults.catalogue import named, put_up_with
 from tests.faults.scene import Scene, open_scene
 from tests.faults.verdict import Topics
 
@@ -53,21 +53,6 @@ def shared_scene(broker: OwnBroker, tmp_path_factory: pytest.TempPathFactory) ->
         yield scene
         if scene.is_well:
             scene.finish()
-
-
-@pytest.fixture
-def scene(shared_scene: Scene) -> Scene:
-    """The shared scene, well."""
-    assert shared_scene.is_well, "an earlier test left the scene unwell"
-    return shared_scene
-
-
-def put_up_with(scene: Scene, *names: str, seed: int = 1) -> None:
-    """One fault after the other under load, then the verdict."""
-    generator = random.Random(seed)
-    for name in names:
-        named(name).apply(scene, generator)
-    scene.settle()
 
 
 def rows_out(scene: Scene) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults import world
 from tests.faults.brokers import OwnBroker, own_broker
-from tests.faults.catalogue import named
+from tests.faults.catalogue import put_up_with
 from tests.faults.scene import IS_LONG, Scene, open_scene
 
 pytestmark = [
@@ -18,9 +18,6 @@ pytestmark = [
     pytest.mark.xdist_group("faults-world"),
     pytest.mark.timeout(1_800 if IS_LONG else 400),
 ]
-
-SETTLE_TIMEOUT_S = 150.0
-"""Clients that are made anew take a while to find out that they must be."""
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +41,6 @@ def shared_scene(broker: OwnBroker, tmp_path_factory: pytest.TempPathFactory) ->
             scene.finish()
 
 
-@pytest.fixture
-def scene(shared_scene: Scene) -> Scene:
-    assert shared_scene.is_well, "an earlier test left the scene unwell"
-    return shared_scene
-
-
-def put_up_with(scene: Scene, *names: str, seed: int = 1) -> None:
-    """One fault after the other under load, with a verdict behind each."""
-    generator = random.Random(seed)
-    for name in names:
-        named(name).apply(scene, generator)
-        scene.settle(SETTLE_TIMEOUT_S)
-
-
 def test_the_broker_restarts(scene: Scene) -> None:
     """A clean restart, and one by kill -9; group and transaction coordinators go with it."""
     put_up_with(scene, *["broker restarts, clean", "broker restarts, kill -9"] * (5 if IS_LONG else 1))
@@ -67,7 +50,7 @@ def test_the_broker_is_away(scene: Scene) -> None:
     """For longer than a session lives; in the long form for longer than anything waits."""
     if IS_LONG:
         world.long_outage(scene, random.Random(1))
-        scene.settle(SETTLE_TIMEOUT_S)
+        scene.settle()
     else:
         put_up_with(scene, "broker away")
 
