@@ -56,7 +56,7 @@ import headrace as hr
 from headrace import col
 
 
-@hr.pipeline(owner="shop")
+@hr.pipeline(owner="shop", name="{name}")
 def shop():
     """Revenue by customer, where the orders lie; orders by product, moved there; open hours of both."""
     orders = hr.stream("{name}.orders")
@@ -138,7 +138,7 @@ class Shop:
 
     def is_caught_up(self) -> bool:
         answer = self.call("status", "--json", *self.here)
-        (self.status,) = [each for each in answer.json["components"] if each["name"] == "shop"]
+        (self.status,) = [each for each in answer.json["components"] if each["name"] == self.name]
         return bool(self.status["state"] == "running" and self.status["lag_records"] == 0)
 
     def catch_up(self) -> None:

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.timeout(400),
 ]
 
-FILE_BYTES = 16 * 1024
+FILE_BYTES = 6 * 1024
 """Room for a status, and not for a second's state."""
 
 
