@@ -31,7 +31,7 @@ from headrace.workspace.config import HttpConfig
 from headrace.workspace.control import ControlTopic
 from headrace.workspace.health import Health
 from headrace.workspace.http_server import HttpServer
-from headrace.workspace.json_values import as_json
+from headrace.workspace.json_values import as_json, python_rows
 from headrace.workspace.load import Workspace, load
 from headrace.workspace.status import ComponentKind, ComponentState, ComponentStatus
 from headrace.workspace.table_directory import Listed, Places, TableDirectory
@@ -403,7 +403,7 @@ def test_rows_are_shown_as_those_of_the_topic() -> None:
     fastavro.schemaless_writer(body, fastavro.parse_schema(schema.definition), row)
     decoded = codec.decode(pa.array([head + body.getvalue()], pa.large_binary()))
     assert not decoded.failed
-    assert rows_as_json(to_frame(decoded.table, schema), ["map", "none"]) == as_json(decoded.table.to_pylist())
+    assert rows_as_json(to_frame(decoded.table, schema), ["map", "none"]) == as_json(python_rows(decoded.table))
 
 
 # Names

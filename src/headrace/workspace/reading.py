@@ -27,6 +27,7 @@ from headrace.contracts.registry import Registry
 from headrace.errors import HeadraceError
 from headrace.log.port import Consumer, Log, RecordBatch, TopicPartition, UnknownTopic
 from headrace.workspace.errors import did_you_mean
+from headrace.workspace.json_values import python_rows
 
 POLL_RECORDS_MAX = 1_000
 POLL_TIMEOUT_S = 0.25
@@ -133,7 +134,7 @@ class _Column:
     def of(cls, raw: pa.LargeBinaryArray, decoded: Decoded | None) -> _Column:
         if decoded is None:
             return cls(raw)
-        rows = dict(zip(decoded.rows.tolist(), decoded.table.to_pylist(), strict=True))
+        rows = dict(zip(decoded.rows.tolist(), python_rows(decoded.table), strict=True))
         return cls(raw, rows, {failed.row: failed for failed in decoded.failed})
 
     def at(self, row: int) -> Mapping[str, Any] | bytes | None:

@@ -27,7 +27,7 @@ from headrace.errors import Fault, HeadraceError
 from headrace.workspace.components import PipelineComponent
 from headrace.workspace.control import ControlTopic
 from headrace.workspace.environment import Environment
-from headrace.workspace.json_values import as_json
+from headrace.workspace.json_values import as_json, python_rows
 from headrace.workspace.load import Workspace
 from headrace.workspace.runtime import Component
 from headrace.workspace.table_directory import Listed, Places, TableDirectory
@@ -209,7 +209,7 @@ def _together(pieces: Sequence[Piece], limit: int) -> Piece:
 
 def rows_as_json(frame: pl.DataFrame, maps: Collection[str] = ()) -> list[dict[str, Any]]:
     """Rows as `headrace read --json` shows those of the topic. `maps` are columns that are no lists of records."""
-    rows: list[dict[str, Any]] = as_json(from_frame(frame).to_pylist())
+    rows: list[dict[str, Any]] = as_json(python_rows(from_frame(frame)))
     for row in rows if maps else ():
         row.update({name: [list(each.values()) for each in row[name]] for name in maps if row[name] is not None})
     return rows
