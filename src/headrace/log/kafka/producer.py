@@ -92,6 +92,8 @@ class KafkaProducer:
         self._connection = cluster.connection
         self._transactional_id = transactional_id
         self._phase = Phase.NONE
+        self._has_offsets = False
+        """Whether the transaction under way moves a group."""
         self._broken: LogError | None = None
         self._is_deaf = False
         """Whether the last question got no answer for as long as there is patience."""
@@ -152,6 +154,7 @@ class KafkaProducer:
     ) -> None:
         self._raise_if_broken()
         assert (offsets is None) == (group is None), "offsets and group come together"
+        self._has_offsets = offsets is not None
         if self._phase is not Phase.COMMITTING:
             assert self._phase in (Phase.OPEN, Phase.DOOMED), f"commit() in phase {self._phase.value}"
             self._raise_if_doomed()
@@ -379,8 +382,9 @@ class KafkaProducer:
             raise
         except KafkaException as raised:
             error = kafka_error(raised)
-            if self._phase is Phase.COMMITTING and not error.txn_requires_abort():
-                # Fenced is no answer either: whoever took the id over may have found the commit decided.
+            if self._phase is Phase.COMMITTING and self._has_offsets and not error.txn_requires_abort():
+                # Fenced is no answer either: whoever took the id over may have found the commit decided. Without
+                # offsets nobody rewinds by it.
                 self._broken = CommitUnknown(
                     f"{action}: nobody says what became of it: {error.str()} ({error.name()})",
                     cure="make a new producer, and go on from the committed offsets",
