@@ -69,7 +69,12 @@ def test_time_waits_for_rows_that_a_silent_worker_has_not_read(log: EmbeddedLog)
         publish(run, mine, timedelta(minutes=1))
         publish(run, theirs, timedelta(minutes=1))
         run.wait(first, run.caught_up)
-        time.sleep(1.0)  # Both say that they are idle.
+
+        def both_said_that_they_are_idle() -> bool:
+            marks = list(first.worker._parts.tasks._marks.values())
+            return bool(marks) and all(len(each.idle) == 2 for each in marks)
+
+        run.wait(first, both_said_that_they_are_idle)
         orders.pause()
         run.wait(second, lambda: second.worker.status().state == "paused")
         publish(run, theirs, timedelta(minutes=30))

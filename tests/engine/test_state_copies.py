@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,13 +14,14 @@ import pytest
 
 import headrace as hr
 from headrace.contracts.registry_memory import MemoryRegistry
-from headrace.engine import changelog
+from headrace.engine import changelog, state_restore
+from headrace.engine.local_state import ENTRY, FRAME, HEAD
 from headrace.engine.state_restore import ChangelogTruncated
 from headrace.engine.topic_identity import PartitionsChanged, PositionLost, TopicRecreated
 from headrace.flow.compile import compile_pipeline
 from headrace.log.embedded import EmbeddedLog
 from headrace.log.embedded.producer import EmbeddedProducer
-from headrace.log.port import CommitUnknown, Log, TopicPartition, TopicSpec
+from headrace.log.port import CommitUnknown, Log, OffsetOutOfRange, TopicPartition, TopicSpec
 from tests.engine.harness import Harness, wait_until
 from tests.engine.test_state_restore import calls, harness, only_changelog
 from tests.engine.test_worker import BEGIN, CUSTOMERS, ORDERS, hourly, orders
@@ -317,3 +319,52 @@ def test_a_commit_of_unknown_outcome_is_looked_up(
     shutil.rmtree(life.folder)
     life.run()
     life.check()
+
+
+def test_a_restore_that_is_begun_again_writes_no_commit_twice(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is cut under a restore, when a part of a commit is in the copy already: the next restores, from the log
+    and from the copy, both find everything once."""
+    monkeypatch.setattr(changelog, "encode", functools.partial(changelog.encode, bytes_max=400))
+    monkeypatch.setattr(state_restore, "MIRROR_BYTES_MAX", 1)
+    life.run(100)
+    life.run(100)
+    shutil.rmtree(life.folder)
+    read, left = state_restore.read_changelog, [7]
+
+    def cut(*arguments: Any) -> Iterator[Any]:
+        for entry in read(*arguments):
+            left[0] -= 1
+            if not left[0]:
+                raise OffsetOutOfRange("cut", partition=TopicPartition("changelog", entry.partition))
+            yield entry
+
+    monkeypatch.setattr(state_restore, "read_changelog", cut)
+    life.run(10)
+    assert left[0] < 0, "the log was cut, and read again"
+    for path in life.files():
+        commits = [number for number, _ in _commits(path)]
+        assert commits == sorted(commits)
+        whole = [message for _, messages in _commits(path) for message in messages]
+        assert len(whole) == len(set(whole)), "no message twice"
+    monkeypatch.undo()
+    assert life.run(10).records_restored == 0
+    life.check()
+
+
+def _commits(path: Path) -> list[tuple[int, list[bytes]]]:
+    """Numbers and messages in a state file, as they lie there."""
+    raw = path.read_bytes()
+    at = HEAD.size + HEAD.unpack_from(raw)[3]
+    found = []
+    while at < len(raw):
+        _, commit, _, _, count, total = FRAME.unpack_from(raw, at)
+        entries_at = at + FRAME.size
+        at = values_at = entries_at + count * ENTRY.size
+        values = []
+        for number in range(count):
+            length = ENTRY.unpack_from(raw, entries_at + number * ENTRY.size)[1]
+            values.append(raw[values_at : values_at + length])
+            values_at += length
+        at += total
+        found.append((commit, values))
+    return found

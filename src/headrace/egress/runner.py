@@ -37,6 +37,7 @@ from headrace.egress.target import Target
 from headrace.egress.view import View
 from headrace.errors import Fault, HeadraceError
 from headrace.log.port import (
+    BEGINNING,
     Consumer,
     Fenced,
     Log,
@@ -55,7 +56,6 @@ JOIN_POLL_S = 0.03
 """The same before there are partitions: no record ends that wait, since new partitions are paused until the target
 says where they go on."""
 LAG_INTERVAL_S = 1.0
-BEGINNING = -2
 
 _LOG = structlog.get_logger("headrace.egress")
 

@@ -122,6 +122,7 @@ def assemble(
         state = _state(plan, contracts, settings, consumer, admin, topics, undo)
         restorer = StateRestorer(
             log,
+            consumer,
             readers,
             state.writer,
             state.copies,

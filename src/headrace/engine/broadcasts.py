@@ -18,10 +18,10 @@ import polars as pl
 import structlog
 
 from headrace.engine.operator import SEQUENCE
-from headrace.engine.restore import BEGINNING, SILENCE_MAX_S, RestoreStalled
+from headrace.engine.restore import SILENCE_MAX_S, RestoreStalled
 from headrace.engine.retry import Patience
 from headrace.engine.topic_reader import TopicReader
-from headrace.log.port import Log, RecordBatch, TopicPartition
+from headrace.log.port import BEGINNING, Log, RecordBatch, TopicPartition
 
 POLL_RECORDS_MAX = 10_000
 POLL_TIMEOUT_S = 0.2

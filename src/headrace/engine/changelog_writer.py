@@ -100,7 +100,7 @@ class ChangelogWriter:
         copy.close()
 
     def doubt(self) -> None:
-        """The outcome of a commit is not known: copies cannot say that they have everything."""
+        """The log may hold commits that are not counted here: copies cannot say that they have everything."""
         self._is_in_doubt = True
 
     def _seal(self, copied: Mapping[TopicPartition, Written]) -> None:
@@ -199,10 +199,6 @@ class ChangelogWriter:
         self._written = {}
         if self._uploads is not None:
             self._uploads.close()
-
-    def known(self) -> Mapping[Place, Written]:
-        """Everything that this process writes."""
-        return self._written
 
 
 def _encoded(step: StatefulStep, kind: bytes, change: StateChange, commit: int) -> list[Message]:

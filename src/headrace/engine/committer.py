@@ -145,6 +145,8 @@ class Committer:
             runner.rollback()
         self.is_open = False
         if new_producer:
+            # Whoever replaced the old one, or took partitions over meanwhile, may have written.
+            self._changelogs.doubt()
             self.drop_producer()
         elif self._delivery is Delivery.EXACTLY_ONCE:
             self.producer.abort()

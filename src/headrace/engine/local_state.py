@@ -130,11 +130,6 @@ class StateFile:
         """Of all complete commits, and the head."""
         return self._complete_end
 
-    @property
-    def descriptor(self) -> int | None:
-        """Of the open file, for whoever copies it; None while nothing is written."""
-        return self._file
-
     def frames(self) -> Iterator[Frame]:
         """Everything written whole, in order. Raises `FileDamaged`."""
         with self.path.open("rb") as file:

@@ -75,11 +75,6 @@ class Orders:
         with self._lock:
             self._is_open = True
 
-    @property
-    def has_questions(self) -> bool:
-        """Whether somebody waits."""
-        return bool(self._questions)
-
     def answer(self, parts: Assembly, *, in_doubt: bool = False) -> None:
         """Answer everything that waits. No transaction may be open. `in_doubt`: the worker may have lost its partitions
         without knowing, so everybody is refused."""

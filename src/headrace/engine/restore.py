@@ -22,7 +22,7 @@ from headrace.engine import changelog
 from headrace.engine.changelog import DELTA, ChangelogMessage, ChangelogReader, ChangelogUnreadable
 from headrace.errors import Fault, HeadraceError
 from headrace.log.columns import take_batch
-from headrace.log.port import Log, RecordBatch, TopicPartition
+from headrace.log.port import Consumer, Log, RecordBatch, TopicPartition
 
 POLL_RECORDS_MAX = 10_000
 CHANGELOG_RECORDS_MAX = 64
@@ -31,7 +31,6 @@ POLL_TIMEOUT_S = 0.2
 SILENCE_MAX_S = 60.0
 """How long restore waits for the log to come closer to its target; an open transaction of a dead worker ends within
 its transaction timeout, well before."""
-BEGINNING = -2
 
 
 class RestoreStalled(HeadraceError):
@@ -45,24 +44,23 @@ def read_until(
     log: Log,
     targets: Mapping[TopicPartition, int],
     on_progress: Callable[[int], None],
-    starts: Mapping[TopicPartition, int] | None = None,
+    starts: Mapping[TopicPartition, int],
     on_way: Callable[[int], None] = lambda distance: None,
     records_max: int = POLL_RECORDS_MAX,
 ) -> Iterator[RecordBatch]:
-    """Records of these partitions from `starts`, or their beginning, up to (not including) the targets. `on_way` is
-    told of the distance covered.
+    """Records of these partitions from `starts` up to (not including) the targets. `on_way` is told of the distance
+    covered.
 
     Raises `OffsetOutOfRange` when records go away before they are read, and `RestoreStalled`.
     """
+    open_targets = {here: end for here, end in targets.items() if starts[here] < end}
+    if not open_targets:
+        return
     consumer = log.consumer(client_id="headrace-restore")
     try:
-        begins = consumer.beginning_offsets(list(targets)) if starts is None else starts
-        open_targets = {here: end for here, end in targets.items() if begins[here] < end}
-        if not open_targets:
-            return
-        consumer.assign({here: BEGINNING if starts is None else starts[here] for here in open_targets})
+        covered = {here: starts[here] for here in open_targets}
+        consumer.assign(covered)
         deadline = time.monotonic() + SILENCE_MAX_S
-        covered = {here: begins[here] for here in open_targets}
         while open_targets:
             for batch in consumer.poll(records_max, POLL_TIMEOUT_S):
                 on_progress(len(batch))
@@ -100,14 +98,10 @@ class Extent:
     """The high watermarks."""
 
 
-def extent(log: Log, here: Sequence[TopicPartition]) -> Extent:
-    """As the log is now."""
-    consumer = log.consumer(client_id="headrace-restore")
-    try:
-        # In this order: what is cut off after it was asked for ends lower than it begins, and is asked for again.
-        return Extent(consumer.beginning_offsets(here), consumer.end_offsets(here, committed=False))
-    finally:
-        consumer.close()
+def extent(consumer: Consumer, here: Sequence[TopicPartition]) -> Extent:
+    """As the log is now. Any consumer can ask."""
+    # In this order: what is cut off after it was asked for ends lower than it begins, and is asked for again.
+    return Extent(consumer.beginning_offsets(here), consumer.end_offsets(here, committed=False))
 
 
 class Entry(NamedTuple):

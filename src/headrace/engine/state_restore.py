@@ -29,7 +29,7 @@ from headrace.engine.table_copies import TableCopies
 from headrace.engine.topic_reader import TopicReader
 from headrace.errors import HeadraceError
 from headrace.flow.values import StatefulStep
-from headrace.log.port import Log, OffsetOutOfRange, RecordBatch, TopicPartition
+from headrace.log.port import Consumer, Log, OffsetOutOfRange, RecordBatch, TopicPartition
 
 RESTORES_MAX = 5
 """Of one step, while its changelog is cut under the hands of whoever reads it."""
@@ -63,6 +63,7 @@ class StateRestorer:
     def __init__(
         self,
         log: Log,
+        consumer: Consumer,
         readers: Mapping[str, TopicReader],
         writer: ChangelogWriter,
         copies: StateCopies,
@@ -73,8 +74,8 @@ class StateRestorer:
         on_way: Callable[[int, int], None],
         retrying: Callable[[Callable[[], object]], object],
     ) -> None:
-        self._log, self._readers, self._writer, self._copies = log, readers, writer, copies
-        self._tables = tables
+        self._log, self._consumer, self._readers = log, consumer, readers
+        self._writer, self._copies, self._tables = writer, copies, tables
         self._on_progress, self._on_loaded, self._retrying = on_progress, on_loaded, retrying
         self._on_way = on_way
         """Told of distance covered, and of distance that is to be covered in addition."""
@@ -103,7 +104,7 @@ class StateRestorer:
         places = [TopicPartition(topic, partition) for topic in changelogs for partition in partitions]
         if not ends and not places:
             return
-        found = extent(self._log, [*ends, *places])
+        found = extent(self._consumer, [*ends, *places])
         distances = ({**found.ends, **ends}[here] - begin for here, begin in found.begins.items())
         self._on_way(0, sum(max(distance, 0) for distance in distances))
 
@@ -131,7 +132,7 @@ class StateRestorer:
         self, runner: SubtopologyRunner, topic: str, checkpoints: Mapping[TopicPartition, Checkpoint]
     ) -> None:
         targets = {here: kept.of(runner.index).offset for here, kept in checkpoints.items()}
-        begins = extent(self._log, list(targets)).begins
+        begins = self._consumer.beginning_offsets(list(targets))
         starts = dict(begins)
         for here, target in targets.items():
             offset, loaded_bytes = self._tables.load(runner, here, begin=begins[here], target=target)
@@ -146,10 +147,13 @@ class StateRestorer:
             starts,
             on_way=lambda distance: self._on_way(distance, 0),
         )
-        for batch in batches:
-            rows = self._rows(topic, batch)
-            runner.load_table(topic, rows)
-            self._tables.add(runner, topic, rows)
+        try:
+            for batch in batches:
+                rows = self._rows(topic, batch)
+                runner.load_table(topic, rows)
+                self._tables.add(runner, topic, rows)
+        except OffsetOutOfRange as error:
+            raise RestoreStalled(f"{topic} was cut while it was read", cure="nothing: it is read again") from error
         for here, target in targets.items():
             self._tables.restored(runner, here, target)
 
@@ -180,6 +184,10 @@ class StateRestorer:
                 self._discard(step, misfit.partition, "the changelog does not go on where it ends")
             for partition in partitions:
                 operator.forget(partition)
+                copy = self._writer.written(step.name, partition).copy
+                if copy is not None:
+                    # Whatever was written of a commit that was not read to its end must go.
+                    copy.reload()
         raise RestoreStalled(
             f"{step.changelog} was cut {RESTORES_MAX} times while it was read", cure="see who deletes its records"
         )
@@ -191,7 +199,7 @@ class StateRestorer:
 
     def _try(self, step: StatefulStep, operator: StatefulOperator, partitions: Sequence[int]) -> None:
         here = {partition: TopicPartition(step.changelog, partition) for partition in partitions}
-        found = extent(self._log, list(here.values()))
+        found = extent(self._consumer, list(here.values()))
         starts = dict(found.begins)
         for partition, place in here.items():
             written = self._from_copy(step, operator, partition, found.begins[place])

@@ -30,6 +30,9 @@ HEADERS_TYPE = pa.list_(pa.struct([("key", pa.string()), ("value", pa.large_bina
 NO_TIMESTAMP = -1
 """Timestamp for "let the log set the current time"."""
 
+BEGINNING = -2
+"""Position for "where the partition begins when it is read"."""
+
 
 class TopicPartition(NamedTuple):
     """One partition of one topic."""

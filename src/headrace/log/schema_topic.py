@@ -20,14 +20,15 @@ import pyarrow as pa
 from headrace.contracts.registry import RegistryError, RegistryUnavailable
 from headrace.contracts.registry_store import RegistryStoreInvalid, StoredRecord
 from headrace.errors import Fault
+from headrace.log.compacted import ensure_compacted
 from headrace.log.port import (
+    BEGINNING,
     Consumer,
     Log,
     LogError,
     Outgoing,
     Producer,
     RecordBatch,
-    TopicExists,
     TopicPartition,
     TopicSpec,
     UnknownTopic,
@@ -41,7 +42,6 @@ READ_TIMEOUT_S = 30.0
 POLL_RECORDS_MAX = 10_000
 POLL_TIMEOUT_S = 1.0
 
-BEGINNING = -2
 
 Result = TypeVar("Result")
 
@@ -157,23 +157,7 @@ class SchemaTopic:
         return self._consumer
 
     def _ensure_topic(self) -> None:
-        admin = self._log.admin()
-        topic = self._partition.topic
-        try:
-            found = admin.topics(internal=True).get(topic)
-            if found is None:
-                try:
-                    admin.create_topics([self._spec])
-                except TopicExists:
-                    found = admin.topics(internal=True)[topic]  # Another process was first.
-            if found is not None and (found.partitions != 1 or "compact" not in found.config.get("cleanup.policy", "")):
-                raise RegistryStoreInvalid(
-                    f"schema topic {topic!r} has {found.partitions} partitions and cleanup.policy "
-                    f"{found.config.get('cleanup.policy', 'delete')!r}: schemas could be lost or disordered",
-                    cure="make it anew with one partition and cleanup.policy=compact",
-                )
-        finally:
-            admin.close()
+        ensure_compacted(self._log, self._spec, _unfit)
 
     def _disconnect(self) -> None:
         producer, consumer = self._producer, self._consumer
@@ -188,3 +172,10 @@ def _records(batch: RecordBatch) -> list[StoredRecord]:
     return [
         StoredRecord(offset, key, value) for offset, key, value in zip(batch.offset.tolist(), keys, values, strict=True)
     ]
+
+
+def _unfit(found: str) -> RegistryStoreInvalid:
+    return RegistryStoreInvalid(
+        f"schema topic {found}: schemas could be lost or disordered",
+        cure="make it anew with one partition and cleanup.policy=compact",
+    )

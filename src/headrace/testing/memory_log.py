@@ -22,6 +22,7 @@ import numpy.typing as npt
 from headrace.log.columns import concat_batches, null_column, slice_batch, take_batch
 from headrace.log.partitioner import partition_for
 from headrace.log.port import (
+    BEGINNING,
     NO_TIMESTAMP,
     GroupMetadata,
     OffsetAndMetadata,
@@ -38,7 +39,6 @@ from headrace.log.port import (
 
 Ints = npt.NDArray[np.int64]
 Positions = Mapping[TopicPartition, int]
-BEGINNING = -2
 
 
 @dataclass(slots=True)

@@ -28,7 +28,9 @@ import pyarrow as pa
 import structlog
 
 from headrace.errors import Fault
+from headrace.log.compacted import ensure_compacted
 from headrace.log.port import (
+    BEGINNING,
     Consumer,
     Log,
     LogError,
@@ -36,7 +38,6 @@ from headrace.log.port import (
     Outgoing,
     Producer,
     RecordBatch,
-    TopicExists,
     TopicPartition,
     TopicSpec,
     UnknownTopic,
@@ -51,7 +52,6 @@ RETRY_INTERVAL_S = 0.5
 """Between two looks at a topic that is not there yet, or a log that does not answer."""
 READ_TIMEOUT_S = 30.0
 """Longest wait for entries that the log says are there."""
-BEGINNING = -2
 
 _COMPONENT, _INSTANCE = "component/", "instance/"
 
@@ -221,22 +221,7 @@ class ControlTopic:
             raise
 
     def _ensure_topic(self) -> None:
-        admin = self._log.admin()
-        try:
-            found = admin.topics().get(self.topic)
-            if found is None:
-                try:
-                    admin.create_topics([self._spec])
-                except TopicExists:
-                    found = admin.topics()[self.topic]  # Another process was first.
-            if found is not None and (found.partitions != 1 or "compact" not in found.config.get("cleanup.policy", "")):
-                raise ControlInvalid(
-                    f"topic {self.topic!r} has {found.partitions} partitions and cleanup.policy"
-                    f" {found.config.get('cleanup.policy', 'delete')!r}: it is not the control topic of this workspace",
-                    cure="give that topic another name; headrace makes its own when it needs it",
-                )
-        finally:
-            admin.close()
+        ensure_compacted(self._log, self._spec, _not_ours)
 
     def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
@@ -395,3 +380,10 @@ def _entry(key: str, value: bytes) -> Mapping[str, Any] | None:
         _log.warning("control_entry_unreadable", key=key, error=str(error))
         return None
     return entry
+
+
+def _not_ours(found: str) -> ControlInvalid:
+    return ControlInvalid(
+        f"topic {found}: it is not the control topic of this workspace",
+        cure="give that topic another name; headrace makes its own when it needs it",
+    )

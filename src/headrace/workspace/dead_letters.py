@@ -29,7 +29,6 @@ POLL_RECORDS_MAX = 1_000
 POLL_TIMEOUT_S = 0.25
 SILENCE_MAX_S = 30.0
 """Longest wait for records that the log says are there."""
-BEGINNING = -2
 CONNECT, STREAMS = "__connect.errors.", "__streams.errors."
 CONNECT_STAGES = {
     "KEY_CONVERTER": "decode",

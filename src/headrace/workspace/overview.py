@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from headrace.log.port import Log, TopicPartition
+from headrace.log.port import BEGINNING, Log, TopicPartition
 from headrace.workspace.control import Desired, control_topic, open_control
 from headrace.workspace.environment import Environment
 from headrace.workspace.load import Workspace
@@ -24,7 +24,6 @@ PROBE_TIMEOUT_S = 3.0
 PROBE_QUIET_S = 0.5
 POLL_TIMEOUT_S = 0.1
 POLL_RECORDS_MAX = 1_000
-BEGINNING = -2
 ALIVE = frozenset(
     {
         ComponentState.STARTING,

@@ -37,8 +37,6 @@ QUIET_END_S = 1.0
 """A partition may end in transaction marks, which are offsets without records: after this long without any record
 the rest is taken to be marks."""
 
-BEGINNING = -2
-
 
 class StartInvalid(HeadraceError):
     """A start that is neither a word, an offset nor a time."""

@@ -22,11 +22,12 @@ from headrace.log.embedded.offsets import (
     load_offsets,
     store_offsets,
 )
-from headrace.log.embedded.positions import BEGINNING, beginning_offsets, end_offsets, offsets_for_time
+from headrace.log.embedded.positions import beginning_offsets, end_offsets, offsets_for_time
 from headrace.log.embedded.segments import Columns
 from headrace.log.embedded.storage import Storage
 from headrace.log.embedded.topics import Catalog
 from headrace.log.port import (
+    BEGINNING,
     GroupMetadata,
     OffsetAndMetadata,
     RebalanceListener,

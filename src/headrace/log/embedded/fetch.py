@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.log.columns import concat_binary, concat_headers
-from headrace.log.embedded.positions import BEGINNING, bounds
+from headrace.log.embedded.positions import bounds
 from headrace.log.embedded.segments import SEGMENT_BYTES_MAX, Columns, Stored, decode, stored
 from headrace.log.embedded.storage import Storage
 from headrace.log.embedded.topics import Catalog, Topic
-from headrace.log.port import OffsetOutOfRange, RecordBatch, TopicPartition
+from headrace.log.port import BEGINNING, OffsetOutOfRange, RecordBatch, TopicPartition
 
 FETCH_BYTES_MAX = 4 * SEGMENT_BYTES_MAX
 """What one fetch reads of one partition, unless its first segment alone is larger."""

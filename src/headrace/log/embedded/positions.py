@@ -13,9 +13,6 @@ from headrace.log.embedded.storage import Storage
 from headrace.log.embedded.topics import Catalog, Topic, unknown_topic
 from headrace.log.port import TopicPartition
 
-BEGINNING = -2
-"""The position that means "wherever the partition begins"."""
-
 
 def bounds(connection: sqlite3.Connection, topic: Topic, partition: int) -> tuple[int, int]:
     """The first offset that can be read, and the one after the last."""
