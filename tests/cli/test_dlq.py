@@ -114,10 +114,6 @@ class Shop:
     def count(self, name: str) -> int:
         return sum(each["count"] for each in self.json("list", name)["dead_letters"])
 
-    def caught_up(self) -> bool:
-        rows = self.call("status", "--json").json["components"]
-        return all(each["lag_records"] == 0 for each in rows)
-
     def revenue(self) -> dict[str, tuple[int, float]]:
         records = [json.loads(line) for line in self.call("read", "revenue", "--json").lines]
         return {each["key"]["customer"]: (each["value"]["orders"], each["value"]["revenue"]) for each in records}
@@ -191,11 +187,11 @@ def test_replay_to_the_step_that_failed(shop: Shop) -> None:
         assert_shape("dlq", again, 2)
         results = sorted(each["result"] for each in again["letters"])
         assert results == ["processed", "processed", "replayed_before", "replayed_before"]
-        assert shop.revenue() == {"c0": (2, 5.0), "c1": (2, -3.0), "c2": (1, -3.0)}
         third = shop.call("dlq", "replay", "totals", "--stage", "process", "--wait", "--json")
         assert (third.code, third.json["replayed"], third.json["replayed_before"]) == (0, 0, 4)
-        until(shop.caught_up, "rest")
-    assert shop.revenue() == {"c0": (2, 5.0), "c1": (2, -3.0), "c2": (1, -3.0)}
+        mended = {"c0": (2, 5.0), "c1": (2, -3.0), "c2": (1, -3.0)}
+        # The step passed them on; the sums are another task's.
+        until(lambda: shop.revenue() == mended, "the sums")
     raised = shop.groups()["process", "process.function_raised"]
     assert (raised["count"], raised["failed_again"], raised["processed"], raised["open"]) == (4, 2, 2, 0)
 

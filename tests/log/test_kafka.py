@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
@@ -15,8 +16,10 @@ from headrace.log.columns import batch_records, binary_column, outgoing
 from headrace.log.kafka import KafkaLog
 from headrace.log.partitioner import partition_for
 from headrace.log.port import (
+    Fenced,
     LogError,
     OffsetAndMetadata,
+    ProducerBroken,
     RebalanceListener,
     RecordTooLarge,
     TopicPartition,
@@ -114,6 +117,24 @@ def test_a_second_process_fences_the_first(kafka_log: KafkaLog, holder: tuple[su
         producer.produce(outgoing(topic, [b"from the second process"]))
         producer.commit()
     assert values_of(read(kafka_log, topic, 1)) == [b"from the second process"]
+
+
+def test_a_producer_that_hears_of_its_fencing_while_it_produces(
+    kafka_log: KafkaLog, holder: tuple[subprocess.Popen[str], str, str]
+) -> None:
+    """The client learns it in the background, and `produce` is the first call to say so: as a broken producer."""
+    _, topic, _ = holder
+    transactional_id = unique("id")
+
+    def produce_on() -> None:
+        for _ in range(1000):
+            first.produce(outgoing(topic, [b"late"]))
+            time.sleep(0.01)
+
+    with closing(kafka_log.producer(transactional_id=transactional_id)) as first:
+        first.begin()
+        with closing(kafka_log.producer(transactional_id=transactional_id)), pytest.raises((Fenced, ProducerBroken)):
+            produce_on()
 
 
 def test_a_killed_process_does_not_hold_up_its_successor(

@@ -128,10 +128,14 @@ def port_error(error: KafkaError, *, action: str, subject: str = "") -> LogError
     return LogError(told)
 
 
+def is_fatal(error: KafkaError) -> bool:
+    """Whether its client is of no more use. Calls after the fatal one say so by code, without the mark."""
+    return bool(error.fatal()) or error.code() == KafkaError._FATAL
+
+
 def reading_error(error: KafkaError, *, subject: str = "") -> LogError:
     """Like `port_error`, for what a consumer's client says. A fatal error tells its cause only by text."""
-    is_fatal = error.fatal() or error.code() == KafkaError._FATAL
-    if error.code() == KafkaError.UNRELEASED_INSTANCE_ID or (is_fatal and INSTANCE_IN_USE in error.str()):
+    if error.code() == KafkaError.UNRELEASED_INSTANCE_ID or (is_fatal(error) and INSTANCE_IN_USE in error.str()):
         return InstanceInUse(
             "the name of this static member is held by another member: one that was killed holds it until its session"
             " times out, 45 s by Kafka's default",

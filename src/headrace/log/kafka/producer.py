@@ -28,7 +28,7 @@ from headrace.log.columns import binary_sizes, header_sizes
 from headrace.log.kafka.admin import kafka_offsets
 from headrace.log.kafka.bounded_calls import BoundedCalls, CallLost
 from headrace.log.kafka.cluster import Cluster, TopicFacts
-from headrace.log.kafka.errors import DENIED, PRODUCER_FENCED, is_passing, kafka_error, port_error
+from headrace.log.kafka.errors import DENIED, PRODUCER_FENCED, is_fatal, is_passing, kafka_error, port_error
 from headrace.log.kafka.messages import byte_rows, header_rows, timestamp_rows
 from headrace.log.kafka.settings import BATCH_BYTES, ClientSettings, producer_settings
 from headrace.log.port import (
@@ -364,7 +364,7 @@ class KafkaProducer:
                 f"longer than its timeout ({error.str()})",
                 cure="make a new producer and rewind",
             )
-        elif error.fatal():
+        elif is_fatal(error):
             self._broken = ProducerBroken(
                 f"producer {self._transactional_id!r} cannot go on: {error.str()} ({error.name()})",
                 cure="make a new producer and rewind",
