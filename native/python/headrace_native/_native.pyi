@@ -1,0 +1,3 @@
+"""Signatures of the compiled module."""
+
+API_VERSION: int
