@@ -7,11 +7,16 @@
 
 use pyo3::prelude::*;
 
+mod buffer;
+mod kafka;
+
 /// What `headrace` and this package must agree on; raised with every change of a signature or a meaning.
 const API_VERSION: u32 = 1;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("API_VERSION", API_VERSION)?;
+    buffer::register(module)?;
+    kafka::register(module)?;
     Ok(())
 }

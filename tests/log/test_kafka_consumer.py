@@ -6,7 +6,7 @@ is tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,9 +14,11 @@ from confluent_kafka import KafkaError, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.log.columns import batch_records
+from headrace.log.kafka.client import Piece
 from headrace.log.kafka.cluster import Cluster
 from headrace.log.kafka.connection import Connection
 from headrace.log.kafka.consumer import KafkaConsumer
+from headrace.log.kafka.python_consumer import piece_of
 from headrace.log.port import Fenced, LogError, OffsetOutOfRange, RebalanceListener, TopicPartition
 
 A, B = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -26,9 +28,9 @@ Step = list[Message] | Callable[[], list[Message]]
 
 
 class ScriptedClient:
-    """Stands in for librdkafka's consumer: each call to `poll` or `consume` plays the next step."""
+    """Stands in for a client: each call to `take` plays the next step."""
 
-    def __init__(self, _: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         self.script: list[Step] = []
         self.assigned: dict[TopicPartition, int] = {}
         self.seeks: list[tuple[TopicPartition, int]] = []
@@ -36,15 +38,10 @@ class ScriptedClient:
     def subscribe(self, _: Sequence[str], **callbacks: Any) -> None:
         self.callbacks = callbacks
 
-    def poll(self, _: float) -> Message | None:
+    def take(self, records_max: int, _: float) -> Piece:
         messages = self._play()
-        assert len(messages) < 2, "poll() gives one message"
-        return messages[0] if messages else None
-
-    def consume(self, count: int, _: float) -> list[Message]:
-        messages = self._play()
-        assert len(messages) <= count
-        return messages
+        assert len(messages) <= records_max
+        return piece_of(messages, may_have_more=bool(self.script))
 
     def _play(self) -> list[Message]:
         if not self.script:
@@ -100,13 +97,11 @@ def diary() -> Diary:
 @pytest.fixture
 def consumer(monkeypatch: pytest.MonkeyPatch, diary: Diary) -> KafkaConsumer:
     """A member that owns both partitions of the topic and has read nothing."""
-    monkeypatch.setattr("headrace.log.kafka.consumer.Client", ScriptedClient)
-    monkeypatch.setattr("headrace.log.kafka.consumer.PIECE_RECORDS", 2)
     cluster = Cluster({}, Connection("nowhere:1"))
     monkeypatch.setattr(
         cluster, "beginning_offsets", lambda partitions: {each: BEGINNING_OF[each] for each in partitions}
     )
-    consumer = KafkaConsumer({}, cluster, group="g")
+    consumer = KafkaConsumer(ScriptedClient(), cluster, group="g")
     consumer.subscribe(["t"], diary.listener)
     client_of(consumer).call("on_assign", A, B)
     assert not consumer.poll(10, 0.0)
@@ -214,7 +209,7 @@ def test_a_lost_position_is_raised_and_forgotten_by_a_seek(consumer: KafkaConsum
         consumer.poll(10, 0.0)
     assert caught.value.partition == A
     client.script = [[gone]]
-    consumer._take(client._play)
+    consumer._take(10, 0.0)
     consumer.seek({A: 9})
     assert places(consumer) == [(1, 0), (1, 1)]
     assert client.seeks == [(A, 9)]

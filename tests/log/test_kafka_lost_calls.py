@@ -14,21 +14,39 @@ from tests.engine.harness import wait_until
 
 from headrace.log.kafka import KafkaLog, producer
 from headrace.log.kafka.bounded_calls import BoundedCalls, CallLost
+from headrace.log.kafka.client import Clients, OnFailure, ProducerClient
+from headrace.log.kafka.settings import ClientSettings
 from headrace.log.port import OffsetAndMetadata, Outgoing, ProducerBroken, TopicPartition, TopicSpec
 
 
-class Hanging(producer.Client):
+class Hanging:
     """A client whose `send_offsets_to_transaction` waits as librdkafka's does while the coordinator is away."""
 
     release = threading.Event()
     closed: list[Hanging] = []  # noqa: RUF012 - of the class on purpose
 
+    def __init__(self, client: ProducerClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
     def send_offsets_to_transaction(self, *_: Any) -> None:
         assert self.release.wait(60)
 
-    def close(self, *arguments: Any) -> Any:
+    def close(self) -> None:
         self.closed.append(self)
-        return super().close(*arguments)
+        self._client.close()
+
+
+class HangingClients:
+    """Makes them of another way's clients."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    def producer(self, settings: ClientSettings, on_failure: OnFailure) -> Hanging:
+        return Hanging(self._clients.producer(settings, on_failure))
 
 
 @pytest.fixture
@@ -53,7 +71,7 @@ def test_a_producer_that_hangs_is_replaced(
     row = Outgoing(topic, pa.array([b"row"], pa.large_binary()))
     offsets, group = {TopicPartition(topic, 0): OffsetAndMetadata(0)}, consumer.group_metadata()
     with monkeypatch.context() as patched:
-        patched.setattr(producer, "Client", Hanging)
+        patched.setattr(kafka_log, "_clients", HangingClients(kafka_log._clients))
         broken = kafka_log.producer(transactional_id=f"{topic}.id")
         broken.begin()
         broken.produce(row)

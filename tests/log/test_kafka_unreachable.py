@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from headrace.errors import Fault
 from headrace.log.columns import outgoing
-from headrace.log.kafka import KafkaLog, SettingsInvalid, producer
+from headrace.log.kafka import KafkaLog, SettingsInvalid, choice
+from headrace.log.kafka.client import ClientKind
 from headrace.log.kafka.connection import NOTICE_INTERVAL_S, Connection
 from headrace.log.port import (
     Consumer,
@@ -33,7 +34,7 @@ SECRET = "hunter2"
 
 
 @pytest.fixture
-def log() -> KafkaLog:
+def log(kafka_client: ClientKind) -> KafkaLog:
     return KafkaLog(NOWHERE, unavailable_after_s=UNAVAILABLE_AFTER_S)
 
 
@@ -180,6 +181,7 @@ def test_no_brokers_are_refused() -> None:
         {"enable.ssl.certificate.verification": SECRET},
     ],
 )
+@pytest.mark.usefixtures("kafka_client")
 def test_settings_the_client_refuses_are_named_without_secrets(config: dict[str, str]) -> None:
     """The message names the setting; no secret is in it, nor in the `repr` of the log."""
     log = KafkaLog(NOWHERE, config={"sasl.password": SECRET, **config})
@@ -203,14 +205,14 @@ def _denied() -> None:
 def test_a_machine_without_threads_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that cannot be made for want of memory is no wrong setting: the same call may work in a moment."""
 
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise KafkaException(
             KafkaError(KafkaError._CRIT_SYS_RESOURCE, "Failed to create thread: Cannot allocate memory")
         )
 
-    monkeypatch.setattr(producer, "Client", refuse)
+    monkeypatch.setattr(choice.PythonClients, "producer", refuse)
     with (
-        closing(KafkaLog("127.0.0.1:1")) as log,
+        closing(KafkaLog("127.0.0.1:1", client="python")) as log,
         pytest.raises(LogUnavailable, match="Cannot allocate memory") as caught,
     ):
         log.producer()

@@ -1,6 +1,6 @@
 """Records out of Kafka, as a group member or by hand.
 
-Owns one librdkafka consumer, the set of partitions it reads and the rows not yet handed out.
+Owns one consumer client (native or Python: `client`), the set of partitions it reads and the rows not yet handed out.
 
 - A member reads a partition from where the group committed, or the beginning, or where `assigned` sought.
 - No row of a partition is handed out after it was revoked, lost, reassigned or sought elsewhere, not even one
@@ -16,15 +16,14 @@ from typing import TypeVar
 
 import numpy as np
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message
-from confluent_kafka import Consumer as Client
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.log.kafka.admin import kafka_offsets, offsets_of
+from headrace.log.kafka.client import ConsumerClient, Piece, Trouble
 from headrace.log.kafka.cluster import Cluster
 from headrace.log.kafka.errors import MEMBER_STALE, is_passing, kafka_error, port_error, reading_error
-from headrace.log.kafka.messages import Rows, collector_paused, place_of
-from headrace.log.kafka.settings import ClientSettings
+from headrace.log.kafka.rows import Rows, places_of, without
 from headrace.log.port import (
     Fenced,
     GroupMetadata,
@@ -36,10 +35,6 @@ from headrace.log.port import (
     RecordBatch,
     TopicPartition,
 )
-
-PIECE_RECORDS = 1000
-"""Messages taken from the client at once: small enough to stay in the processor's cache until they are columns.
-Pieces of 10,000 cost 0.62 us a record instead of 0.52."""
 
 SILENT_AFTER_S = 15.0
 """Without a record or an end of a partition for this long a consumer asks whether anybody is there."""
@@ -55,11 +50,11 @@ logger = structlog.get_logger("headrace.log.kafka")
 class KafkaConsumer:
     """The port's `Consumer`."""
 
-    def __init__(self, settings: ClientSettings, cluster: Cluster, *, group: str | None) -> None:
+    def __init__(self, client: ConsumerClient, cluster: Cluster, *, group: str | None) -> None:
         self._cluster = cluster
         self._connection = cluster.connection
         self._group = group
-        self._client = Client(settings)
+        self._client = client
         self._is_closed = False
         self._listener: RebalanceListener | None = None
         self._assigned: set[TopicPartition] = set()
@@ -110,9 +105,8 @@ class KafkaConsumer:
             raise self._failures.pop(0)
         if not self._rows:
             self._listen()
-        with collector_paused():
-            rows, self._rows = self._rows.split(records_max)
-            batches = rows.batches() if rows else []
+        rows, self._rows = self._rows.split(records_max)
+        batches = rows.batches()
         self._note_handed_out(batches)
         return batches
 
@@ -192,7 +186,7 @@ class KafkaConsumer:
         wanted = kafka_offsets(offsets)
 
         def attempt() -> None:
-            for partition in self._client.commit(offsets=wanted, asynchronous=False):
+            for partition in self._client.commit(wanted):
                 if partition.error is not None:
                     raise KafkaException(partition.error)
 
@@ -201,8 +195,7 @@ class KafkaConsumer:
 
     def group_metadata(self) -> GroupMetadata:
         assert self._group is not None, "group_metadata() needs a group"
-        metadata: GroupMetadata = self._client.consumer_group_metadata()
-        return metadata
+        return self._client.consumer_group_metadata()
 
     def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         return self._cluster.beginning_offsets(partitions)
@@ -237,68 +230,52 @@ class KafkaConsumer:
 
     def _gather(self, records_max: int, timeout_s: float) -> None:
         """Add rows until there are enough or no more at once; waits only for the first."""
-        client, deadline = self._client, time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            piece = self._take(max(1, records_max - len(self._rows)), left_s)
+            if self._failures or len(self._rows) >= records_max:
+                return
+            # Not yet a record: it was word of the end of a partition, or of partitions that come or go.
+            is_waiting = not self._rows and (left_s > 0 or piece.troubles)
+            if not is_waiting and not piece.may_have_more:
+                return
 
-        def first() -> list[Message]:
-            message = client.poll(max(0.0, deadline - time.monotonic()))
-            return [] if message is None else [message]
-
-        wanted, came = 1, self._take(first)
-        while came and not self._rows and not self._failures:
-            # It was word of the end of a partition: no record yet.
-            came = self._take(first)
-        with collector_paused():
-            while came == wanted and not self._failures and len(self._rows) < records_max:
-                wanted = min(PIECE_RECORDS, records_max - len(self._rows))
-                came = self._take(lambda count=wanted: client.consume(count, 0))  # type: ignore[misc]
-
-    def _take(self, call: Callable[[], list[Message]]) -> int:
-        """One call to the client, with the callbacks it runs; the number of messages that came."""
+    def _take(self, records_max: int, timeout_s: float) -> Piece:
+        """One call to the client, with the callbacks it runs."""
         self._moved.clear()
         try:
-            messages = call()
+            piece = self._client.take(records_max, timeout_s)
         except KafkaException as raised:
             raise reading_error(kafka_error(raised)) from raised
-        came = len(messages)
-        if came:
+        if piece.batches or piece.troubles:
             self._heard_at_s = time.monotonic()
-        if self._moved:
-            messages = self._without_moved(messages)
-        if any(map(Message.error, messages)):
-            for message in messages:
-                self._judge(message)
-            messages = [message for message in messages if message.error() is None]
-        self._rows.extend(messages)
-        return came
+        batches, troubles = self._without_moved(piece) if self._moved else (piece.batches, piece.troubles)
+        for trouble in troubles:
+            self._judge(trouble)
+        self._rows.extend(batches)
+        return piece
 
-    def _without_moved(self, messages: list[Message]) -> list[Message]:
+    def _without_moved(self, piece: Piece) -> tuple[list[RecordBatch], list[Trouble]]:
         """Without rows that were fetched before their partition was moved in the same call: which of them came
         before and which after cannot be told, so all go and those still owned are read again."""
-        kept: list[Message] = []
-        dropped: set[TopicPartition] = set()
-        for message in messages:
-            if message.topic() is not None and place_of(message) in self._moved:
-                dropped.add(place_of(message))
-            else:
-                kept.append(message)
-        for partition in dropped:
+        came = {place for batch in piece.batches for place in places_of(batch)}
+        came |= {TopicPartition(each.topic, each.partition) for each in piece.troubles if each.topic is not None}
+        for partition in came & self._moved.keys():
             offset = self._moved[partition]
             if offset is not None:
                 self._seek(partition, offset)
-        return kept
+        batches = [without(batch, self._moved) for batch in piece.batches]
+        return batches, [each for each in piece.troubles if (each.topic, each.partition) not in self._moved]
 
-    def _judge(self, message: Message) -> None:
-        """What an error among the messages means."""
-        error = message.error()
-        if error is None:
-            return
+    def _judge(self, trouble: Trouble) -> None:
+        """What an error among the records means."""
+        error = trouble.error
         if error.code() == KafkaError._PARTITION_EOF:
-            offset = message.offset()
-            assert offset is not None
-            self._reached[place_of(message)] = offset
-            return
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._judge_position(place_of(message), message.offset(), error)
+            assert trouble.offset is not None
+            self._reached[_place_of(trouble)] = trouble.offset
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._judge_position(_place_of(trouble), trouble.offset, error)
         elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
             logger.warning("kafka_member_too_slow", group=self._group, reason=error.str())
         elif is_passing(error):
@@ -306,7 +283,7 @@ class KafkaConsumer:
         elif error.code() in MEMBER_STALE:
             logger.info("kafka_member_rejoins", group=self._group, reason=error.str())
         else:
-            self._failures.append(reading_error(error, subject=f"topic {message.topic()!r}"))
+            self._failures.append(reading_error(error, subject=f"topic {trouble.topic!r}"))
 
     def _judge_position(self, partition: TopicPartition, offset: int | None, error: KafkaError) -> None:
         """There is no record at a position."""
@@ -330,7 +307,7 @@ class KafkaConsumer:
         committed = self.committed([partition])
         return offset is not None and partition in committed and committed[partition].offset > offset
 
-    def _on_assigned(self, _: Client, partitions: list[KafkaPartition]) -> None:
+    def _on_assigned(self, _: object, partitions: list[KafkaPartition]) -> None:
         if not self._place(_names(partitions)):
             # The client wants the call in any case; the partitions are placed by a later poll.
             self._client.incremental_assign([])
@@ -375,11 +352,11 @@ class KafkaConsumer:
             self._began |= found
         return places
 
-    def _on_revoked(self, _: Client, partitions: list[KafkaPartition]) -> None:
+    def _on_revoked(self, _: object, partitions: list[KafkaPartition]) -> None:
         assert self._listener is not None
         self._give_up(_names(partitions), self._listener.revoked)
 
-    def _on_lost(self, _: Client, partitions: list[KafkaPartition]) -> None:
+    def _on_lost(self, _: object, partitions: list[KafkaPartition]) -> None:
         assert self._listener is not None
         self._give_up(_names(partitions), self._listener.lost)
 
@@ -427,6 +404,11 @@ class KafkaConsumer:
         paused = [KafkaPartition(*each) for each in partitions if each in self._paused]
         if paused:
             self._client.pause(paused)
+
+
+def _place_of(trouble: Trouble) -> TopicPartition:
+    assert trouble.topic is not None
+    return TopicPartition(trouble.topic, trouble.partition)
 
 
 def _names(partitions: Iterable[KafkaPartition]) -> list[TopicPartition]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, KafkaException
 
 from headrace.log.kafka.admin import KafkaAdmin
+from headrace.log.kafka.choice import ClientKind, chosen_clients
 from headrace.log.kafka.cluster import Cluster
 from headrace.log.kafka.connection import UNAVAILABLE_AFTER_S, Connection
 from headrace.log.kafka.consumer import KafkaConsumer
@@ -42,6 +43,7 @@ class KafkaLog:
 
     `config` holds settings of librdkafka for all clients: TLS, SASL, timeouts. `producer_config` and
     `consumer_config` are for one kind. What the promises rest on is refused (`SettingsInvalid`).
+    `client` says which client of Kafka is used; None leaves the choice to `choice`.
     """
 
     name = "kafka"
@@ -56,6 +58,7 @@ class KafkaLog:
         client_id: str = "headrace",
         transaction_timeout_ms: int = TRANSACTION_TIMEOUT_MS,
         unavailable_after_s: float = UNAVAILABLE_AFTER_S,
+        client: ClientKind | None = None,
     ) -> None:
         if not bootstrap_servers.strip():
             raise SettingsInvalid("no Kafka brokers are named", cure="set bootstrap servers like 'host:9092'")
@@ -64,10 +67,16 @@ class KafkaLog:
         self._consumer_config = dict(consumer_config or {})
         for settings in (self._config, self._producer_config, self._consumer_config):
             check_settings(settings)
+        self._clients = chosen_clients(client)
         self._client_id = client_id
         self._transaction_timeout_ms = transaction_timeout_ms
         self._connection = Connection(bootstrap_servers, unavailable_after_s=unavailable_after_s)
         self._cluster = Cluster(admin_settings(self._common(client_id)), self._connection)
+
+    @property
+    def client_kind(self) -> ClientKind:
+        """Which client producers and consumers are made with."""
+        return self._clients.kind
 
     def __repr__(self) -> str:
         return f"KafkaLog({self._connection.bootstrap_servers!r}, config={shown(self._config)})"
@@ -78,6 +87,7 @@ class KafkaLog:
                 self._common(self._client_id),
                 self._producer_config,
                 self._cluster,
+                self._clients,
                 transactional_id=transactional_id,
                 transaction_timeout_ms=self._transaction_timeout_ms,
             )
@@ -93,7 +103,7 @@ class KafkaLog:
             is_member=group is not None,
             instance=instance,
         )
-        return self._made(lambda: KafkaConsumer(settings, self._cluster, group=group))
+        return self._made(lambda: KafkaConsumer(self._clients.consumer(settings), self._cluster, group=group))
 
     def admin(self) -> KafkaAdmin:
         self._made(self._cluster.client)

@@ -1,6 +1,6 @@
 """Records into Kafka, alone or in transactions.
 
-Owns one librdkafka producer and the state of its transaction.
+Owns one producer client (native or Python: `client`) and the state of its transaction.
 
 - A call's rows are checked before any is queued: topic, partition and size.
 - Passing errors repeat the same step; a commit that was sent is asked for again, never sent anew.
@@ -13,23 +13,19 @@ from __future__ import annotations
 
 import enum
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from itertools import repeat
-from operator import length_hint
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 import structlog
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka import Producer as Client
 
 from headrace.log.columns import binary_sizes, header_sizes
 from headrace.log.kafka.admin import kafka_offsets
 from headrace.log.kafka.bounded_calls import BoundedCalls, CallLost
+from headrace.log.kafka.client import Clients, Feed, ProducerClient
 from headrace.log.kafka.cluster import Cluster, TopicFacts
 from headrace.log.kafka.errors import DENIED, PRODUCER_FENCED, is_fatal, is_passing, kafka_error, port_error
-from headrace.log.kafka.messages import byte_rows, header_rows, timestamp_rows
 from headrace.log.kafka.settings import BATCH_BYTES, ClientSettings, producer_settings
 from headrace.log.port import (
     CommitUnknown,
@@ -84,6 +80,7 @@ class KafkaProducer:
         common: ClientSettings,
         user: Mapping[str, str],
         cluster: Cluster,
+        clients: Clients,
         *,
         transactional_id: str | None,
         transaction_timeout_ms: int,
@@ -104,10 +101,9 @@ class KafkaProducer:
             user,
             transactional_id=transactional_id,
             transaction_timeout_ms=transaction_timeout_ms,
-            on_failure=self._on_failure,
         )
-        client = Client(settings)
-        self._client: Client | None = client
+        client = clients.producer(settings, self._on_failure)
+        self._client: ProducerClient | None = client
         """None once it is closed, or lost in a call that does not come back."""
         self._bounded = BoundedCalls(abandoned=lambda: _free(client, is_broken=True))
         if transactional_id is not None:
@@ -130,15 +126,19 @@ class KafkaProducer:
         facts = self._check_partitions(records)
         sizes = _record_sizes(records)
         facts = self._check_sizes(records.topic, sizes, facts)
+        feed = self._open().feed(records)
         if facts.record_bytes_max > BATCH_BYTES:
-            self._enqueue(records, 0, rows)
+            self._enqueue(records.topic, feed, 0, rows)
         else:
-            self._enqueue_in_small_batches(records, sizes, facts.record_bytes_max)
-        self._open().poll(0)
+            self._enqueue_in_small_batches(records.topic, feed, sizes, facts.record_bytes_max)
+        self._poll(0)
 
     def flush(self, timeout_s: float = 30.0) -> None:
         self._raise_if_broken()
-        left = self._open().flush(timeout_s)
+        try:
+            left = self._open().flush(timeout_s)
+        except KafkaException as raised:
+            self._raise_from(raised, action="flushing")
         self._raise_failures()
         if left:
             self._is_deaf = True
@@ -209,63 +209,49 @@ class KafkaProducer:
         except LogError as error:
             logger.warning("kafka_producer_closed_in_trouble", code=error.code, reason=str(error))
 
-    def _open(self) -> Client:
+    def _open(self) -> ProducerClient:
         assert self._client is not None, "the producer is closed"
         return self._client
 
     def _timeout_s(self) -> float:
         return self._connection.request_timeout_s()
 
-    def _enqueue(self, records: Outgoing, start: int, stop: int) -> None:
+    def _poll(self, timeout_s: float) -> None:
+        """Hear of failures."""
+        try:
+            self._open().poll(timeout_s)
+        except KafkaException as raised:
+            self._raise_from(raised, action="producing")
+
+    def _enqueue(self, topic: str, feed: Feed, start: int, stop: int) -> None:
         """Hand rows to the client, waiting while its queue is full."""
-        client = self._open()
-        values = byte_rows(records.value)
-        keys = byte_rows(records.key) if records.key is not None else None
-        partitions = records.partition.tolist() if records.partition is not None else None
-        timestamps = timestamp_rows(records.timestamp_ms)
-        headers = header_rows(records.headers) if records.headers is not None else None
         done, news_deadline = start, time.monotonic() + PARTITION_NEWS_TIMEOUT_S
-        while done < stop:
-            feed = iter(values[done:stop])
-            calls = map(
-                client.produce,
-                repeat(records.topic),
-                feed,
-                _rows(keys, done, None),
-                _rows(partitions, done, -1),
-                repeat(None),
-                repeat(None),
-                timestamps[done:] if isinstance(timestamps, list) else timestamps,
-                _rows(headers, done, None),
-            )
-            try:
-                deque(calls, maxlen=0)
+        while True:
+            done, error = feed.queue(done, stop)
+            if error is None:
                 return
-            except BufferError:
-                done = stop - length_hint(feed) - 1
-                client.poll(QUEUE_FULL_POLL_S)
-            except KafkaException as raised:
-                done = stop - length_hint(feed) - 1
-                error = kafka_error(raised)
-                if error.code() != KafkaError._UNKNOWN_PARTITION or time.monotonic() > news_deadline:
-                    self._raise_refusal(error, records.topic, done - start)
-                # The partition is there (checked), but new, and this client has not heard of it.
-                self._step("learning of new partitions", lambda: self._learn(records.topic))
+            if error.code() == KafkaError._QUEUE_FULL:
+                self._poll(QUEUE_FULL_POLL_S)
+                continue
+            if error.code() != KafkaError._UNKNOWN_PARTITION or time.monotonic() > news_deadline:
+                self._raise_refusal(error, topic, done - start)
+            # The partition is there (checked), but new, and this client has not heard of it.
+            self._step("learning of new partitions", lambda: self._learn(topic))
 
     def _learn(self, topic: str) -> None:
         self._open().list_topics(topic, timeout=self._timeout_s())
 
-    def _enqueue_in_small_batches(self, records: Outgoing, sizes: Int64Column, limit: int) -> None:
+    def _enqueue_in_small_batches(self, topic: str, feed: Feed, sizes: Int64Column, limit: int) -> None:
         """For a topic whose limit is below the client's batch size: the client would build refused batches."""
         self.flush(self._connection.unavailable_after_s)
         start, batch_bytes = 0, 0
         for row, size in enumerate(sizes.tolist()):
             if batch_bytes + size > limit and row > start:
-                self._enqueue(records, start, row)
+                self._enqueue(topic, feed, start, row)
                 self.flush(self._connection.unavailable_after_s)
                 start, batch_bytes = row, 0
             batch_bytes += size
-        self._enqueue(records, start, len(records))
+        self._enqueue(topic, feed, start, len(sizes))
 
     def _check_partitions(self, records: Outgoing) -> TopicFacts:
         topic = records.topic
@@ -306,17 +292,15 @@ class KafkaProducer:
             self._phase = Phase.DOOMED
             if error.code() == KafkaError._STATE:
                 # The transaction has failed already; the client knew it before we were told why.
-                self._open().poll(0)
+                self._poll(0)
                 self._raise_if_doomed()
         action = f"producing to topic {topic!r} (after {queued} rows of this call)"
         raise port_error(error, action=action, subject=f"topic {topic!r}")
 
-    def _on_failure(self, error: KafkaError | None, message: Any) -> None:
-        if error is None:
-            return
-        self._failures += 1
+    def _on_failure(self, error: KafkaError, topic: str, records: int) -> None:
+        self._failures += records
         if self._first_failure is None:
-            self._first_failure = error, message.topic()
+            self._first_failure = error, topic
 
     def _forget_failures(self) -> None:
         self._failures, self._first_failure = 0, None
@@ -371,6 +355,12 @@ class KafkaProducer:
             )
         self._raise_if_broken()
 
+    def _raise_from(self, raised: KafkaException, *, action: str) -> NoReturn:
+        """What a call raised that is no step of a transaction: only word of the client's own end."""
+        error = kafka_error(raised)
+        self._break_if_fatal(error)
+        raise port_error(error, action=action) from raised
+
     def _step(self, action: str, call: Callable[[], None]) -> None:
         """One call of the transaction, again while its error passes, or the port's error for what happened."""
         action = f"{action} of {self._transactional_id!r}"
@@ -401,7 +391,7 @@ class KafkaProducer:
             raise self._broken from raised
 
 
-def _free(client: Client, *, is_broken: bool) -> None:
+def _free(client: ProducerClient, *, is_broken: bool) -> None:
     """Drop what is queued and close."""
     client.purge()
     try:
@@ -419,7 +409,3 @@ def _record_sizes(records: Outgoing) -> Int64Column:
     if records.headers is not None:
         sizes += header_sizes(records.headers, len(records))
     return sizes
-
-
-def _rows(column: list[Any] | None, start: int, absent: object) -> Iterable[Any]:
-    return repeat(absent) if column is None else column[start:] if start else column

@@ -139,10 +139,9 @@ def producer_settings(
     *,
     transactional_id: str | None,
     transaction_timeout_ms: int,
-    on_failure: Callable[[Any, Any], None],
 ) -> ClientSettings:
-    """For one producer; `on_failure` is told of each record that could not be stored."""
-    settings = {**PRODUCER, **common, **user, **PROMISED_PRODUCER, "on_delivery": on_failure, "logger": ClientLines()}
+    """For one producer."""
+    settings = {**PRODUCER, **common, **user, **PROMISED_PRODUCER, "logger": ClientLines()}
     if transactional_id is not None:
         settings |= {"transactional.id": transactional_id, "transaction.timeout.ms": transaction_timeout_ms}
     return settings
