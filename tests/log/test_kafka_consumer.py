@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
+from tests.engine.harness import wait_until
 
 from headrace.log.columns import batch_records
 from headrace.log.kafka.client import Piece
@@ -19,7 +20,7 @@ from headrace.log.kafka.cluster import Cluster
 from headrace.log.kafka.connection import Connection
 from headrace.log.kafka.consumer import KafkaConsumer
 from headrace.log.kafka.python_consumer import piece_of
-from headrace.log.port import Fenced, LogError, OffsetOutOfRange, RebalanceListener, TopicPartition
+from headrace.log.port import Fenced, LogError, LogUnavailable, OffsetOutOfRange, RebalanceListener, TopicPartition
 
 A, B = TopicPartition("t", 0), TopicPartition("t", 1)
 BEGINNING_OF = {A: 0, B: 0}
@@ -137,6 +138,50 @@ def test_rows_of_a_partition_given_up_are_not_handed_out(consumer: KafkaConsumer
     assert places(consumer) == [(1, 0), (1, 1), (1, 2)]
     assert consumer.assignment() == frozenset({B})
     assert client.seeks == []
+
+
+def test_a_group_that_does_not_say_where_it_stands_is_asked_again_by_the_next_poll(
+    consumer: KafkaConsumer, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callback comes back at once, or the group would take the member for dead, and answer it nothing at all."""
+    client, answers = client_of(consumer), client_of(consumer).committed
+    silent = KafkaError(KafkaError._TIMED_OUT)
+    client.call("on_revoke", A)
+
+    def unanswered(_: list[KafkaPartition], timeout: float) -> list[KafkaPartition]:
+        asked.append(timeout)
+        raise KafkaException(silent)
+
+    asked: list[float] = []
+    monkeypatch.setattr("headrace.log.kafka.consumer.PLACE_WITHIN_S", 0.05)
+    monkeypatch.setattr(client, "committed", unanswered)
+    client.call("on_assign", A)
+    client.script = [[message(B, 0)]]
+    assert places(consumer) == [(1, 0)]
+    assert max(asked) <= 0.05
+    assert diary.calls[-1][0] == "revoked"
+    monkeypatch.setattr(client, "committed", answers)
+    client.script = [[message(A, 0)]]
+    assert places(consumer) == [(0, 0)]
+    assert diary.calls[-1] == ("assigned", (A,))
+
+
+def test_a_group_that_never_says_where_it_stands_is_unavailable(
+    consumer: KafkaConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After all the patience there is, whoever polls is told, and makes a new consumer."""
+    client = client_of(consumer)
+
+    def unanswered(_: list[KafkaPartition], timeout: float) -> list[KafkaPartition]:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    monkeypatch.setattr("headrace.log.kafka.consumer.PLACE_WITHIN_S", 0.01)
+    monkeypatch.setattr(consumer._connection, "unavailable_after_s", 0.2)
+    client.call("on_revoke", A)
+    monkeypatch.setattr(client, "committed", unanswered)
+    client.call("on_assign", A)
+    with pytest.raises(LogUnavailable):
+        wait_until(lambda: places(consumer) != [], "nothing", 5.0)
 
 
 def test_a_partition_given_up_and_regained_in_one_call_is_read_from_its_new_place(consumer: KafkaConsumer) -> None:

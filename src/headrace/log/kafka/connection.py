@@ -84,10 +84,13 @@ class Connection:
             self._told_at[event] = now
             return True
 
-    def repeat(self, action: str, call: Callable[[], Answer]) -> Answer:
-        """`call` until it answers or fails for good; a failure that does not pass is raised as it is."""
+    def repeat(self, action: str, call: Callable[[], Answer], *, within_s: float | None = None) -> Answer:
+        """`call` until it answers or fails for good; a failure that does not pass is raised as it is.
+
+        Raises `LogUnavailable` after `within_s`, by default after all the patience there is.
+        """
         began_s = time.monotonic()
-        deadline = began_s + self.unavailable_after_s
+        deadline = began_s + (self.unavailable_after_s if within_s is None else within_s)
         backoff_s = BACKOFF_FIRST_S
         while True:
             try:

@@ -28,6 +28,7 @@ from headrace.log.port import (
     Fenced,
     GroupMetadata,
     LogError,
+    LogUnavailable,
     OffsetAndMetadata,
     OffsetOutOfRange,
     RebalanceCallback,
@@ -35,6 +36,10 @@ from headrace.log.port import (
     RecordBatch,
     TopicPartition,
 )
+
+PLACE_WITHIN_S = 2.0
+"""For one question about where the group stands. It is asked in a callback, and a member that does not come back from
+one is taken for dead, and can then never be answered; so it is asked again by each poll."""
 
 SILENT_AFTER_S = 15.0
 """Without a record or an end of a partition for this long a consumer asks whether anybody is there."""
@@ -63,6 +68,7 @@ class KafkaConsumer:
         """Start positions of partitions whose `assigned` callback is running."""
         self._unplaced: list[TopicPartition] = []
         """Assigned, but their committed offsets could not be had yet."""
+        self._unplaced_since_s: float | None = None
         self._began: dict[TopicPartition, int] = {}
         """What "the beginning" was when it was asked for."""
         self._moved: dict[TopicPartition, int | None] = {}
@@ -174,11 +180,18 @@ class KafkaConsumer:
         return behind_rows if partition in held else max(behind_rows, self._reached.get(partition, behind_rows))
 
     def committed(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        return self._committed(partitions, within_s=self._connection.unavailable_after_s)
+
+    def _committed(
+        self, partitions: Sequence[TopicPartition], *, within_s: float
+    ) -> Mapping[TopicPartition, OffsetAndMetadata]:
         assert self._group is not None, "committed() needs a group"
         action = f"asking for the committed offsets of group {self._group!r}"
         wanted = [KafkaPartition(*partition) for partition in partitions]
-        timeout_s = self._connection.request_timeout_s()
-        return self._ask(action, lambda: offsets_of(self._client.committed(wanted, timeout=timeout_s), action))
+        timeout_s = min(within_s, self._connection.request_timeout_s())
+        return self._ask(
+            action, lambda: offsets_of(self._client.committed(wanted, timeout=timeout_s), action), within_s=within_s
+        )
 
     def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         assert self._group is not None, "commit() needs a group"
@@ -218,10 +231,10 @@ class KafkaConsumer:
         if self._failures:
             raise self._failures.pop(0)
 
-    def _ask(self, action: str, call: Callable[[], Answer]) -> Answer:
+    def _ask(self, action: str, call: Callable[[], Answer], *, within_s: float | None = None) -> Answer:
         """A question or commit of this group, again while its error passes."""
         try:
-            return self._connection.repeat(action, call)
+            return self._connection.repeat(action, call, within_s=within_s)
         except KafkaException as raised:
             error = kafka_error(raised)
             if error.code() in MEMBER_STALE:
@@ -316,12 +329,15 @@ class KafkaConsumer:
         """Start reading new partitions where the group stands, or where the listener wants."""
         assert self._listener is not None
         try:
-            committed = self.committed(partitions)
+            committed = self._committed(partitions, within_s=PLACE_WITHIN_S)
         except LogError as error:
-            self._unplaced = partitions
-            self._failures.append(error)
+            now = time.monotonic()
+            self._unplaced, self._unplaced_since_s = partitions, self._unplaced_since_s or now
+            is_over = now - self._unplaced_since_s >= self._connection.unavailable_after_s
+            if is_over or not isinstance(error, LogUnavailable):
+                self._failures.append(error)
             return False
-        self._unplaced = []
+        self._unplaced, self._unplaced_since_s = [], None
         self._incoming = {
             each: committed[each].offset if each in committed else OFFSET_BEGINNING for each in partitions
         }
@@ -362,6 +378,7 @@ class KafkaConsumer:
 
     def _give_up(self, partitions: list[TopicPartition], callback: RebalanceCallback) -> None:
         self._unplaced = [each for each in self._unplaced if each not in partitions]
+        self._unplaced_since_s = self._unplaced_since_s if self._unplaced else None
         owned = [each for each in partitions if each in self._assigned]
         if owned:
             self._run(callback, owned)
