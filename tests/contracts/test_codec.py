@@ -445,6 +445,22 @@ def test_columns_decodes_some_fields_in_the_order_asked() -> None:
     assert {each.code for each in whole.decode(values).failed} == {"decode.invalid_utf8"}
 
 
+def test_columns_in_a_set_keep_the_order_of_the_schema() -> None:
+    """A plan knows which columns it reads, not in which order; none at all still tells how many rows there are."""
+    schema = AvroSchema.parse(record(("a", "int"), ("b", "string"), ("c", "long"), ("d", "long")))
+    registry = MemoryRegistry()
+    values = framed(open_codec(schema, registry, "t-value"), [b"\x02" + b"\x02b" + b"\x06" + b"\x08"] * 60)
+    for wanted in (frozenset("dca"), frozenset("b"), frozenset("abcd")):
+        codec = open_codec(schema, registry, "t-value", columns=wanted)
+        expected = {"a": 1, "b": "b", "c": 3, "d": 4}
+        for count in (SIDE_BY_SIDE, ONE_BY_ONE):
+            with rows_min(count):
+                rows = good(codec.decode(values), 60).to_pylist()
+            assert rows == [{name: expected[name] for name in sorted(wanted)}] * 60
+    decoded = open_codec(schema, registry, "t-value", columns=frozenset()).decode(values)
+    assert (decoded.table.num_columns, decoded.rows.tolist()) == (0, list(range(60)))
+
+
 def test_empty_and_null_batches() -> None:
     """No values, and only null ones, give a table of no rows with all columns; nothing fails."""
     codec = codec_of(record(("a", "int"), ("b", ["null", TREE | {"name": "T", "fields": TREE["fields"][:1]}])))

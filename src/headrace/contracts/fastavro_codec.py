@@ -10,7 +10,7 @@ Owns the `RecordCodec` behind `open_codec`. Made of column operations on NumPy a
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Literal
 
@@ -41,13 +41,14 @@ def open_codec(
     *,
     framing: Framing = "prefix",
     schema_id: int | None = None,
-    columns: Sequence[str] | None = None,
+    columns: Collection[str] | None = None,
 ) -> AvroCodec:
     """A codec for records of `schema`; raises `NotARecord`.
 
     `framing` says how values are written; both framings are read. `schema_id` is the id to write with, where the
     schema is registered already; without it the first encode registers the schema under `subject`.
-    `columns` decodes these fields only, in this order, and passes over the bytes of the others.
+    `columns` decodes these fields only and passes over the bytes of the others: a set in the order of the schema, a
+    sequence in its own.
     """
     return AvroCodec(schema, registry, subject, framing=framing, schema_id=schema_id, columns=columns)
 
@@ -63,18 +64,18 @@ class AvroCodec:
         *,
         framing: Framing,
         schema_id: int | None,
-        columns: Sequence[str] | None,
+        columns: Collection[str] | None,
     ) -> None:
         self.schema, self.subject = schema, subject
         self._framing, self._schema_id = framing, schema_id
         self._registry = registry
         self._header = wire.KEY_GUID_HEADER if subject.endswith("-key") else wire.VALUE_GUID_HEADER
         shape = record_shape(schema)
-        names = [child.name for child in shape.children] if columns is None else columns
-        self._shape = replace(shape, children=tuple(_child(shape, name) for name in names))
+        names = None if columns is None else _in_order(columns, shape)
         arrow = to_arrow(schema)
-        self.arrow_schema = arrow if columns is None else pa.schema([arrow.field(name) for name in columns])
-        self._writers = WriterSchemas(schema, self._shape, registry, columns)
+        self.arrow_schema = arrow if names is None else pa.schema([arrow.field(name) for name in names])
+        self._shape = shape if names is None else replace(shape, children=tuple(_child(shape, name) for name in names))
+        self._writers = WriterSchemas(schema, self._shape, registry, names)
         self._column_writer = ColumnWriter(schema)
         self._registered: RegisteredSchema | None = None
 
@@ -124,6 +125,12 @@ class AvroCodec:
         if self._registered is None:
             self._registered = self._registry.register(self.subject, self.schema)
         return self._registered
+
+
+def _in_order(columns: Collection[str], shape: Shape) -> Sequence[str]:
+    if not isinstance(columns, Set):
+        return tuple(columns)
+    return sorted(columns, key=lambda name: _child(shape, name).index)
 
 
 def _child(shape: Shape, name: str) -> Child:
