@@ -9,6 +9,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyValueError;
@@ -47,6 +48,12 @@ impl<T: Pod> Owner for Vec<T> {
     }
 }
 
+impl<T: Pod> Owner for Arc<Vec<T>> {
+    fn bytes(&self) -> &[u8] {
+        as_bytes(self)
+    }
+}
+
 /// Memory made here, which Python reads through the buffer protocol.
 #[pyclass(frozen, module = "headrace_native")]
 pub struct Buffer(Box<dyn Owner>);
@@ -54,6 +61,11 @@ pub struct Buffer(Box<dyn Owner>);
 impl Buffer {
     /// Takes the vector as it is; nothing is copied.
     pub fn from_vec<T: Pod>(values: Vec<T>) -> Self {
+        Self(Box::new(values))
+    }
+
+    /// The same memory for many arrays.
+    pub fn from_shared<T: Pod>(values: Arc<Vec<T>>) -> Self {
         Self(Box::new(values))
     }
 

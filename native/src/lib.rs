@@ -7,6 +7,8 @@
 
 use pyo3::prelude::*;
 
+mod arrow_c;
+mod avro;
 mod buffer;
 mod kafka;
 
@@ -17,6 +19,7 @@ const API_VERSION: u32 = 1;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("API_VERSION", API_VERSION)?;
     buffer::register(module)?;
+    avro::register(module)?;
     kafka::register(module)?;
     Ok(())
 }

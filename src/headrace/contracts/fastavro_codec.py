@@ -22,15 +22,18 @@ from headrace.contracts import wire
 from headrace.contracts.arrow import to_arrow
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.binary.column_writer import ColumnWriter
-from headrace.contracts.binary.reading import Group, Writer, read_records
+from headrace.contracts.binary.native_reader import HAS_PREFIX, NO_NUMBER, NativeBatch, NativeReader
+from headrace.contracts.binary.reading import Group, Records, Writer, merged, read_records
 from headrace.contracts.codec import Decoded, Encoded, FailedRow
 from headrace.contracts.registry import RegisteredSchema, Registry
 from headrace.contracts.shape import Child, Shape, record_shape
 from headrace.contracts.writer_schemas import WriterId, WriterSchemas
+from headrace.native import native
 
 Framing = Literal["prefix", "header"]
 Integers = npt.NDArray[np.int64]
 
+_NO_GUIDS = wire.Guids((), np.zeros(0, dtype=np.int64))
 _UNFRAMED = ("decode.framing", "no magic byte and schema id in front of the value")
 
 
@@ -75,22 +78,69 @@ class AvroCodec:
         arrow = to_arrow(schema)
         self.arrow_schema = arrow if names is None else pa.schema([arrow.field(name) for name in names])
         self._shape = shape if names is None else replace(shape, children=tuple(_child(shape, name) for name in names))
-        self._writers = WriterSchemas(schema, self._shape, registry, names)
+        self._native = NativeReader(native, self._shape, self.arrow_schema) if native else None
+        self._writers = WriterSchemas(schema, self._shape, registry, names, self._native)
         self._column_writer = ColumnWriter(schema)
         self._registered: RegisteredSchema | None = None
 
     def decode(self, values: pa.LargeBinaryArray, headers: pa.ListArray | None = None) -> Decoded:
         """See `RecordCodec.decode`."""
+        guids = wire.header_guids(headers, self._header, len(values)) if headers is not None else _NO_GUIDS
+        if self._native is not None:
+            return self._decode_native(self._native, values, guids)
         column = wire.open_column(values)
+        groups, failed = self._groups(column, guids)
+        return self._decoded(read_records(column, groups, self._shape), failed)
+
+    def _decode_native(self, native: NativeReader, values: pa.LargeBinaryArray, guids: wire.Guids) -> Decoded:
+        """The compiled reader reads what it can; what it leaves is read in Python, or named as failed."""
+        numbers = self._numbers(guids)
+        found = native.read(values, numbers)
+        if len(found.left):
+            taught = native.taught
+            for schema_id in np.unique(found.left_ids[found.left_ids >= 0]).tolist():
+                self._writers.writer(schema_id)
+            if native.taught > taught:
+                found = native.read(values, numbers)
+        if not len(found.left):
+            return Decoded(pa.Table.from_batches([found.batch]), found.rows, [])
+        column = wire.open_column(values)
+        return self._decoded(*self._with_left(found, column, guids))
+
+    def _with_left(
+        self, found: NativeBatch, column: wire.Column, guids: wire.Guids
+    ) -> tuple[Records, list[FailedRow]]:
+        """The rows that were read and those that were left, which may still be good."""
+        if found.is_full:
+            groups, failed = self._groups(column, guids)
+            return read_records(column, groups, self._shape), failed
+        left = np.zeros(len(column), dtype=np.bool_)
+        left[found.left] = True
+        groups, failed = self._groups(replace(column, valid=left), guids)
+        native = Records(found.batch.columns, found.rows, [])
+        return merged([native, read_records(column, groups, self._shape)]) if groups else native, failed
+
+    def _numbers(self, guids: wire.Guids) -> npt.NDArray[np.int32] | None:
+        """Who wrote each value, as headers say it; None where they say nothing."""
+        if not guids.guids:
+            return None
+        writers = [self._writers.writer(guid) for guid in guids.guids]
+        numbers = [each.number if isinstance(each, Writer) else NO_NUMBER for each in writers]
+        return np.array([*numbers, HAS_PREFIX], dtype=np.int32)[guids.index]
+
+    def _groups(self, column: wire.Column, guids: wire.Guids) -> tuple[list[Group], list[FailedRow]]:
+        """The rows of each writer, and those that no writer's schema reads."""
         failed: list[FailedRow] = []
         groups: list[Group] = []
-        for writer, prefix_bytes, rows in _by_writer(column, wire.header_guids(headers, self._header, len(column))):
+        for writer, prefix_bytes, rows in _by_writer(column, guids):
             found = self._writers.writer(writer) if writer is not None else _UNFRAMED
             if isinstance(found, Writer):
                 groups.append(Group(found, rows, prefix_bytes))
             else:
                 failed += [FailedRow(row, *found) for row in rows.tolist()]
-        records = read_records(column, groups, self._shape)
+        return groups, failed
+
+    def _decoded(self, records: Records, failed: list[FailedRow]) -> Decoded:
         table = pa.Table.from_arrays(records.columns, schema=self.arrow_schema)
         return Decoded(table, records.rows, sorted([*failed, *records.failed]))
 
@@ -141,9 +191,11 @@ def _child(shape: Shape, name: str) -> Child:
 
 def _by_writer(column: wire.Column, guids: wire.Guids) -> Iterator[tuple[WriterId | None, int, Integers]]:
     """The writers of a column: id or GUID (None where a value names none), bytes before the body, rows."""
+    ids = wire.schema_ids(column)
     for index, guid in enumerate(guids.guids):
         yield guid, 0, np.flatnonzero((guids.index == index) & column.valid)
-    ids = np.where(guids.index < 0, wire.schema_ids(column), wire.NO_VALUE)
+    if guids.guids:
+        ids = np.where(guids.index < 0, ids, wire.NO_VALUE)
     for schema_id in np.unique(ids).tolist():
         if schema_id != wire.NO_VALUE:
             rows = np.flatnonzero(ids == schema_id)

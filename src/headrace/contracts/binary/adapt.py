@@ -11,6 +11,7 @@ Owns `adapter`: the function from one raw value to the other, chosen once per pa
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from headrace.contracts.avro import AvroType, logical_type
@@ -77,26 +78,26 @@ def _logical_adapter(writer: AvroType, reader: AvroType) -> Callable[[Any], Any]
     return _convert_unit(_UNITS_PER_SECOND[unit], _UNITS_PER_SECOND[wanted_unit], wanted)
 
 
-def _convert_unit(have: int, want: int, name: str) -> Callable[[int], int]:
-    if want > have:
-        factor = want // have
+@dataclass(frozen=True, slots=True)
+class UnitChange:
+    """A time of another unit: one of the two factors is 1."""
 
-        def widen(value: int) -> int:
-            result = value * factor
-            if not LONG_MIN <= result <= LONG_MAX:
-                raise BadValue("invalid", f"a time out of range as {name}")
-            return result
+    multiply_by: int
+    divide_by: int
+    name: str
+    """The reader's type, for messages."""
 
-        return widen
-    divisor = have // want
-
-    def narrow(value: int) -> int:
-        result, rest = divmod(value, divisor)
+    def __call__(self, value: int) -> int:
+        result, rest = divmod(value * self.multiply_by, self.divide_by)
         if rest:
-            raise BadValue("schema_resolution", f"a time finer than {name}")
+            raise BadValue("schema_resolution", f"a time finer than {self.name}")
+        if not LONG_MIN <= result <= LONG_MAX:
+            raise BadValue("invalid", f"a time out of range as {self.name}")
         return result
 
-    return narrow
+
+def _convert_unit(have: int, want: int, name: str) -> UnitChange:
+    return UnitChange(want // have, 1, name) if want > have else UnitChange(1, have // want, name)
 
 
 def _rescale(writer: dict[str, Any], reader: dict[str, Any]) -> Callable[[bytes], bytes] | None:

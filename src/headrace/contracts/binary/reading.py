@@ -1,6 +1,8 @@
-"""Reading a batch of records of several writers: the fast path where it can, one by one where it must.
+"""Reading a batch of records of several writers in Python: side by side where it can, one by one where it must.
 
-Owns `read_records`, the whole way from bytes to columns in the order of the input.
+Owns `read_records`, the whole way from bytes to columns in the order of the input, and what is known of a writer.
+
+- Where the compiled reader knows a writer, only the rows that it left come here, and are read one by one.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.contracts.binary.column_reader import ColumnReader, Source
+from headrace.contracts.binary.native_reader import NO_NUMBER
 from headrace.contracts.binary.resolution import Record
 from headrace.contracts.binary.vector_leaf import NotVectorable
 from headrace.contracts.binary.vector_reader import VectorReader
@@ -33,9 +36,13 @@ class Writer:
 
     steps: Record
     vector: VectorReader | None
+    number: int = NO_NUMBER
+    """Its number in the compiled reader."""
 
 
-def open_writer(steps: Record, shape: Shape) -> Writer:
+def open_writer(steps: Record, shape: Shape, number: int) -> Writer:
+    if number != NO_NUMBER:
+        return Writer(steps, None, number)
     try:
         return Writer(steps, VectorReader(steps, shape))
     except NotVectorable:
@@ -69,7 +76,7 @@ def read_records(column: Column, groups: Sequence[Group], shape: Shape) -> Recor
         one_by_one.append(group._replace(rows=left))
     if not pieces or any(len(group.rows) for group in one_by_one):
         pieces.append(_one_by_one(column, one_by_one, shape))
-    return pieces[0] if len(pieces) == 1 else _merged(pieces)
+    return pieces[0] if len(pieces) == 1 else merged(pieces)
 
 
 def _side_by_side(column: Column, group: Group) -> tuple[Records | None, Integers]:
@@ -96,7 +103,7 @@ def _one_by_one(column: Column, groups: Iterable[Group], shape: Shape) -> Record
     return Records(reader.columns(), np.array(rows, dtype=np.int64), failed)
 
 
-def _merged(pieces: Sequence[Records]) -> Records:
+def merged(pieces: Sequence[Records]) -> Records:
     """Pieces as one, in the order of their rows."""
     failed = sorted(row for piece in pieces for row in piece.failed)
     filled = [piece for piece in pieces if len(piece.rows)] or [pieces[0]]

@@ -1,0 +1,9 @@
+//! Avro's binary encoding, a batch of records at a time.
+
+use pyo3::prelude::*;
+
+pub mod read;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    read::register(module)
+}
