@@ -6,8 +6,7 @@ import io
 import json
 import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -17,31 +16,20 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.contracts.ways import WAYS, decode_by, each_way, read_by
 
 from headrace.contracts import wire
 from headrace.contracts.arrow import to_arrow
 from headrace.contracts.avro import AvroSchema
-from headrace.contracts.binary import reading
 from headrace.contracts.codec import Decoded
 from headrace.contracts.fastavro_codec import AvroCodec, open_codec
 from headrace.contracts.registry_memory import MemoryRegistry
-
-SIDE_BY_SIDE, ONE_BY_ONE = 1, 1_000_000
-"""Fewest rows that are read side by side: always, never."""
 
 RANDOM = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 Shown = Callable[[Any], list[Any]]
-
-
-@contextmanager
-def rows_min(count: int) -> Iterator[None]:
-    """Read side by side from so many rows on."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "VECTOR_ROWS_MIN", count)
-        yield
 
 
 def codec_of(schema: Any) -> AvroCodec:
@@ -89,15 +77,14 @@ def round_trip(schema: Any, column: pa.Array) -> list[Any]:
 def test_decodes_what_fastavro_wrote_and_encodes_the_same_bytes(
     data: st.DataObject, avro_records: st.SearchStrategy[Any], as_python: Shown
 ) -> None:
-    """Values of random types come out as the columns should show them, by both ways of reading; written again they
+    """Values of random types come out as the columns should show them, by every way of reading; written again they
     are the bytes of fastavro."""
     avro_type = data.draw(avro_records)
     pairs = data.draw(st.lists(avro_type.values, min_size=1, max_size=5))
     codec = codec_of(avro_type.node)
     values = framed(codec, [written(avro_type.stripped, raw) for raw, _ in pairs])
-    for count in (SIDE_BY_SIDE, ONE_BY_ONE):
-        with rows_min(count):
-            table = good(codec.decode(values), len(pairs))
+    for way in WAYS:
+        table = good(decode_by(way, codec, values), len(pairs))
         columns = [as_python(table.column(name)) for name in table.column_names]
         found = [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
         assert found == [shown for _, shown in pairs]
@@ -109,7 +96,7 @@ def test_decodes_what_fastavro_wrote_and_encodes_the_same_bytes(
 @RANDOM
 @given(data=st.data())
 def test_no_garbage_breaks_a_batch(data: st.DataObject, avro_records: st.SearchStrategy[Any]) -> None:
-    """Values cut, lengthened or changed at random fail alone with a stable code, or are values of the type; both
+    """Values cut, lengthened or changed at random fail alone with a stable code, or are values of the type; all
     ways of reading agree, and the good row beside them comes."""
     avro_type = data.draw(avro_records)
     raw, _ = data.draw(avro_type.values)
@@ -118,9 +105,8 @@ def test_no_garbage_breaks_a_batch(data: st.DataObject, avro_records: st.SearchS
     codec = codec_of(avro_type.node)
     values = framed(codec, [*bad, body])
     found = []
-    for count in (SIDE_BY_SIDE, ONE_BY_ONE):
-        with rows_min(count):
-            decoded = codec.decode(values)
+    for way in WAYS:
+        decoded = decode_by(way, codec, values)
         decoded.table.validate(full=True)
         assert len(bad) in decoded.rows.tolist()
         assert sorted([*decoded.rows.tolist(), *(row for row, _, _ in decoded.failed)]) == list(range(len(values)))
@@ -131,10 +117,11 @@ def test_no_garbage_breaks_a_batch(data: st.DataObject, avro_records: st.SearchS
             "decode.invalid_utf8",
         }
         found.append(decoded)
-    assert found[0].failed == found[1].failed
-    assert found[0].rows.tolist() == found[1].rows.tolist()
     again = [codec.encode(each.table).values for each in found]
-    assert again[0].equals(again[1])
+    for each, encoded in zip(found[1:], again[1:], strict=True):
+        assert each.failed == found[0].failed
+        assert each.rows.tolist() == found[0].rows.tolist()
+        assert encoded.equals(again[0])
 
 
 def mutations(body: bytes) -> st.SearchStrategy[bytes]:
@@ -257,26 +244,24 @@ SAMPLES: list[tuple[str, Any, list[Any], list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("rows", [SIDE_BY_SIDE, ONE_BY_ONE])
+@each_way
 @pytest.mark.parametrize(
     ("schema", "values", "shown"), [each[1:] for each in SAMPLES], ids=[each[0] for each in SAMPLES]
 )
-def test_each_type_against_fastavro(schema: Any, values: list[Any], shown: list[Any], rows: int) -> None:
+def test_each_type_against_fastavro(schema: Any, values: list[Any], shown: list[Any], way: str) -> None:
     """fastavro's own values of a type, logical ones as Python has them: read as the column should show, written
     again to the same bytes."""
     node = record(("f", schema))
     codec = codec_of(node)
     bodies = framed(codec, [written(node, {"f": value}) for value in values])
-    with rows_min(rows):
-        table = good(codec.decode(bodies), len(values))
+    table = good(decode_by(way, codec, bodies), len(values))
     assert table.schema.equals(codec.arrow_schema)
     assert plain(table.column("f")) == shown
     assert codec.encode(table).values.equals(bodies)
     nullable = record(("f", ["null", schema])) if schema != "null" and not isinstance(schema, list) else node
     codec = codec_of(nullable)
     bodies = framed(codec, [written(nullable, {"f": value}) for value in [None, *values, None]])
-    with rows_min(rows):
-        table = good(codec.decode(bodies), len(values) + 2)
+    table = good(decode_by(way, codec, bodies), len(values) + 2)
     assert plain(table.column("f")) == [None, *shown, None]
     assert codec.encode(table).values.equals(bodies)
 
@@ -295,20 +280,19 @@ def test_samples_cover_every_logical_type() -> None:
     assert found - {None} | {"big-decimal"} == set(UNDERLYING)
 
 
-@pytest.mark.parametrize("rows", [SIDE_BY_SIDE, ONE_BY_ONE])
+@each_way
 @pytest.mark.parametrize(
     ("text", "unscaled", "scale"),
     [("12.34", "04d2", 2), ("-1", "ff", 0), ("0.001", "01", 3), ("1E+3", "01", -3), ("1" + "0" * 60, None, 0)],
 )
-def test_big_decimals_carry_their_own_scale(text: str, unscaled: str | None, scale: int, rows: int) -> None:
+def test_big_decimals_carry_their_own_scale(text: str, unscaled: str | None, scale: int, way: str) -> None:
     """As Java writes them: the unscaled number as bytes, then the scale, all inside bytes."""
     schema = record(("f", {"type": "bytes", "logicalType": "big-decimal"}))
     number = bytes.fromhex(unscaled) if unscaled else (10**60).to_bytes(26, "big", signed=True)
     inner = written("bytes", number) + written("int", scale)
     codec = codec_of(schema)
     values = framed(codec, [written("bytes", inner)])
-    with rows_min(rows):
-        assert good(codec.decode(values), 1).column("f").to_pylist() == [text]
+    assert good(decode_by(way, codec, values), 1).column("f").to_pylist() == [text]
     assert codec.encode(pa.table({"f": [text]})).values.equals(values)
 
 
@@ -343,7 +327,7 @@ TREE = record(("name", "string"), ("children", {"type": "array", "items": "R"}),
 MUTUAL = record(("b", ["null", record(("a", ["null", "R"]), ("x", "long"), name="B")]))
 
 
-@pytest.mark.parametrize("rows", [SIDE_BY_SIDE, ONE_BY_ONE])
+@each_way
 @pytest.mark.parametrize(
     ("schema", "value", "shown"),
     [
@@ -370,12 +354,11 @@ MUTUAL = record(("b", ["null", record(("a", ["null", "R"]), ("x", "long"), name=
         ),
     ],
 )
-def test_a_type_inside_itself_is_avro_json_below(schema: Any, value: Any, shown: Any, rows: int) -> None:
+def test_a_type_inside_itself_is_avro_json_below(schema: Any, value: Any, shown: Any, way: str) -> None:
     """The outer value is columns, what lies below a reference to itself is Avro's JSON encoding; nothing is lost."""
     codec = codec_of(schema)
     values = framed(codec, [written(schema, value)])
-    with rows_min(rows):
-        table = good(codec.decode(values), 1)
+    table = good(decode_by(way, codec, values), 1)
     assert parsed(table.to_pylist()[0]) == shown
     assert codec.encode(table).values.equals(values)
 
@@ -404,19 +387,18 @@ def test_recursion_beyond_the_limit_fails_its_row() -> None:
     assert codec.encode(decoded.table).values[0].as_py()[wire.PREFIX_BYTES :] == written(LINKED, short)
 
 
-@pytest.mark.parametrize("rows", [SIDE_BY_SIDE, ONE_BY_ONE])
-def test_arrays_in_several_blocks_with_sizes(rows: int) -> None:
+@each_way
+def test_arrays_in_several_blocks_with_sizes(way: str) -> None:
     """Blocks as Java's blocking encoder writes them, a negative count with the bytes of the block, are read."""
     codec = codec_of(record(("f", {"type": "array", "items": "int"}), ("g", {"type": "map", "values": "int"})))
     block = bytes([0x03, 0x04, 0x02, 0x04, 0x02, 0x06, 0x00])  # -2 items in 2 bytes: 1, 2; 1 item: 3; the end.
     pairs = bytes([0x01, 0x06, 0x02, 0x61, 0x02, 0x00])  # -1 pair in 3 bytes: a = 1; the end.
-    with rows_min(rows):
-        table = good(codec.decode(framed(codec, [block + pairs])), 1)
+    table = good(decode_by(way, codec, framed(codec, [block + pairs])), 1)
     assert table.to_pylist() == [{"f": [1, 2, 3], "g": [("a", 1)]}]
 
 
-@pytest.mark.parametrize("rows", [SIDE_BY_SIDE, ONE_BY_ONE])
-def test_long_arrays(rows: int) -> None:
+@each_way
+def test_long_arrays(way: str) -> None:
     """Arrays and maps of any length come whole, beside short ones."""
     schema = record(("f", {"type": "array", "items": "string"}), ("g", {"type": "map", "values": "long"}))
     some = [
@@ -424,8 +406,7 @@ def test_long_arrays(rows: int) -> None:
     ]
     codec = codec_of(schema)
     values = framed(codec, [written(schema, each) for each in some])
-    with rows_min(rows):
-        table = good(codec.decode(values), len(some))
+    table = good(decode_by(way, codec, values), len(some))
     assert [{"f": row["f"], "g": dict(row["g"])} for row in table.to_pylist()] == some
     assert codec.encode(table).values.equals(values)
 
@@ -438,9 +419,9 @@ def test_columns_decodes_some_fields_in_the_order_asked() -> None:
     registry = MemoryRegistry()
     whole = open_codec(schema, registry, "t-value")
     values = framed(whole, [b"\x02" + b"\x02\xff" + b"\x02\x06\x00" + b"\x08"] * 60)
-    codec = open_codec(schema, registry, "t-value", columns=["d", "a"])
-    for count in (SIDE_BY_SIDE, ONE_BY_ONE):
-        with rows_min(count):
+    for way in WAYS:
+        with read_by(way):
+            codec = open_codec(schema, registry, "t-value", columns=["d", "a"])
             assert good(codec.decode(values), 60).to_pylist() == [{"d": 4, "a": 1}] * 60
     assert {each.code for each in whole.decode(values).failed} == {"decode.invalid_utf8"}
 
@@ -451,10 +432,10 @@ def test_columns_in_a_set_keep_the_order_of_the_schema() -> None:
     registry = MemoryRegistry()
     values = framed(open_codec(schema, registry, "t-value"), [b"\x02" + b"\x02b" + b"\x06" + b"\x08"] * 60)
     for wanted in (frozenset("dca"), frozenset("b"), frozenset("abcd")):
-        codec = open_codec(schema, registry, "t-value", columns=wanted)
         expected = {"a": 1, "b": "b", "c": 3, "d": 4}
-        for count in (SIDE_BY_SIDE, ONE_BY_ONE):
-            with rows_min(count):
+        for way in WAYS:
+            with read_by(way):
+                codec = open_codec(schema, registry, "t-value", columns=wanted)
                 rows = good(codec.decode(values), 60).to_pylist()
             assert rows == [{name: expected[name] for name in sorted(wanted)}] * 60
     decoded = open_codec(schema, registry, "t-value", columns=frozenset()).decode(values)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.contracts.ways import decode_by, each_way
 
 from headrace.contracts import wire
 from headrace.contracts.avro import AvroSchema
@@ -32,10 +33,10 @@ def logical(base: str, kind: str, **more: Any) -> dict[str, Any]:
     return {"type": base, "logicalType": kind, **more}
 
 
-def among_good(codec: AvroCodec, bad: bytes, good: bytes, *, at: int, count: int) -> Decoded:
+def among_good(way: str, codec: AvroCodec, bad: bytes, good: bytes, *, at: int, count: int) -> Decoded:
     values: list[bytes] = [good] * count
     values[at] = bad
-    return codec.decode(pa.array(values, pa.large_binary()))
+    return decode_by(way, codec, pa.array(values, pa.large_binary()))
 
 
 # --- Decoding ------------------------------------------------------------------------------------------------------
@@ -64,12 +65,13 @@ BAD_VALUES = [
 ]
 
 
+@each_way
 @pytest.mark.parametrize("count", [3, ROWS])
 @pytest.mark.parametrize(("bad", "code"), [each[1:] for each in BAD_VALUES], ids=[each[0] for each in BAD_VALUES])
-def test_one_bad_value_fails_alone(bad: bytes, code: str, count: int) -> None:
+def test_one_bad_value_fails_alone(bad: bytes, code: str, count: int, way: str) -> None:
     """Whatever is wrong with a value, its code says what, and every other row of the batch is there."""
     at = count // 2
-    decoded = among_good(TEXT, bad, GOOD, at=at, count=count)
+    decoded = among_good(way, TEXT, bad, GOOD, at=at, count=count)
     assert [(each.row, each.code) for each in decoded.failed] == [(at, code)]
     assert decoded.rows.tolist() == [row for row in range(count) if row != at]
     assert decoded.table.to_pylist() == [{"f": "abc", "n": 7}] * (count - 1)
@@ -96,21 +98,23 @@ BAD_BODIES = [
 ]
 
 
+@each_way
 @pytest.mark.parametrize("count", [3, ROWS])
 @pytest.mark.parametrize(
     ("node", "bad", "good", "code"), [each[1:] for each in BAD_BODIES], ids=[each[0] for each in BAD_BODIES]
 )
-def test_one_bad_body_fails_alone(node: Any, bad: bytes, good: bytes, code: str, count: int) -> None:
+def test_one_bad_body_fails_alone(node: Any, bad: bytes, good: bytes, code: str, count: int, way: str) -> None:
     """The same for what each type refuses, by both ways of reading: nothing is allocated for lengths that lie."""
     codec = codec_of(("f", node))
     prefix = wire.prefix(codec._registry.register("t-value", codec.schema).id)
-    decoded = among_good(codec, prefix + bad, prefix + good, at=1, count=count)
+    decoded = among_good(way, codec, prefix + bad, prefix + good, at=1, count=count)
     assert [(each.row, each.code) for each in decoded.failed] == [(1, code)]
     assert decoded.table.num_rows == count - 1
     decoded.table.validate(full=True)
 
 
-def test_many_different_failures_in_one_batch_keep_their_rows() -> None:
+@each_way
+def test_many_different_failures_in_one_batch_keep_their_rows(way: str) -> None:
     """Each bad row has its own reason, ascending; the good ones keep their order."""
     values: list[bytes | None] = []
     expected: list[tuple[int, str]] = []
@@ -121,7 +125,7 @@ def test_many_different_failures_in_one_batch_keep_their_rows() -> None:
             good = TEXT.encode(pa.table({"f": ["x" * turn], "n": [len(values)]})).values[0].as_py()
             values += [bad, good, None]
             numbers.append(expected[-1][0])
-    decoded = TEXT.decode(pa.array(values, pa.large_binary()))
+    decoded = decode_by(way, TEXT, pa.array(values, pa.large_binary()))
     assert [(each.row, each.code) for each in decoded.failed] == expected
     assert decoded.table.column("n").to_pylist() == numbers
     assert decoded.rows.tolist() == [row + 1 for row in numbers]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,25 +15,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.contracts.ways import WAYS, read_by
 
 from headrace.contracts import wire
 from headrace.contracts.avro import AvroSchema
-from headrace.contracts.binary import reading
 from headrace.contracts.codec import Decoded
 from headrace.contracts.compatibility import check
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.registry import CompatibilityMode
 from headrace.contracts.registry_memory import MemoryRegistry
-
-BOTH_WAYS = [1, 1_000_000]
-"""Fewest rows that are read side by side: always, never."""
-
-
-@contextmanager
-def rows_min(count: int) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "VECTOR_ROWS_MIN", count)
-        yield
 
 
 def field(name: str, node: Any, **more: Any) -> dict[str, Any]:
@@ -60,18 +49,17 @@ def body(schema: Any, value: Any) -> bytes:
 
 
 def read(writer: Any, reader: Any, *values: Any) -> Decoded:
-    """Values written with `writer`, decoded by a codec of `reader`; both ways of reading give the same."""
+    """Values written with `writer`, decoded by a codec of `reader`; all ways of reading give the same."""
     registry = MemoryRegistry()
     registered = registry.register("writer", AvroSchema.parse(writer))
     framed = wire.frame(pa.array([body(writer, each) for each in values], pa.large_binary()), registered.id)
     found = []
-    for count in BOTH_WAYS:
-        codec = open_codec(AvroSchema.parse(reader), registry, "t-value")
-        with rows_min(count):
-            found.append(codec.decode(framed))
+    for way in WAYS:
+        with read_by(way):
+            found.append(open_codec(AvroSchema.parse(reader), registry, "t-value").decode(framed))
         found[-1].table.validate(full=True)
-    assert found[0].table.equals(found[1].table)
-    assert found[0].failed == found[1].failed
+        assert found[-1].table.equals(found[0].table, check_metadata=True)
+        assert found[-1].failed == found[0].failed
     return found[0]
 
 
@@ -388,9 +376,9 @@ def test_several_writers_in_one_batch_keep_the_order() -> None:
         value("first", first, {"a": 4}),
         value("second", second, {"b": "", "a": 5}),
     ]
-    codec = open_codec(AvroSchema.parse(record(field("a", "long"))), registry, "t-value")
-    for count in BOTH_WAYS:
-        with rows_min(count):
+    for way in WAYS:
+        with read_by(way):
+            codec = open_codec(AvroSchema.parse(record(field("a", "long"))), registry, "t-value")
             decoded = codec.decode(pa.array(rows * 20, pa.large_binary()))
         assert decoded.table.column("a").to_pylist() == [0, 1, 4, 5] * 20
         assert decoded.rows.tolist() == [6 * turn + row for turn in range(20) for row in (0, 1, 4, 5)]

@@ -10,8 +10,9 @@ Owns the `RecordCodec` behind `open_codec`. Made of column operations on NumPy a
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,8 @@ from headrace.native import native
 
 Framing = Literal["prefix", "header"]
 Integers = npt.NDArray[np.int64]
+Find = Callable[[WriterId], Writer | tuple[str, str]]
+"""How to read a writer's records, or what all of them fail with."""
 
 _NO_GUIDS = wire.Guids((), np.zeros(0, dtype=np.int64))
 _UNFRAMED = ("decode.framing", "no magic byte and schema id in front of the value")
@@ -86,59 +89,41 @@ class AvroCodec:
     def decode(self, values: pa.LargeBinaryArray, headers: pa.ListArray | None = None) -> Decoded:
         """See `RecordCodec.decode`."""
         guids = wire.header_guids(headers, self._header, len(values)) if headers is not None else _NO_GUIDS
+        find = cache(self._writers.writer)  # A schema that nobody knows is asked for once a batch.
         if self._native is not None:
-            return self._decode_native(self._native, values, guids)
+            return self._decode_native(self._native, values, guids, find)
         column = wire.open_column(values)
-        groups, failed = self._groups(column, guids)
+        groups, failed = _groups(column, guids, find)
         return self._decoded(read_records(column, groups, self._shape), failed)
 
-    def _decode_native(self, native: NativeReader, values: pa.LargeBinaryArray, guids: wire.Guids) -> Decoded:
+    def _decode_native(
+        self, native: NativeReader, values: pa.LargeBinaryArray, guids: wire.Guids, find: Find
+    ) -> Decoded:
         """The compiled reader reads what it can; what it leaves is read in Python, or named as failed."""
-        numbers = self._numbers(guids)
+        numbers = _numbers(guids, find)
         found = native.read(values, numbers)
         if len(found.left):
             taught = native.taught
             for schema_id in np.unique(found.left_ids[found.left_ids >= 0]).tolist():
-                self._writers.writer(schema_id)
+                find(schema_id)
             if native.taught > taught:
                 found = native.read(values, numbers)
         if not len(found.left):
             return Decoded(pa.Table.from_batches([found.batch]), found.rows, [])
-        column = wire.open_column(values)
-        return self._decoded(*self._with_left(found, column, guids))
+        return self._with_left(found, wire.open_column(values), guids, find)
 
-    def _with_left(
-        self, found: NativeBatch, column: wire.Column, guids: wire.Guids
-    ) -> tuple[Records, list[FailedRow]]:
+    def _with_left(self, found: NativeBatch, column: wire.Column, guids: wire.Guids, find: Find) -> Decoded:
         """The rows that were read and those that were left, which may still be good."""
         if found.is_full:
-            groups, failed = self._groups(column, guids)
-            return read_records(column, groups, self._shape), failed
+            groups, failed = _groups(column, guids, find)
+            return self._decoded(read_records(column, groups, self._shape), failed)
         left = np.zeros(len(column), dtype=np.bool_)
         left[found.left] = True
-        groups, failed = self._groups(replace(column, valid=left), guids)
-        native = Records(found.batch.columns, found.rows, [])
-        return merged([native, read_records(column, groups, self._shape)]) if groups else native, failed
-
-    def _numbers(self, guids: wire.Guids) -> npt.NDArray[np.int32] | None:
-        """Who wrote each value, as headers say it; None where they say nothing."""
-        if not guids.guids:
-            return None
-        writers = [self._writers.writer(guid) for guid in guids.guids]
-        numbers = [each.number if isinstance(each, Writer) else NO_NUMBER for each in writers]
-        return np.array([*numbers, HAS_PREFIX], dtype=np.int32)[guids.index]
-
-    def _groups(self, column: wire.Column, guids: wire.Guids) -> tuple[list[Group], list[FailedRow]]:
-        """The rows of each writer, and those that no writer's schema reads."""
-        failed: list[FailedRow] = []
-        groups: list[Group] = []
-        for writer, prefix_bytes, rows in _by_writer(column, guids):
-            found = self._writers.writer(writer) if writer is not None else _UNFRAMED
-            if isinstance(found, Writer):
-                groups.append(Group(found, rows, prefix_bytes))
-            else:
-                failed += [FailedRow(row, *found) for row in rows.tolist()]
-        return groups, failed
+        groups, failed = _groups(replace(column, valid=left), guids, find)
+        records = Records(found.batch.columns, found.rows, [])
+        if groups:
+            records = merged([records, read_records(column, groups, self._shape)])
+        return self._decoded(records, failed)
 
     def _decoded(self, records: Records, failed: list[FailedRow]) -> Decoded:
         table = pa.Table.from_arrays(records.columns, schema=self.arrow_schema)
@@ -187,6 +172,28 @@ def _child(shape: Shape, name: str) -> Child:
     child = shape.child(name)
     assert child is not None, f"a codec is asked for columns of its schema, not for {name!r}"
     return child
+
+
+def _numbers(guids: wire.Guids, find: Find) -> npt.NDArray[np.int32] | None:
+    """Who wrote each value, as headers say it; None where they say nothing."""
+    if not guids.guids:
+        return None
+    writers = [find(guid) for guid in guids.guids]
+    numbers = [each.number if isinstance(each, Writer) else NO_NUMBER for each in writers]
+    return np.array([*numbers, HAS_PREFIX], dtype=np.int32)[guids.index]
+
+
+def _groups(column: wire.Column, guids: wire.Guids, find: Find) -> tuple[list[Group], list[FailedRow]]:
+    """The rows of each writer, and those that no writer's schema reads."""
+    failed: list[FailedRow] = []
+    groups: list[Group] = []
+    for writer, prefix_bytes, rows in _by_writer(column, guids):
+        found = find(writer) if writer is not None else _UNFRAMED
+        if isinstance(found, Writer):
+            groups.append(Group(found, rows, prefix_bytes))
+        else:
+            failed += [FailedRow(row, *found) for row in rows.tolist()]
+    return groups, failed
 
 
 def _by_writer(column: wire.Column, guids: wire.Guids) -> Iterator[tuple[WriterId | None, int, Integers]]:
