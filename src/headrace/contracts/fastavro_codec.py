@@ -23,7 +23,7 @@ from headrace.contracts import wire
 from headrace.contracts.arrow import to_arrow
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.binary.column_writer import ColumnWriter
-from headrace.contracts.binary.native_reader import HAS_PREFIX, NO_NUMBER, NativeBatch, NativeReader
+from headrace.contracts.binary.native_reader import HAS_PREFIX, NO_NUMBER, NativeBatch, NativeReader, open_native_reader
 from headrace.contracts.binary.reading import Group, Records, Writer, merged, read_records
 from headrace.contracts.codec import Decoded, Encoded, FailedRow
 from headrace.contracts.registry import RegisteredSchema, Registry
@@ -81,7 +81,7 @@ class AvroCodec:
         arrow = to_arrow(schema)
         self.arrow_schema = arrow if names is None else pa.schema([arrow.field(name) for name in names])
         self._shape = shape if names is None else replace(shape, children=tuple(_child(shape, name) for name in names))
-        self._native = NativeReader(native, self._shape, self.arrow_schema) if native else None
+        self._native = open_native_reader(native, self._shape, self.arrow_schema)
         self._writers = WriterSchemas(schema, self._shape, registry, names, self._native)
         self._column_writer = ColumnWriter(schema)
         self._registered: RegisteredSchema | None = None

@@ -45,11 +45,21 @@ class NativeBatch:
     """Whether a row was left because a column has no room for it."""
 
 
-class NativeReader:
-    """Reads batches into columns of `shape`, which `schema` describes."""
+def open_native_reader(native: ModuleType | None, shape: Shape, schema: pa.Schema) -> NativeReader | None:
+    """The reader into columns of `shape`, described by `schema`; None where it is not there, or not made for them."""
+    if native is None:
+        return None
+    try:
+        return NativeReader(native, Columns(shape), schema)
+    except NotNative:
+        return None
 
-    def __init__(self, native: ModuleType, shape: Shape, schema: pa.Schema) -> None:
-        self._columns = Columns(shape)
+
+class NativeReader:
+    """Reads batches into columns. Make one with `open_native_reader`."""
+
+    def __init__(self, native: ModuleType, columns: Columns, schema: pa.Schema) -> None:
+        self._columns = columns
         self._schema = schema
         self._reader = native.AvroReader(self._columns.described, OFFSET_MAX)
         self.taught = 0

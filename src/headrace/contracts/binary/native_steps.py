@@ -33,12 +33,15 @@ from headrace.contracts.shape import DECIMAL128_PRECISION_MAX, Kind, Shape
 Described = tuple[Any, ...]
 """A name and what belongs to it."""
 
+LEVELS_MAX = 60
+"""Columns below columns: Arrow's import stops at 64, and a map or an enum takes one more than it seems."""
+
 _BOUND_BYTES = 32
 _FAILING: Described = ("failing",)
 
 
 class NotNative(Exception):
-    """This step is read in Python."""
+    """These columns, or this step, are read in Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +56,31 @@ class Place:
 
 
 class Columns:
-    """The columns of a reader; `record` is the place of the record itself."""
+    """The columns of a reader; `record` is the place of the record itself. Raises `NotNative` when made."""
 
     def __init__(self, shape: Shape) -> None:
         self.described: list[Described] = []
-        self.record = self._place(shape, may_be_null=False)
+        self.record = self._place(shape, 0, may_be_null=False)
 
-    def _place(self, shape: Shape, *, may_be_null: bool) -> Place:
+    def _place(self, shape: Shape, level: int, *, may_be_null: bool) -> Place:
         """`may_be_null`: the parent may, and then its children are too."""
+        if level > LEVELS_MAX:
+            raise NotNative("columns too deep")
         column = len(self.described)
         self.described.append(_FAILING)  # Its place; the children come behind it.
         may_be_null = shape.kind is not Kind.NULL and (may_be_null or shape.null_index is not None)
         if shape.kind is Kind.MAP:
             key = len(self.described)
             self.described.append(("bytes", False))
-            value = self._place(shape.children[0].shape, may_be_null=False)
+            value = self._place(shape.children[0].shape, level + 2, may_be_null=False)
             self.described[column] = ("map", may_be_null, key, value.column)
             return Place(column, shape, (value,), key)
         if shape.kind is Kind.ARRAY:
-            item = self._place(shape.children[0].shape, may_be_null=False)
+            item = self._place(shape.children[0].shape, level + 1, may_be_null=False)
             self.described[column] = ("list", may_be_null, item.column)
             return Place(column, shape, (item,))
         below = may_be_null or shape.kind is Kind.UNION
-        children = tuple(self._place(child.shape, may_be_null=below) for child in shape.children)
+        children = tuple(self._place(child.shape, level + 1, may_be_null=below) for child in shape.children)
         if shape.kind in (Kind.RECORD, Kind.UNION):
             self.described[column] = ("struct", may_be_null, [child.column for child in children])
         else:
