@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Writers;
 use super::columns::{Columns, Spec};
+use super::cursor::Cursor;
 use super::export::{Uneven, export};
 use super::steps::Program;
 use crate::arrow_c::Node;
@@ -90,13 +91,18 @@ impl<'a> Batch<'a> {
                 continue_from(&mut rows, good, row);
                 continue;
             }
-            let value = self.value(row);
-            let (id, program, body) = match self.numbers.map_or(HAS_PREFIX, |numbers| numbers[row])
+            let (start, end) = (self.offsets[row] as usize, self.offsets[row + 1] as usize);
+            let (id, program, prefix_bytes) = match self.numbers.map_or(HAS_PREFIX, |all| all[row])
             {
-                HAS_PREFIX => finder.find(value),
-                number => (NOT_FRAMED, writers.numbered(number), value),
+                HAS_PREFIX => finder.find(self.data.get(start..end).unwrap_or_default()),
+                number => (NOT_FRAMED, writers.numbered(number), 0),
             };
-            if program.is_some_and(|program| program.read(body, &mut columns).is_ok()) {
+            let read = program.zip(Cursor::new(
+                self.data,
+                start.saturating_add(prefix_bytes),
+                end,
+            ));
+            if read.is_some_and(|(program, record)| program.read(record, &mut columns).is_ok()) {
                 if good < row {
                     rows.push(row as i64);
                 }
@@ -124,15 +130,6 @@ impl<'a> Batch<'a> {
             validity.bits[place / 8] >> (place % 8) & 1 == 0
         })
     }
-
-    /// The bytes of a row; none where the offsets lie.
-    #[inline(always)]
-    fn value(&self, row: usize) -> &'a [u8] {
-        let (start, end) = (self.offsets[row], self.offsets[row + 1]);
-        self.data
-            .get(start as usize..end as usize)
-            .unwrap_or_default()
-    }
 }
 
 /// Before the first row that is not read, rows are not noted: they are all there.
@@ -158,20 +155,20 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// The id in front of a value, what reads it, and the bytes behind.
+    /// The id in front of a value, what reads it, and the bytes of the prefix.
     #[inline(always)]
-    fn find<'b>(&mut self, value: &'b [u8]) -> (i64, Option<&'a Program>, &'b [u8]) {
-        let Some((&[MAGIC, a, b, c, d], body)) = value.split_first_chunk::<PREFIX_BYTES>() else {
-            return (NOT_FRAMED, None, value);
+    fn find(&mut self, value: &[u8]) -> (i64, Option<&'a Program>, usize) {
+        let Some(&[MAGIC, a, b, c, d]) = value.first_chunk::<PREFIX_BYTES>() else {
+            return (NOT_FRAMED, None, 0);
         };
         let id = u32::from_be_bytes([a, b, c, d]);
         if i32::try_from(id).is_err() {
-            return (NOT_FRAMED, None, value);
+            return (NOT_FRAMED, None, 0);
         }
         if self.last_id != Some(id) {
             self.last_id = Some(id);
             self.last = self.writers.of_id(id);
         }
-        (i64::from(id), self.last, body)
+        (i64::from(id), self.last, PREFIX_BYTES)
     }
 }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::cursor::{Read, Refused};
+use super::cursor::{PIECE_BYTES, Read, Refused};
 
 /// How a column lies in memory.
 pub enum Layout {
@@ -161,6 +161,39 @@ impl<'a> Columns<'a> {
         Ok(())
     }
 
+    /// Append a text. Refuses what is not UTF-8.
+    #[inline(always)]
+    pub fn push_text(
+        &mut self,
+        column: usize,
+        text: &[u8],
+        pieces: Option<&[[u8; PIECE_BYTES]]>,
+    ) -> Read {
+        let Some(pieces) = pieces else {
+            return self.push_last_text(column, text);
+        };
+        let found = &mut self.items[column];
+        let end = found.data.len() + text.len();
+        if end > self.offset_max {
+            return self.full();
+        }
+        if !push_pieces(&mut found.data, text.len(), pieces) && std::str::from_utf8(text).is_err() {
+            return Err(Refused);
+        }
+        found.offsets.push(end as i32);
+        found.mark();
+        Ok(())
+    }
+
+    /// At the end of a batch there are no whole pieces.
+    #[inline(never)]
+    fn push_last_text(&mut self, column: usize, text: &[u8]) -> Read {
+        if std::str::from_utf8(text).is_err() {
+            return Err(Refused);
+        }
+        self.push_bytes(column, text)
+    }
+
     /// The items appended since the last list are a list.
     pub fn end_list(&mut self, column: usize, items: u64) -> Read {
         let found = &mut self.items[column];
@@ -241,6 +274,32 @@ impl<'a> Columns<'a> {
         self.is_full = true;
         Err(Refused)
     }
+}
+
+/// Append the first `length` bytes of the pieces, which end in the last of them. Whether all are ASCII.
+#[inline(always)]
+fn push_pieces(data: &mut Vec<u8>, length: usize, pieces: &[[u8; PIECE_BYTES]]) -> bool {
+    const HIGH: u128 = 0x8080_8080_8080_8080_8080_8080_8080_8080;
+    let begin = data.len();
+    data.reserve(pieces.len() * PIECE_BYTES);
+    let mut found = 0;
+    let mut last = 0;
+    for (place, piece) in pieces.iter().enumerate() {
+        found |= last;
+        last = u128::from_le_bytes(*piece);
+        // SAFETY: `reserve` made room for all pieces behind the bytes that were there.
+        unsafe {
+            data.as_mut_ptr()
+                .add(begin + place * PIECE_BYTES)
+                .cast::<[u8; PIECE_BYTES]>()
+                .write(*piece)
+        };
+    }
+    // What stands behind the text in the last piece does not count.
+    found |= last << (8 * (pieces.len() * PIECE_BYTES - length)) as u32;
+    // SAFETY: the pieces, just written, have at least so many bytes.
+    unsafe { data.set_len(begin + length) };
+    found & HIGH == 0
 }
 
 /// Where the last value ends.

@@ -9,62 +9,78 @@
 /// could ask for billions. In Python as many are allowed in each array: what has more is left to it.
 pub const ZERO_SIZE_ITEMS_MAX: u64 = 65_536;
 
+/// Short texts are copied in pieces of so many bytes: cheaper than to copy as many as there are.
+pub const PIECE_BYTES: usize = 16;
+
 /// The record is not what its schema says, or more than this way of reading is made for.
 #[derive(Debug)]
 pub struct Refused;
 
 pub type Read<T = ()> = Result<T, Refused>;
 
+/// A place between the start and the end of a record, which lies in a batch.
+///
+/// `position <= end <= data.len()`, always.
 pub struct Cursor<'a> {
+    /// The whole batch: copies may look behind the record, nothing else does.
     data: &'a [u8],
     position: usize,
+    end: usize,
     zero_size_items: u64,
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(data: &'a [u8]) -> Self {
-        Self {
+    /// At the start of a record; None for one that is not in the batch.
+    #[inline(always)]
+    pub fn new(data: &'a [u8], start: usize, end: usize) -> Option<Self> {
+        (start <= end && end <= data.len()).then_some(Self {
             data,
-            position: 0,
+            position: start,
+            end,
             zero_size_items: 0,
-        }
+        })
     }
 
+    #[inline(always)]
     pub fn is_at_end(&self) -> bool {
-        self.position == self.data.len()
+        self.position == self.end
     }
 
     #[inline(always)]
     fn remaining(&self) -> usize {
-        self.data.len() - self.position
+        self.end - self.position
+    }
+
+    #[inline(always)]
+    fn rest(&self) -> &'a [u8] {
+        // SAFETY: `position <= end <= data.len()`.
+        unsafe { self.data.get_unchecked(self.position..self.end) }
     }
 
     #[inline(always)]
     pub fn byte(&mut self) -> Read<u8> {
-        let byte = *self.data.get(self.position).ok_or(Refused)?;
+        let byte = *self.rest().first().ok_or(Refused)?;
         self.position += 1;
         Ok(byte)
     }
 
     #[inline(always)]
     pub fn take(&mut self, size: usize) -> Read<&'a [u8]> {
-        let rest = &self.data[self.position..];
-        let taken = rest.get(..size).ok_or(Refused)?;
+        let taken = self.rest().get(..size).ok_or(Refused)?;
         self.position += size;
         Ok(taken)
     }
 
     #[inline(always)]
     pub fn array<const SIZE: usize>(&mut self) -> Read<[u8; SIZE]> {
-        let rest = &self.data[self.position..];
-        let taken = *rest.first_chunk().ok_or(Refused)?;
+        let taken = *self.rest().first_chunk().ok_or(Refused)?;
         self.position += SIZE;
         Ok(taken)
     }
 
     #[inline(always)]
     pub fn long(&mut self) -> Read<i64> {
-        let code = match self.data.get(self.position) {
+        let code = match self.rest().first() {
             Some(&byte) if byte < 0x80 => {
                 self.position += 1;
                 u64::from(byte)
@@ -80,8 +96,30 @@ impl<'a> Cursor<'a> {
         i32::try_from(self.long()?).map_err(|_| Refused)
     }
 
-    /// Seven bits a byte, the lowest first, at most ten bytes and 64 bits.
+    /// Seven bits a byte, the lowest first: eight bytes at once, where so many are left.
+    #[inline(always)]
     fn long_code(&mut self) -> Read<u64> {
+        const STOPS: u64 = 0x8080_8080_8080_8080;
+        let Some(&word) = self.rest().first_chunk() else {
+            return self.last_code();
+        };
+        let word = u64::from_le_bytes(word);
+        let stops = !word & STOPS;
+        if stops == 0 {
+            return self.last_code();
+        }
+        // Up to the first byte without the highest bit; then the groups of seven bits move together in three steps.
+        let mut code = word & (stops ^ (stops - 1)) & !STOPS;
+        code = (code & 0x007F_007F_007F_007F) | ((code & 0x7F00_7F00_7F00_7F00) >> 1);
+        code = (code & 0x0000_3FFF_0000_3FFF) | ((code & 0x3FFF_0000_3FFF_0000) >> 2);
+        code = (code & 0x0FFF_FFFF) | ((code & 0x0FFF_FFFF_0000_0000) >> 4);
+        self.position += stops.trailing_zeros() as usize / 8 + 1;
+        Ok(code)
+    }
+
+    /// The same byte by byte: at the end of a record, and for numbers of nine or ten bytes.
+    #[inline(never)]
+    fn last_code(&mut self) -> Read<u64> {
         let mut code = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -107,6 +145,16 @@ impl<'a> Cursor<'a> {
         self.take(size)
     }
 
+    /// The same, and the whole pieces of `PIECE_BYTES` that begin with them, where the batch goes on so far.
+    #[inline(always)]
+    pub fn bytes_in_pieces(&mut self) -> Read<(&'a [u8], Option<&'a [[u8; PIECE_BYTES]]>)> {
+        let bytes = self.bytes()?;
+        let start = self.position - bytes.len();
+        let length = bytes.len().next_multiple_of(PIECE_BYTES);
+        let pieces = self.data.get(start..start + length);
+        Ok((bytes, pieces.map(|pieces| pieces.as_chunks().0)))
+    }
+
     /// A symbol or a branch of `count`.
     #[inline(always)]
     pub fn index(&mut self, count: usize) -> Read<usize> {
@@ -119,6 +167,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Items of the next block of an array or map, each of so many bytes at least; 0 ends it.
+    #[inline(always)]
     pub fn block(&mut self, item_bytes_min: usize) -> Read<u64> {
         let count = self.long()?;
         if count < 0 && self.long()? < 0 {
@@ -158,18 +207,4 @@ impl<'a> Cursor<'a> {
             Err(Refused)
         }
     }
-}
-
-/// Whether the bytes are UTF-8. Most texts are short and ASCII: eight bytes at a time tell that.
-#[inline(always)]
-pub fn is_text(bytes: &[u8]) -> bool {
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut found = words
-        .iter()
-        .fold(0, |found, word| found | u64::from_le_bytes(*word));
-    for &byte in rest {
-        found |= u64::from(byte);
-    }
-    found & HIGH == 0 || std::str::from_utf8(bytes).is_ok()
 }

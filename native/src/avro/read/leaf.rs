@@ -5,7 +5,7 @@
 //! - What a value becomes is what `contracts/binary/leaf.py` makes of it; what that refuses is refused here.
 
 use super::columns::Columns;
-use super::cursor::{Cursor, Read, Refused, is_text};
+use super::cursor::{Cursor, Read, Refused};
 
 /// An integer that needs more than to be stored: other width, other unit, bounds.
 pub struct Integer {
@@ -137,11 +137,8 @@ pub fn wide(raw: &[u8]) -> Read<Wide> {
 
 #[inline(always)]
 pub fn text(column: usize, input: &mut Cursor<'_>, columns: &mut Columns<'_>) -> Read {
-    let bytes = input.bytes()?;
-    if !is_text(bytes) {
-        return Err(Refused);
-    }
-    columns.push_bytes(column, bytes)
+    let (text, pieces) = input.bytes_in_pieces()?;
+    columns.push_text(column, text, pieces)
 }
 
 const UUID_TEXT_BYTES: usize = 36;

@@ -91,11 +91,15 @@ pub struct Program {
 }
 
 impl Program {
-    /// Append one record, which is all of `data`. What was refused is partly in the columns: truncate them.
+    /// Append one record, which is all that `input` has. What was refused is partly in the columns: truncate them.
     #[inline(always)]
-    pub fn read(&self, data: &[u8], columns: &mut Columns<'_>) -> Read {
-        let mut input = Cursor::new(data);
-        run(&self.record, &self.named, &mut input, columns)?;
+    pub fn read(&self, mut input: Cursor<'_>, columns: &mut Columns<'_>) -> Read {
+        run(
+            std::slice::from_ref(&self.record),
+            &self.named,
+            &mut input,
+            columns,
+        )?;
         if input.is_at_end() {
             Ok(())
         } else {
@@ -104,68 +108,92 @@ impl Program {
     }
 }
 
-fn run(step: &Step, named: &[Skip], input: &mut Cursor<'_>, columns: &mut Columns<'_>) -> Read {
-    match step {
-        Step::Record { column, fields } => {
-            for field in fields {
-                run(field, named, input, columns)?;
+fn one(step: &Step, named: &[Skip], input: &mut Cursor<'_>, columns: &mut Columns<'_>) -> Read {
+    run(std::slice::from_ref(step), named, input, columns)
+}
+
+/// One step after the other, in one loop: a call for each field would cost as much as to read it.
+fn run(steps: &[Step], named: &[Skip], input: &mut Cursor<'_>, columns: &mut Columns<'_>) -> Read {
+    for step in steps {
+        let mut step = step;
+        if let Step::WriterUnion(branches) = step {
+            step = &branches[input.index(branches.len())?];
+        }
+        match step {
+            Step::Text { column } => leaf::text(*column, input, columns)?,
+            Step::Long { column } => {
+                let value = input.long()?;
+                columns.column(*column).push(value.to_le_bytes());
             }
-            columns.end_struct(*column);
-        }
-        Step::Text { column } => leaf::text(*column, input, columns)?,
-        Step::Long { column } => {
-            let value = input.long()?;
-            columns.column(*column).push(value.to_le_bytes());
-        }
-        Step::Int { column } => {
-            let value = input.int()?;
-            columns.column(*column).push(value.to_le_bytes());
-        }
-        Step::Copy { column, size: 8 } => {
-            let value: [u8; 8] = input.array()?;
-            columns.column(*column).push(value);
-        }
-        Step::Copy { column, size } => {
-            let value = input.take(*size)?;
-            let column = columns.column(*column);
-            column.data.extend_from_slice(value);
-            column.mark();
-        }
-        Step::Enum { column, indexes } => {
-            let index = indexes[input.index(indexes.len())?];
-            if index < 0 {
-                return Err(Refused);
+            Step::Int { column } => {
+                let value = input.int()?;
+                columns.column(*column).push(value.to_le_bytes());
             }
-            columns.column(*column).push(index.to_le_bytes());
+            Step::Copy { column, size: 8 } => {
+                let value: [u8; 8] = input.array()?;
+                columns.column(*column).push(value);
+            }
+            Step::Enum { column, indexes } => {
+                let index = indexes[input.index(indexes.len())?];
+                if index < 0 {
+                    return Err(Refused);
+                }
+                columns.column(*column).push(index.to_le_bytes());
+            }
+            Step::Boolean { column } => {
+                let value = input.boolean()?;
+                columns.column(*column).push([value]);
+            }
+            Step::NullValue { column } => columns.push_null(*column),
+            Step::Skipped(skip) => skip.run(input, named, 0)?,
+            Step::Record { column, fields } => {
+                run(fields, named, input, columns)?;
+                columns.end_struct(*column);
+            }
+            rare => run_rare(rare, named, input, columns)?,
         }
-        Step::Boolean { column } => {
-            let value = input.boolean()?;
-            columns.column(*column).push([value]);
-        }
-        Step::Bytes { column } => {
-            let value = input.bytes()?;
-            columns.push_bytes(*column, value)?;
-        }
-        Step::WriterUnion(branches) => {
-            let index = input.index(branches.len())?;
-            run(&branches[index], named, input, columns)?;
-        }
-        Step::NullValue { column } | Step::Null { column } => columns.push_null(*column),
-        Step::Skipped(skip) => skip.run(input, named, 0)?,
-        Step::Integer(integer) => integer.read(input, columns)?,
-        Step::Number(number) => number.read(input, columns)?,
-        Step::Decimal(decimal) => decimal.read(input, columns)?,
-        Step::UuidOfText { column } => leaf::uuid_of_text(*column, input, columns)?,
-        Step::UuidOfFixed { column } => leaf::uuid_of_fixed(*column, input, columns)?,
-        Step::Default { body, value } => run(value, named, &mut Cursor::new(body), columns)?,
-        Step::Failing => return Err(Refused),
-        nested => run_nested(nested, named, input, columns)?,
     }
     Ok(())
 }
 
 /// Apart from the others, so that their frame stays small.
 #[inline(never)]
+fn run_rare(
+    step: &Step,
+    named: &[Skip],
+    input: &mut Cursor<'_>,
+    columns: &mut Columns<'_>,
+) -> Read {
+    match step {
+        Step::Copy { column, size } => {
+            let value = input.take(*size)?;
+            let column = columns.column(*column);
+            column.data.extend_from_slice(value);
+            column.mark();
+            Ok(())
+        }
+        Step::Bytes { column } => {
+            let value = input.bytes()?;
+            columns.push_bytes(*column, value)
+        }
+        Step::Null { column } => {
+            columns.push_null(*column);
+            Ok(())
+        }
+        Step::Integer(integer) => integer.read(input, columns),
+        Step::Number(number) => number.read(input, columns),
+        Step::Decimal(decimal) => decimal.read(input, columns),
+        Step::UuidOfText { column } => leaf::uuid_of_text(*column, input, columns),
+        Step::UuidOfFixed { column } => leaf::uuid_of_fixed(*column, input, columns),
+        Step::Default { body, value } => {
+            let mut default = Cursor::new(body, 0, body.len()).ok_or(Refused)?;
+            one(value, named, &mut default, columns)
+        }
+        Step::Failing => Err(Refused),
+        nested => run_nested(nested, named, input, columns),
+    }
+}
+
 fn run_nested(
     step: &Step,
     named: &[Skip],
@@ -186,7 +214,7 @@ fn run_nested(
                 }
                 items += count;
                 for _ in 0..count {
-                    run(item, named, input, columns)?;
+                    one(item, named, input, columns)?;
                 }
             }
         }
@@ -200,7 +228,7 @@ fn run_nested(
                 items += count;
                 for _ in 0..count {
                     leaf::text(*key, input, columns)?;
-                    run(value, named, input, columns)?;
+                    one(value, named, input, columns)?;
                 }
             }
         }
@@ -209,13 +237,14 @@ fn run_nested(
             value,
             others,
         } => {
-            run(value, named, input, columns)?;
+            one(value, named, input, columns)?;
             for &other in others {
                 columns.push_null(other);
             }
             columns.end_struct(*column);
             Ok(())
         }
-        _ => Err(Refused),
+        // A union in a union, or what is common.
+        other => one(other, named, input, columns),
     }
 }
