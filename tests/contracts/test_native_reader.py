@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.contracts.conftest import shown
 from tests.contracts.test_codec import framed, mutations, record
 from tests.contracts.test_codec_resolution import body, changed_records, field
 from tests.contracts.ways import decode_by, needs_native
@@ -31,7 +32,7 @@ from headrace.native import native
 pytestmark = needs_native
 
 RANDOM = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 SECONDS_MAX = 5
 MEBIBYTES_MAX = 100
@@ -49,10 +50,11 @@ def left_by(codec: AvroCodec, values: pa.LargeBinaryArray) -> list[int]:
 
 
 def same(found: Decoded, expected: Decoded) -> None:
-    """Equal in all that a batch tells. Not-a-number equals itself here."""
+    """Equal in all that a batch tells. Not-a-number equals itself here, and dates are of any year."""
     found.table.validate(full=True)
     assert found.table.schema.equals(expected.table.schema, check_metadata=True)
-    assert repr(found.table.to_pylist()) == repr(expected.table.to_pylist())
+    for column, wanted in zip(found.table.columns, expected.table.columns, strict=True):
+        assert column.equals(wanted) or repr(shown(column)) == repr(shown(wanted))
     assert found.rows.tolist() == expected.rows.tolist()
     assert found.failed == expected.failed
 
