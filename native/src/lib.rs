@@ -11,6 +11,9 @@ mod arrow_c;
 mod avro;
 mod buffer;
 mod kafka;
+pub mod arrow_in;
+pub mod avro;
+pub mod buffer;
 
 /// What `headrace` and this package must agree on; raised with every change of a signature or a meaning.
 const API_VERSION: u32 = 1;
@@ -21,5 +24,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     buffer::register(module)?;
     avro::register(module)?;
     kafka::register(module)?;
+    avro::register(module)?;
+    buffer::register(module)?;
     Ok(())
 }

@@ -1,5 +1,8 @@
 """Signatures of the compiled module."""
 
+from collections.abc import Collection
+from typing import Any, Protocol
+
 API_VERSION: int
 
 class Buffer:
@@ -7,3 +10,23 @@ class Buffer:
 
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class HasColumns(Protocol):
+    """A pyarrow table, a Polars frame, ..."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+class ColumnsRefused(ValueError):
+    """Columns that only Python writes; the argument is the list of their names."""
+
+class RecordWriter:
+    """Writes tables as Avro records of one schema, described as `headrace.contracts.binary.native_writer` does it."""
+
+    def __new__(cls, description: dict[str, Any], /) -> RecordWriter: ...
+    def write(
+        self, columns: HasColumns, prefix: bytes, written: Collection[str]
+    ) -> tuple[Buffer, Buffer, tuple[Buffer, Buffer] | None]:
+        """Data and offsets of a row each, and where rows do not fit their validity bitmap and numbers.
+
+        The columns named in `written` hold the bytes of their fields. Raises `ColumnsRefused`.
+        """

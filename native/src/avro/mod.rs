@@ -3,7 +3,9 @@
 use pyo3::prelude::*;
 
 pub mod read;
+pub mod write;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    read::register(module)
+    read::register(module)?;
+    write::register(module)
 }

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
+
+Columns: TypeAlias = pa.Table | pl.DataFrame
+"""What is encoded. A frame is taken as it is where the compiled package is used, and costs less than its table."""
 
 
 class FailedRow(NamedTuple):
@@ -59,6 +63,6 @@ class RecordCodec(Protocol):
     def decode(self, values: pa.LargeBinaryArray, headers: pa.ListArray | None = None) -> Decoded:
         """Decode; null values are skipped (they are in neither `rows` nor `failed`)."""
 
-    def encode(self, table: pa.Table) -> Encoded:
+    def encode(self, columns: Columns) -> Encoded:
         """Encode by column name. Extra columns are ignored; a missing column takes the field's default, and
         without one every row fails. A value that does not fit its type fails its row, never changes silently."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,10 +22,10 @@ import pyarrow as pa
 from headrace.contracts import wire
 from headrace.contracts.arrow import to_arrow
 from headrace.contracts.avro import AvroSchema
-from headrace.contracts.binary.column_writer import ColumnWriter
 from headrace.contracts.binary.native_reader import HAS_PREFIX, NO_NUMBER, NativeBatch, NativeReader, open_native_reader
+from headrace.contracts.binary.native_writer import RecordWriter, open_writer
 from headrace.contracts.binary.reading import Group, Records, Writer, merged, read_records
-from headrace.contracts.codec import Decoded, Encoded, FailedRow
+from headrace.contracts.codec import Columns, Decoded, Encoded, FailedRow
 from headrace.contracts.registry import RegisteredSchema, Registry
 from headrace.contracts.shape import Child, Shape, record_shape
 from headrace.contracts.writer_schemas import WriterId, WriterSchemas
@@ -83,7 +83,6 @@ class AvroCodec:
         self._shape = shape if names is None else replace(shape, children=tuple(_child(shape, name) for name in names))
         self._native = open_native_reader(native, self._shape, self.arrow_schema)
         self._writers = WriterSchemas(schema, self._shape, registry, names, self._native)
-        self._column_writer = ColumnWriter(schema)
         self._registered: RegisteredSchema | None = None
 
     def decode(self, values: pa.LargeBinaryArray, headers: pa.ListArray | None = None) -> Decoded:
@@ -129,15 +128,13 @@ class AvroCodec:
         table = pa.Table.from_arrays(records.columns, schema=self.arrow_schema)
         return Decoded(table, records.rows, sorted([*failed, *records.failed]))
 
-    def encode(self, table: pa.Table) -> Encoded:
+    def encode(self, columns: Columns) -> Encoded:
         """See `RecordCodec.encode`. May raise `SchemaIncompatible` when it registers the schema."""
-        rows, failed = self._column_writer.write(table, self._prefix())
-        values = rows.to_binary()
-        if failed:
-            good = np.ones(table.num_rows, dtype=np.bool_)
-            good[[each.row for each in failed]] = False
-            values = wire.keep(values, good)
-        return Encoded(values, failed)
+        return self._writer.encode(columns, self._prefix())
+
+    @cached_property
+    def _writer(self) -> RecordWriter:
+        return open_writer(native, self.schema)
 
     def record_header(self) -> tuple[str, bytes] | None:
         """The header to put on every record that `encode` gave; None with the prefix framing."""

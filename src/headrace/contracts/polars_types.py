@@ -19,6 +19,7 @@ from polars.datatypes import DataTypeClass
 
 from headrace.contracts.avro import AvroField, AvroSchema, AvroType
 from headrace.contracts.binary.nested import list_array, list_parts, map_parts, null_mask, struct_array, struct_children
+from headrace.contracts.codec import Columns
 from headrace.contracts.shape import DECIMAL128_PRECISION_MAX, SHAPES_KEPT_MAX, Kind, Shape, record_shape
 from headrace.contracts.type_unsupported import TypeUnsupported
 
@@ -122,6 +123,11 @@ def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
 def from_frame(frame: pl.DataFrame) -> pa.Table:
     """The frame as a table of standard Arrow types, ready for a codec."""
     return frame.cast({pl.Int128: pl.Decimal(38, 0)}).to_arrow()
+
+
+def as_table(columns: Columns) -> pa.Table:
+    """The columns as a table."""
+    return from_frame(columns) if isinstance(columns, pl.DataFrame) else columns
 
 
 def _dtype(shape: Shape) -> pl.DataType:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.contracts import wire
 from headrace.contracts.arrow import arrow_type
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.binary.fit import TypeMismatch, fit
@@ -24,7 +25,8 @@ from headrace.contracts.binary.json_value import default_bytes
 from headrace.contracts.binary.leaf_writer import varints, write_binary, write_leaf
 from headrace.contracts.binary.nested import list_parts, map_parts, null_mask, offsets_of, struct_children
 from headrace.contracts.binary.ragged import Ragged, constant, fixed_width, side_by_side
-from headrace.contracts.codec import FailedRow
+from headrace.contracts.codec import Columns, Encoded, FailedRow
+from headrace.contracts.polars_types import as_table
 from headrace.contracts.shape import Child, Kind, Shape, record_shape
 
 Rows = npt.NDArray[np.int64]
@@ -49,8 +51,25 @@ class ColumnWriter:
         self._shape = record_shape(schema)
         self._names = schema.names
 
-    def write(self, table: pa.Table, prefix: bytes) -> tuple[Ragged, list[FailedRow]]:
-        """`prefix` and a record for each row; what stands in rows that failed means nothing."""
+    def encode(self, columns: Columns, prefix: bytes) -> Encoded:
+        """`prefix` and a record for each row; null where the row failed."""
+        table = as_table(columns)
+        rows, failed = self._written(table, prefix)
+        return Encoded(_without(rows.to_binary(), [each.row for each in failed]), failed)
+
+    def encode_field(self, name: str, table: pa.Table) -> pa.LargeBinaryArray:
+        """One field's bytes of each row; null where the row fails."""
+        child = self._shape.child(name)
+        assert child is not None, f"{name!r} is asked for, which is no field"
+        writing = _Writing(self._names, Problems())
+        parts = writing.value(child.shape, _column(table, name), np.arange(table.num_rows, dtype=np.int64), name)
+        failed = list(writing.problems.by_row)
+        if len(failed) == table.num_rows:
+            return pa.nulls(table.num_rows, pa.large_binary())
+        return _without(side_by_side(parts, table.num_rows).to_binary(), failed)
+
+    def _written(self, table: pa.Table, prefix: bytes) -> tuple[Ragged, list[FailedRow]]:
+        """What stands in rows that failed means nothing."""
         rows = np.arange(table.num_rows, dtype=np.int64)
         writing = _Writing(self._names, Problems())
         known = set(table.column_names)
@@ -58,6 +77,15 @@ class ColumnWriter:
         if prefix or not parts:
             parts = [constant(prefix, len(rows)), *parts]
         return side_by_side(parts, len(rows)), sorted(writing.problems.by_row.values())
+
+
+def _without(values: pa.LargeBinaryArray, failed: list[int]) -> pa.LargeBinaryArray:
+    """The values, null in these rows."""
+    if not failed:
+        return values
+    good = np.ones(len(values), dtype=np.bool_)
+    good[failed] = False
+    return wire.keep(values, good)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
@@ -80,7 +108,7 @@ class _Writing:
             if array is None:
                 parts += self._missing(shape, child, rows, inner_path)
             else:
-                parts += self._value(child.shape, array, rows, inner_path)
+                parts += self.value(child.shape, array, rows, inner_path)
         return parts
 
     def _missing(self, shape: Shape, child: Child, rows: Rows, path: str) -> list[Ragged]:
@@ -91,7 +119,7 @@ class _Writing:
         self.problems.add(rows, "missing_column", f"{path}: there is no such column, and the field has no default")
         return []
 
-    def _value(self, shape: Shape, array: pa.Array, rows: Rows, path: str) -> list[Ragged]:
+    def value(self, shape: Shape, array: pa.Array, rows: Rows, path: str) -> list[Ragged]:
         """The bytes of a column that may hold nulls."""
         if shape.kind is Kind.UNION:
             return self._union(shape, array, rows, path)
@@ -145,7 +173,7 @@ class _Writing:
             raise TypeMismatch(str(array.type))
         offsets, items = list_parts(array)
         item_rows = np.repeat(rows, np.diff(offsets))
-        parts = self._value(shape.children[0].shape, items, item_rows, f"{path}[]")
+        parts = self.value(shape.children[0].shape, items, item_rows, f"{path}[]")
         return _blocks(parts, offsets)
 
     def _map(self, shape: Shape, array: pa.Array, rows: Rows, path: str) -> list[Ragged]:
@@ -156,7 +184,7 @@ class _Writing:
             self.problems.add(item_rows[key_nulls], "null", f"{path}: a null key")
             keys = keys.fill_null("")
         parts = write_binary(fit(keys, _KEY, pa.string()))
-        parts += self._value(shape.children[0].shape, values, item_rows, f"{path}{{}}")
+        parts += self.value(shape.children[0].shape, values, item_rows, f"{path}{{}}")
         return _blocks(parts, offsets)
 
     def _union(self, shape: Shape, array: pa.Array, rows: Rows, path: str) -> list[Ragged]:
@@ -176,7 +204,7 @@ class _Writing:
             chosen[present] = child.index
             filled[present] += 1
             if len(present):
-                inner = self._value(child.shape, values.take(pa.array(present)), rows[present], f"{path}.{child.name}")
+                inner = self.value(child.shape, values.take(pa.array(present)), rows[present], f"{path}.{child.name}")
                 parts += [part.spread(present, len(array)) for part in inner]
         self._check_union(shape, nulls, filled, rows, path)
         if nulls is not None and shape.null_index is not None:
