@@ -1,6 +1,6 @@
 """Signatures of the compiled module."""
 
-from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 API_VERSION: int
@@ -24,7 +24,7 @@ class RecordWriter:
 
     def __new__(cls, description: dict[str, Any], /) -> RecordWriter: ...
     def write(
-        self, columns: HasColumns, prefix: bytes, written: Collection[str]
+        self, columns: HasColumns, prefix: bytes, written: AbstractSet[str]
     ) -> tuple[Buffer, Buffer, tuple[Buffer, Buffer] | None]:
         """Data and offsets of a row each, and where rows do not fit their validity bitmap and numbers.
 

@@ -152,11 +152,13 @@ impl Binder {
         if !has_values {
             return Err(Unreadable);
         }
-        let (validity, values) = (validity(&entries)?, entries.bytes()?);
+        let values = entries.bytes()?;
         if let Kind::Enum(codes) = kind {
             let code = |entry| {
-                let text = validity.has(entry).then(|| values.get(entry)).flatten();
-                text.and_then(|text| codes.get(text).copied()).unwrap_or(-1)
+                values
+                    .get(entry)
+                    .and_then(|text| codes.get(text).copied())
+                    .unwrap_or(-1)
             };
             return Ok(Body::Symbols {
                 indices,
@@ -165,11 +167,7 @@ impl Binder {
         }
         let mean = values.size_hint() / entries.len().max(1);
         self.room = self.room.saturating_add(array.len().saturating_mul(mean));
-        Ok(Body::Indexed {
-            indices,
-            validity,
-            values,
-        })
+        Ok(Body::Indexed { indices, values })
     }
 
     fn record<'a>(
@@ -262,7 +260,16 @@ static KEY: Plan = Plan {
 };
 
 fn validity<'a>(array: &Array<'a>) -> Result<Validity<'a>, Unreadable> {
-    Ok(array.validity()?.map_or(Validity::All, Validity::Some))
+    let own = array.validity()?.map_or(Validity::All, Validity::Some);
+    if array.field.dictionary.is_none() {
+        return Ok(own);
+    }
+    let Some(entries) = array.dictionary()?.validity()? else {
+        return Ok(own);
+    };
+    let indices = Whole::of(array)?;
+    let has_value = |row| own.has(row) && indices.index(row).is_none_or(|entry| entries.get(entry));
+    Ok(Validity::Rows((0..array.len()).map(has_value).collect()))
 }
 
 fn is_bytes(array: &Array<'_>) -> bool {

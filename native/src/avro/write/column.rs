@@ -15,6 +15,8 @@ pub enum Validity<'a> {
     All,
     None,
     Some(Bits<'a>),
+    /// Of a dictionary with null entries.
+    Rows(Vec<bool>),
 }
 
 impl Validity<'_> {
@@ -24,6 +26,7 @@ impl Validity<'_> {
             Self::All => true,
             Self::None => false,
             Self::Some(bits) => bits.get(row),
+            Self::Rows(rows) => rows.get(row).copied().unwrap_or(false),
         }
     }
 }
@@ -61,7 +64,6 @@ pub enum Body<'a> {
     Sized(Bytes<'a>),
     Indexed {
         indices: Whole<'a>,
-        validity: Validity<'a>,
         values: Bytes<'a>,
     },
     Fixed {
@@ -174,15 +176,7 @@ impl Body<'_> {
             Self::Float(values) => out.raw(&values.as_float(row)?.to_le_bytes()),
             Self::Double(values) => out.raw(&values.as_double(row)?.to_le_bytes()),
             Self::SymbolTexts { texts, codes } => out.long(*codes.get(texts.get(row)?)?),
-            Self::Indexed {
-                indices,
-                validity,
-                values,
-            } => {
-                let index = indices.index(row)?;
-                fits(validity.has(index))?;
-                out.sized(values.get(index)?);
-            }
+            Self::Indexed { indices, values } => out.sized(values.get(indices.index(row)?)?),
             Self::Fixed { values, size } => {
                 let value = values.get(row)?;
                 fits(value.len() == *size)?;

@@ -23,7 +23,14 @@ from headrace.contracts.avro import AvroSchema
 from headrace.contracts.binary.fit import TypeMismatch, fit
 from headrace.contracts.binary.json_value import default_bytes
 from headrace.contracts.binary.leaf_writer import varints, write_binary, write_leaf
-from headrace.contracts.binary.nested import list_parts, map_parts, null_mask, offsets_of, struct_children
+from headrace.contracts.binary.nested import (
+    list_parts,
+    map_parts,
+    null_mask,
+    offsets_of,
+    struct_children,
+    without_views,
+)
 from headrace.contracts.binary.ragged import Ragged, constant, fixed_width, side_by_side
 from headrace.contracts.codec import Columns, Encoded, FailedRow
 from headrace.contracts.polars_types import as_table
@@ -53,7 +60,7 @@ class ColumnWriter:
 
     def encode(self, columns: Columns, prefix: bytes) -> Encoded:
         """`prefix` and a record for each row; null where the row failed."""
-        table = as_table(columns)
+        table = without_views(as_table(columns))
         rows, failed = self._written(table, prefix)
         return Encoded(_without(rows.to_binary(), [each.row for each in failed]), failed)
 
@@ -62,7 +69,9 @@ class ColumnWriter:
         child = self._shape.child(name)
         assert child is not None, f"{name!r} is asked for, which is no field"
         writing = _Writing(self._names, Problems())
-        parts = writing.value(child.shape, _column(table, name), np.arange(table.num_rows, dtype=np.int64), name)
+        parts = writing.value(
+            child.shape, _column(without_views(table), name), np.arange(table.num_rows, dtype=np.int64), name
+        )
         failed = list(writing.problems.by_row)
         if len(failed) == table.num_rows:
             return pa.nulls(table.num_rows, pa.large_binary())
@@ -179,11 +188,12 @@ class _Writing:
     def _map(self, shape: Shape, array: pa.Array, rows: Rows, path: str) -> list[Ragged]:
         offsets, keys, values = _entries(array)
         item_rows = np.repeat(rows, np.diff(offsets))
+        keys = fit(keys, _KEY, pa.string())
         key_nulls = null_mask(keys)
         if key_nulls is not None:
             self.problems.add(item_rows[key_nulls], "null", f"{path}: a null key")
             keys = keys.fill_null("")
-        parts = write_binary(fit(keys, _KEY, pa.string()))
+        parts = write_binary(keys)
         parts += self.value(shape.children[0].shape, values, item_rows, f"{path}{{}}")
         return _blocks(parts, offsets)
 

@@ -10,7 +10,7 @@ that do not fit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.binary.column_writer import ColumnWriter
 from headrace.contracts.binary.json_value import default_bytes
+from headrace.contracts.binary.nested import without_views
 from headrace.contracts.codec import Columns, Encoded
 from headrace.contracts.polars_types import as_table
 from headrace.contracts.shape import Child, Kind, Shape, record_shape
@@ -49,7 +50,7 @@ class NativeWriter:
 
     def __init__(self, native: ModuleType, schema: AvroSchema) -> None:
         shape = record_shape(schema)
-        self._native = native.RecordWriter(_described(shape, schema.names))
+        self._native = native.RecordWriter(described(shape, schema.names))
         self._refusal: type[Exception] = native.ColumnsRefused
         self._python = ColumnWriter(schema)
         self._python_only = frozenset(
@@ -79,7 +80,7 @@ class NativeWriter:
             names |= set(refused.args[0])
         return self._native.write(self._prepared(columns, names), prefix, names)
 
-    def _prepared(self, columns: Columns, names: Collection[str]) -> Columns:
+    def _prepared(self, columns: Columns, names: frozenset[str]) -> Columns:
         """The columns with those of these names written already."""
         for name in names:
             given = as_table(columns.select([name]))
@@ -109,10 +110,10 @@ def _names(columns: Columns) -> list[str]:
 def _rows(columns: Columns, rows: npt.NDArray[np.int64]) -> Columns:
     if len(rows) == len(columns):
         return columns
-    return columns[rows] if isinstance(columns, pl.DataFrame) else columns.take(pa.array(rows))
+    return columns[rows] if isinstance(columns, pl.DataFrame) else without_views(columns).take(pa.array(rows))
 
 
-def _described(shape: Shape, names: Names) -> dict[str, Any]:
+def described(shape: Shape, names: Names) -> dict[str, Any]:
     """A shape as the compiled writer takes it."""
     return {
         "kind": shape.kind.name,
@@ -134,4 +135,4 @@ def _member(shape: Shape, child: Child, names: Names) -> dict[str, Any]:
         field = shape.node["fields"][child.index]
         if "default" in field:
             default = default_bytes(field["type"], field["default"], names)
-    return {"name": child.name, "index": child.index, "default": default, "node": _described(child.shape, names)}
+    return {"name": child.name, "index": child.index, "default": default, "node": described(child.shape, names)}

@@ -18,8 +18,9 @@ Mask = npt.NDArray[np.bool_]
 
 
 def null_mask(array: pa.Array) -> Mask | None:
-    """True where the array is null; None when it never is."""
-    if array.null_count == 0:
+    """True where the array is null, or its dictionary is; None when it never is."""
+    has_null_entry = pa.types.is_dictionary(array.type) and array.dictionary.null_count > 0
+    if array.null_count == 0 and not has_null_entry:
         return None
     return np.asarray(array.is_null().to_numpy(zero_copy_only=False), dtype=np.bool_)
 
@@ -33,10 +34,12 @@ def list_parts(array: pa.Array) -> tuple[Offsets, pa.Array]:
 
 def map_parts(array: pa.MapArray) -> tuple[Offsets, pa.Array, pa.Array]:
     """Offsets starting at 0, the keys and the values; null maps are empty."""
-    entries = pa.StructArray.from_arrays([array.keys, array.items], names=["key", "value"])
-    base = array.offsets[0].as_py() if len(array.offsets) else 0
-    raw = np.asarray(array.offsets.to_numpy(zero_copy_only=False), dtype=np.int64) - base
-    return _without_null_items(raw, entries, null_mask(array))
+    raw = np.asarray(array.offsets.to_numpy(zero_copy_only=False), dtype=np.int64)
+    first, last = (int(raw[0]), int(raw[-1])) if len(raw) else (0, 0)
+    # Of a slice, and of a map whose offsets do not begin at 0, `keys` and `items` are still all there are.
+    keys, items = (each.slice(first, last - first) for each in (array.keys, array.items))
+    entries = pa.StructArray.from_arrays([keys, items], names=["key", "value"])
+    return _without_null_items(raw - first, entries, null_mask(array))
 
 
 def _without_null_items(
@@ -48,6 +51,33 @@ def _without_null_items(
         lengths = np.where(nulls, 0, lengths)
         offsets = offsets_of(lengths)
     return offsets, entries.field(0), entries.field(1)
+
+
+def without_views(table: pa.Table) -> pa.Table:
+    """The table with text and binary in place of views of them, which many of Arrow's functions do not take."""
+    for index, column in enumerate(table.columns):
+        wanted = _without_views(column.type)
+        if not wanted.equals(column.type):
+            table = table.set_column(index, table.field(index).with_type(wanted), column.cast(wanted))
+    return table
+
+
+def _without_views(arrow: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if types.is_string_view(arrow) or types.is_binary_view(arrow):
+        return pa.large_string() if types.is_string_view(arrow) else pa.large_binary()
+    if types.is_dictionary(arrow):
+        return pa.dictionary(arrow.index_type, _without_views(arrow.value_type), arrow.ordered)
+    if types.is_struct(arrow):
+        return pa.struct([each.with_type(_without_views(each.type)) for each in arrow])
+    if types.is_map(arrow):
+        return pa.map_(_without_views(arrow.key_type), _without_views(arrow.item_type))
+    if types.is_fixed_size_list(arrow):
+        return pa.list_(_without_views(arrow.value_type), arrow.list_size)
+    if types.is_list(arrow) or types.is_large_list(arrow):
+        make = pa.list_ if types.is_list(arrow) else pa.large_list
+        return make(_without_views(arrow.value_type))
+    return arrow
 
 
 def offsets_of(lengths: npt.NDArray[np.int64]) -> Offsets:
