@@ -17,6 +17,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
+from headrace.contracts import fastavro_codec, key
+from headrace.native import native
+
+needs_native = pytest.mark.skipif(native is None, reason="headrace-native is not installed")
+
 SAMPLE_NAMES = ("a", "b", "c", "d", "e", "f")
 
 
@@ -218,6 +223,14 @@ def record_strategy(draw: st.DrawFn) -> AvroType:
     counter = itertools.count()
     members = draw(st.lists(avro_type_strategy(lambda: f"T{next(counter)}"), min_size=1, max_size=5))
     return record_type("Root", members)
+
+
+@pytest.fixture(params=["python", pytest.param("native", marks=needs_native)])
+def each_writer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codecs that begin to encode in the test write in Python, and in another run with the compiled writer."""
+    if request.param == "python":
+        monkeypatch.setattr(fastavro_codec, "native", None)
+        monkeypatch.setattr(key, "native", None)
 
 
 @pytest.fixture(scope="session")

@@ -296,6 +296,7 @@ def test_big_decimals_carry_their_own_scale(text: str, unscaled: str | None, sca
     assert codec.encode(pa.table({"f": [text]})).values.equals(values)
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_decimals_take_as_few_bytes_as_in_java() -> None:
     """`BigInteger.toByteArray`: -128 is one byte (fastavro writes two), 128 needs two; both forms are read."""
     codec = codec_of(record(("f", {"type": "bytes", "logicalType": "decimal", "precision": 5, "scale": 2})))
@@ -305,6 +306,7 @@ def test_decimals_take_as_few_bytes_as_in_java() -> None:
     assert codec.decode(values).table.equals(codec.decode(framed(codec, [b"\x04\xff\x80", b"\x06\0\0\x80"])).table)
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_an_unknown_or_invalid_logical_type_leaves_the_type_below() -> None:
     """As the specification has it: a decimal without precision is bytes, a duration of 11 bytes a fixed."""
     schema = record(
@@ -464,6 +466,7 @@ def test_null_values_are_passed_over() -> None:
     assert not decoded.failed
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_slices_and_chunks() -> None:
     """Columns cut from longer ones, and tables in chunks, are read and written as what they show."""
     schema = record(("f", ["null", "string"]), ("g", {"type": "array", "items": "int"}))
@@ -477,6 +480,7 @@ def test_slices_and_chunks() -> None:
     assert codec.encode(chunked).values.equals(values)
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_registers_its_schema_with_the_first_encode() -> None:
     """Not before; a given id is used as it is."""
     registry, schema = MemoryRegistry(), AvroSchema.parse(record(("f", "int")))
@@ -491,6 +495,7 @@ def test_registers_its_schema_with_the_first_encode() -> None:
     assert given.encode(pa.table({"f": [1]})).values[0].as_py() == wire.prefix(77) + b"\x02"
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_arrow_types_other_than_the_fields_own() -> None:
     """Columns are cast where no value changes: wider or narrower numbers, large or view texts, dictionaries, other
     units of time."""

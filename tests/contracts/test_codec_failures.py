@@ -266,6 +266,7 @@ REFUSED: list[tuple[str, Any, pa.Array, str, str]] = [
 ]
 
 
+@pytest.mark.usefixtures("each_writer")
 @pytest.mark.parametrize(
     ("node", "column", "code", "place"), [each[1:] for each in REFUSED], ids=[each[0] for each in REFUSED]
 )
@@ -284,6 +285,7 @@ def test_a_value_that_does_not_fit_fails_its_row(node: Any, column: pa.Array, co
     assert (decoded.rows.tolist(), list(decoded.failed)) == ([0, 2], [])
 
 
+@pytest.mark.usefixtures("each_writer")
 @pytest.mark.parametrize(
     ("node", "column"),
     [
@@ -311,6 +313,7 @@ def test_a_column_of_another_meaning_fails_every_row(node: Any, column: pa.Array
     assert encoded.values.null_count == 2
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_missing_and_extra_columns() -> None:
     """Extra columns are ignored; a missing one takes its default, and without one fails every row by name."""
     node = {
@@ -331,6 +334,7 @@ def test_missing_and_extra_columns() -> None:
     assert [each.code for each in nullable.encode(table.select(["z"])).failed] == ["encode.missing_column"] * 2
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_a_row_that_fails_twice_is_told_once() -> None:
     """The first reason found is kept, and the columns of other rows are not disturbed."""
     codec = codec_of(("a", "int"), ("b", "string"))
@@ -340,6 +344,7 @@ def test_a_row_that_fails_twice_is_told_once() -> None:
     assert codec.decode(encoded.values).table.to_pylist() == [{"a": 1, "b": "x"}]
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_bad_rows_among_many() -> None:
     """Every hundredth row of ten thousand fails; the bytes of the others are those of a batch without them."""
     codec = codec_of(("f", CENTS), ("s", ["null", "string"]))
@@ -355,6 +360,7 @@ def test_bad_rows_among_many() -> None:
     assert encoded.values.drop_null().equals(codec.encode(table.take(pa.array(good))).values)
 
 
+@pytest.mark.usefixtures("each_writer")
 def test_failed_rows_are_sorted_and_plain() -> None:
     """`FailedRow`s are tuples of an int and two texts, ready for a dead letter."""
     failed: Sequence[FailedRow] = codec_of(("f", "int")).encode(pa.table({"f": ["x", "y"]})).failed

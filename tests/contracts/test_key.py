@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -10,8 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.contracts.conftest import needs_native
 
-from headrace.contracts import wire
+from headrace.contracts import fastavro_codec, key, wire
 from headrace.contracts.arrow import from_frame
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract, KeyEncoding
@@ -22,6 +24,16 @@ ENUM = {"type": "enum", "name": "E", "symbols": ["A", "B"]}
 UUID_TEXT = {"type": "string", "logicalType": "uuid"}
 UUID_FIXED = {"type": "fixed", "name": "U", "size": 16, "logicalType": "uuid"}
 LOW, HIGH = str(uuid.UUID(int=10)), str(uuid.UUID(int=10)).upper()
+
+
+@pytest.fixture(scope="module", params=["python", pytest.param("native", marks=needs_native)], autouse=True)
+def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All of it in Python, and again with the compiled writers."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "python":
+            patch.setattr(fastavro_codec, "native", None)
+            patch.setattr(key, "native", None)
+        yield
 
 
 def contract(fields: dict[str, Any], *key: str, encoding: KeyEncoding = KeyEncoding.AVRO) -> Contract:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.contracts.any_table import any_table
+from tests.contracts.conftest import needs_native
 from tests.contracts.test_codec import SAMPLES, record
 from tests.contracts.test_codec_failures import REFUSED
 
@@ -21,7 +22,9 @@ from headrace.contracts.avro import AvroSchema
 from headrace.contracts.binary.column_writer import ColumnWriter
 from headrace.contracts.binary.native_writer import NativeWriter, RecordWriter, open_writer
 from headrace.contracts.codec import Columns, Encoded
+from headrace.contracts.contract import Contract, KeyEncoding
 from headrace.contracts.fastavro_codec import open_codec
+from headrace.contracts.key import StringKeyCodec
 from headrace.contracts.polars_types import from_frame
 from headrace.contracts.registry_memory import MemoryRegistry
 from headrace.native import native
@@ -30,7 +33,6 @@ PREFIX = b"\0\0\0\0\x07"
 STRING = AvroSchema.parse(record(("f", "string")))
 NULLABLE = AvroSchema.parse(record(("f", ["null", "string"])))
 MAP = AvroSchema.parse(record(("f", {"type": "map", "values": "int"})))
-needs_native = pytest.mark.skipif(native is None, reason="headrace-native is not installed")
 
 
 @pytest.fixture(params=["python", pytest.param("native", marks=needs_native)])
@@ -81,6 +83,32 @@ def test_random_tables_of_random_schemas(data: st.DataObject, avro_records: st.S
     except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, TypeError):
         return
     same(schema, again, frame)
+
+
+TEXT_TYPES = [
+    "string",
+    "int",
+    "long",
+    {"type": "enum", "name": "E", "symbols": ["A", "B", "a"]},
+    {"type": "string", "logicalType": "uuid"},
+    {"type": "fixed", "name": "U", "size": 16, "logicalType": "uuid"},
+]
+
+
+@needs_native
+@pytest.mark.parametrize("node", TEXT_TYPES, ids=["string", "int", "long", "enum", "uuid", "uuid in fixed"])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), is_nullable=st.booleans())
+def test_random_keys_as_text(node: Any, seed: int, is_nullable: bool) -> None:
+    """Texts of keys from columns of any type: those that Python gives, and its failures."""
+    schema = AvroSchema.parse(record(("f", ["null", node] if is_nullable else node)))
+    contract = Contract("t", schema, key=("f",), key_encoding=KeyEncoding.STRING)
+    codec = StringKeyCodec(schema, contract)
+    assert codec._native is not None
+    table = any_table(schema, seed)
+    expected, found = codec._encode_in_python(table), codec.encode(table)
+    assert list(found.failed) == list(expected.failed)
+    assert found.values.equals(expected.values)
 
 
 @needs_native

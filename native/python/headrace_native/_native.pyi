@@ -30,3 +30,10 @@ class RecordWriter:
 
         The columns named in `written` hold the bytes of their fields. Raises `ColumnsRefused`.
         """
+
+class TextWriter:
+    """Writes one column as its texts, without anything around them."""
+
+    def __new__(cls, name: str, description: dict[str, Any], /) -> TextWriter: ...
+    def write(self, columns: HasColumns) -> tuple[Buffer, Buffer, tuple[Buffer, Buffer] | None]:
+        """As `RecordWriter.write` gives it. Raises `ColumnsRefused`, also where the column is missing."""

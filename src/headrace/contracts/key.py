@@ -3,7 +3,8 @@
 Owns `KeyCodec` and the string encoding of keys; Avro keys are framed records like any value.
 
 - Equal keys have equal bytes, whatever batch they come in.
-- Each distinct key of a batch is encoded or decoded once.
+- Each distinct key of a batch is decoded once, and encoded once in Python; the compiled writer is done with all of
+  them before the distinct ones are found.
 - A null key is no key: decoding passes over it. Encoding gives a value or a failed row for every row.
 """
 
@@ -20,12 +21,16 @@ from headrace.contracts.arrow import arrow_type, to_arrow
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.binary.fit import TypeMismatch, fit, halving_cast, is_text, plain
 from headrace.contracts.binary.leaf import UUID_PATTERN
-from headrace.contracts.codec import Decoded, Encoded, FailedRow, RecordCodec
+from headrace.contracts.binary.native_writer import NativeTextWriter
+from headrace.contracts.binary.nested import without_views
+from headrace.contracts.codec import Columns, Decoded, Encoded, FailedRow, RecordCodec
 from headrace.contracts.contract import Contract, KeyEncoding
 from headrace.contracts.fastavro_codec import open_codec
+from headrace.contracts.polars_types import as_table
 from headrace.contracts.registry import Registry
 from headrace.contracts.shape import Child, Kind, record_shape
 from headrace.errors import HeadraceError
+from headrace.native import native
 
 STRING_KEY_KINDS = frozenset({Kind.STRING, Kind.UUID, Kind.ENUM, Kind.INT, Kind.LONG})
 """What has one obvious text."""
@@ -50,8 +55,11 @@ class KeyCodec:
         """The columns that `decode` gives."""
         return self._codec.arrow_schema
 
-    def encode(self, table: pa.Table) -> Encoded:
-        """The keys of a table's rows. Extra columns are ignored. May raise what the registry raises."""
+    def encode(self, columns: Columns) -> Encoded:
+        """The keys of all rows. Extra columns are ignored. May raise what the registry raises."""
+        if native is not None:
+            return self._codec.encode(columns)
+        table = as_table(columns)
         codes, distinct = _distinct_rows(table.select([name for name in self.fields if name in table.column_names]))
         if codes is None:
             return self._codec.encode(table)
@@ -99,9 +107,14 @@ class StringKeyCodec:
                 cure="use one such field, or the key encoding `avro`",
             )
         self._child: Child = children[0]
+        self._native = NativeTextWriter(native, self._child, schema.names, self._encode_in_python) if native else None
 
-    def encode(self, table: pa.Table) -> Encoded:
+    def encode(self, columns: Columns) -> Encoded:
         """See `RecordCodec.encode`."""
+        return self._encode_in_python(columns) if self._native is None else self._native.encode(columns)
+
+    def _encode_in_python(self, columns: Columns) -> Encoded:
+        table = without_views(as_table(columns))
         name = self._child.name
         if name not in table.column_names:
             return self._all_failed(table, "encode.missing_column", f"{name}: there is no such column")

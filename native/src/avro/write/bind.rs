@@ -259,7 +259,7 @@ static KEY: Plan = Plan {
     head: None,
 };
 
-fn validity<'a>(array: &Array<'a>) -> Result<Validity<'a>, Unreadable> {
+pub fn validity<'a>(array: &Array<'a>) -> Result<Validity<'a>, Unreadable> {
     let own = array.validity()?.map_or(Validity::All, Validity::Some);
     if array.field.dictionary.is_none() {
         return Ok(own);
@@ -279,7 +279,7 @@ fn is_bytes(array: &Array<'_>) -> bool {
     )
 }
 
-fn is_text(array: &Array<'_>) -> bool {
+pub fn is_text(array: &Array<'_>) -> bool {
     matches!(array.field.data_type, Type::Text(_))
 }
 
@@ -291,18 +291,16 @@ fn is_list(array: &Array<'_>) -> bool {
 }
 
 fn number<'a>(kind: &Kind, array: &Array<'a>) -> Result<Body<'a>, Unreadable> {
-    let int = Fit::within(i64::from(i32::MIN), i64::from(i32::MAX));
-    let long = Fit::within(i64::MIN, i64::MAX);
     Ok(match (kind, array.field.data_type) {
         (Kind::Int | Kind::Long, Type::I32) => Body::I32(array.values()?),
         (Kind::Long, Type::I64) => Body::I64(array.values()?),
         (Kind::Int, _) => Body::Rounded {
             values: Number::of(array)?,
-            fit: int,
+            fit: Fit::INT,
         },
         (Kind::Long, _) => Body::Rounded {
             values: Number::of(array)?,
-            fit: long,
+            fit: Fit::LONG,
         },
         (Kind::Float, Type::F32) => Body::F32(array.values()?),
         (Kind::Double, Type::F64) => Body::F64(array.values()?),

@@ -9,6 +9,7 @@ mod bind;
 mod column;
 mod number;
 mod plan;
+mod text;
 mod value;
 
 use std::collections::HashSet;
@@ -100,7 +101,10 @@ impl RecordWriter {
                     .saturating_add(length.saturating_mul(prefix.len())),
                 length,
             );
-            rows.write(&columns, prefix, length);
+            rows.write(length, |row, out| {
+                out.raw(prefix);
+                columns.iter().all(|column| column.write(row, out))
+            });
         }
         Ok(rows)
     }
@@ -140,14 +144,12 @@ impl Rows {
         self.offsets.reserve(rows);
     }
 
-    fn write(&mut self, columns: &[Column<'_>], prefix: &[u8], length: usize) {
+    /// `write` gives false for a row that does not fit; what it wrote then is taken back.
+    #[inline]
+    fn write(&mut self, length: usize, write: impl Fn(usize, &mut Out) -> bool) {
         for row in 0..length {
             let start = self.out.len();
-            self.out.raw(prefix);
-            if !columns
-                .iter()
-                .all(|column| column.write(row, &mut self.out))
-            {
+            if !write(row, &mut self.out) {
                 self.out.truncate(start);
                 self.bad.push(self.offsets.len() as i64 - 1);
             }
@@ -173,5 +175,6 @@ impl Rows {
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ColumnsRefused", module.py().get_type::<ColumnsRefused>())?;
-    module.add_class::<RecordWriter>()
+    module.add_class::<RecordWriter>()?;
+    module.add_class::<text::TextWriter>()
 }

@@ -146,7 +146,10 @@ pub struct Fit {
 }
 
 impl Fit {
-    pub fn within(low: i64, high: i64) -> Self {
+    pub const INT: Self = Self::within(i32::MIN as i64, i32::MAX as i64);
+    pub const LONG: Self = Self::within(i64::MIN, i64::MAX);
+
+    const fn within(low: i64, high: i64) -> Self {
         Self {
             multiply: 1,
             divide: 1,

@@ -6,6 +6,8 @@
 
 /// Bytes of the longest variable-length number.
 const VARINT_BYTES_MAX: usize = 10;
+/// Digits of a long, and its sign.
+const LONG_DIGITS_MAX: usize = 20;
 /// Numbers below 2^56 have at most eight groups of seven bits: they are spread within one word.
 const WORD_BITS: u32 = 56;
 const UUID_TEXT_BYTES: usize = 36;
@@ -88,6 +90,23 @@ impl Out {
         }
         bytes[size] = code as u8;
         self.raw(&bytes[..=size]);
+    }
+
+    /// A number's digits.
+    pub fn digits(&mut self, value: i64) {
+        let mut digits = [0; LONG_DIGITS_MAX];
+        let mut place = digits.len();
+        let mut rest = value.unsigned_abs();
+        while rest > 0 || place == digits.len() {
+            place -= 1;
+            digits[place] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        if value < 0 {
+            place -= 1;
+            digits[place] = b'-';
+        }
+        self.raw(&digits[place..]);
     }
 
     /// Bytes behind their length.

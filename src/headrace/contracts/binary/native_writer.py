@@ -10,7 +10,7 @@ that do not fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ PYTHON_ONLY = frozenset({Kind.JSON, Kind.DECIMAL_TEXT, Kind.BIG_DECIMAL})
 """What the compiled writer refuses, whatever its columns hold."""
 
 Names = Mapping[str, dict[str, Any]]
+Written = tuple[Any, Any, tuple[Any, Any] | None]
+"""Buffers of data and offsets, and where rows do not fit of their validity and their numbers."""
 
 
 class RecordWriter(Protocol):
@@ -59,26 +61,19 @@ class NativeWriter:
 
     def encode(self, columns: Columns, prefix: bytes) -> Encoded:
         """See `RecordWriter.encode`."""
-        if isinstance(columns, pa.Table):
-            columns.validate()  # The compiled writer takes the lengths of buffers on trust.
-        data, offsets, failed = self._written(columns, prefix)
-        length = len(offsets) // 8 - 1
-        validity, bad = failed if failed is not None else (None, b"")
-        buffers = [None if validity is None else pa.py_buffer(validity), pa.py_buffer(offsets), pa.py_buffer(data)]
-        values = pa.Array.from_buffers(pa.large_binary(), length, buffers, len(bad) // 8)
-        if failed is None:
-            return Encoded(values, [])
-        return self._with_reasons(values, np.frombuffer(bad, dtype=np.int64), columns, prefix)
+        return _encoded(self._written(columns, prefix), columns, lambda rows: self._python.encode(rows, prefix))
 
-    def _written(self, columns: Columns, prefix: bytes) -> Any:
+    def _written(self, columns: Columns, prefix: bytes) -> Written:
+        _check(columns)
         names = self._python_only
         if names:
             names &= set(_names(columns))
+        write: Callable[[Columns, bytes, frozenset[str]], Written] = self._native.write
         try:
-            return self._native.write(self._prepared(columns, names) if names else columns, prefix, names)
+            return write(self._prepared(columns, names) if names else columns, prefix, names)
         except self._refusal as refused:
             names |= set(refused.args[0])
-        return self._native.write(self._prepared(columns, names), prefix, names)
+        return write(self._prepared(columns, names), prefix, names)
 
     def _prepared(self, columns: Columns, names: frozenset[str]) -> Columns:
         """The columns with those of these names written already."""
@@ -91,16 +86,47 @@ class NativeWriter:
                 columns = columns.set_column(columns.column_names.index(name), name, written)
         return columns
 
-    def _with_reasons(
-        self, values: pa.LargeBinaryArray, bad: npt.NDArray[np.int64], columns: Columns, prefix: bytes
-    ) -> Encoded:
-        again = self._python.encode(as_table(_rows(columns, bad)), prefix)
-        failed = [each._replace(row=int(bad[each.row])) for each in again.failed]
-        if len(failed) < len(bad):
-            index = np.arange(len(values))
-            index[bad] = len(values) + np.arange(len(bad))
-            values = pa.concat_arrays([values, again.values]).take(pa.array(index))
-        return Encoded(values, failed)
+
+class NativeTextWriter:
+    """Writes one column as its texts, without a prefix; `python` does the same in Python."""
+
+    def __init__(self, native: ModuleType, child: Child, names: Names, python: Callable[[Columns], Encoded]) -> None:
+        self._native = native.TextWriter(child.name, described(child.shape, names))
+        self._refusal: type[Exception] = native.ColumnsRefused
+        self._python = python
+
+    def encode(self, columns: Columns) -> Encoded:
+        """A text of each row; null where the row failed."""
+        _check(columns)
+        try:
+            written = self._native.write(columns)
+        except self._refusal:
+            return self._python(columns)
+        return _encoded(written, columns, self._python)
+
+
+def _check(columns: Columns) -> None:
+    """The compiled writers take the lengths of buffers on trust. Raises `pa.ArrowInvalid`."""
+    if isinstance(columns, pa.Table):
+        columns.validate()
+
+
+def _encoded(written: Written, columns: Columns, python: Callable[[Columns], Encoded]) -> Encoded:
+    """What was written, with what Python finds of the rows that were not."""
+    data, offsets, failed = written
+    length = len(offsets) // 8 - 1
+    validity, bad = failed if failed is not None else (None, b"")
+    buffers = [None if validity is None else pa.py_buffer(validity), pa.py_buffer(offsets), pa.py_buffer(data)]
+    values = pa.Array.from_buffers(pa.large_binary(), length, buffers, len(bad) // 8)
+    if failed is None:
+        return Encoded(values, [])
+    rows = np.frombuffer(bad, dtype=np.int64)
+    again = python(_rows(columns, rows))
+    if len(again.failed) < len(rows):
+        index = np.arange(length)
+        index[rows] = length + np.arange(len(rows))
+        values = pa.concat_arrays([values, again.values]).take(pa.array(index))
+    return Encoded(values, [each._replace(row=int(rows[each.row])) for each in again.failed])
 
 
 def _names(columns: Columns) -> list[str]:
