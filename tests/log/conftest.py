@@ -1,4 +1,4 @@
-"""Failing conformance tests show what they compared, as tests in this directory do; tests of Kafka run on both clients."""
+"""Tests of Kafka run on both clients; failing conformance tests show what they compared, as those of this folder do."""
 
 from __future__ import annotations
 

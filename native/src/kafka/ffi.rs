@@ -22,6 +22,7 @@ pub type Code = c_int;
 
 pub const NO_ERROR: Code = 0;
 pub const ERR_INVALID_ARG: Code = -186;
+pub const ERR_UNKNOWN_PARTITION: Code = -190;
 pub const ERR_ASSIGN_PARTITIONS: Code = -175;
 pub const ERR_FATAL: Code = -150;
 
@@ -71,10 +72,38 @@ pub struct PartitionList {
     pub elements: *mut Partition,
 }
 
-/// The beginning of `struct rd_kafka_metadata`.
+/// `struct rd_kafka_metadata`, but for its end.
 #[repr(C)]
 pub struct Metadata {
     pub broker_count: c_int,
+    brokers: *const c_void,
+    topic_count: c_int,
+    topics: *const MetadataTopic,
+}
+
+/// `struct rd_kafka_metadata_topic`, of which only the first of an answer is read.
+#[repr(C)]
+struct MetadataTopic {
+    name: *const c_char,
+    partition_count: c_int,
+    partitions: *const c_void,
+    err: Code,
+}
+
+impl Metadata {
+    /// How many partitions the topic has that was asked about; none when it is not there.
+    pub fn partitions_of_first(&self) -> i32 {
+        if self.topic_count == 0 || self.topics.is_null() {
+            return 0;
+        }
+        // SAFETY: librdkafka's answer has as many topics as it says.
+        let first = unsafe { &*self.topics };
+        if first.err == NO_ERROR {
+            first.partition_count
+        } else {
+            0
+        }
+    }
 }
 
 pub const VTYPE_RKT: c_int = 2;

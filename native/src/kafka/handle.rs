@@ -64,6 +64,16 @@ impl Handle {
 
     /// How many brokers the cluster is said to have; asks, for a topic or in general.
     pub fn brokers(&self, topic: Option<&CString>, timeout_ms: i32) -> Outcome<i32> {
+        self.described(topic, timeout_ms, |answer| answer.broker_count)
+    }
+
+    /// Asks about the cluster, and about one topic or all; `read` is given the answer.
+    pub fn described<R>(
+        &self,
+        topic: Option<&CString>,
+        timeout_ms: i32,
+        read: impl FnOnce(&ffi::Metadata) -> R,
+    ) -> Outcome<R> {
         let api = self.api;
         // SAFETY: the client lives; what is made here is destroyed here.
         unsafe {
@@ -72,20 +82,15 @@ impl Handle {
                 None => std::ptr::null_mut(),
             };
             let mut answer = std::ptr::null();
-            let code = (api.metadata)(
-                self.client,
-                c_int::from(topic.is_none()),
-                only,
-                &mut answer,
-                timeout_ms,
-            );
+            let all = c_int::from(topic.is_none());
+            let code = (api.metadata)(self.client, all, only, &mut answer, timeout_ms);
             if !only.is_null() {
                 (api.topic_destroy)(only);
             }
             KafkaFailure::of_code(api, code, "Failed to get metadata")?;
-            let brokers = (*answer).broker_count;
+            let read = read(&*answer);
             (api.metadata_destroy)(answer);
-            Ok(brokers)
+            Ok(read)
         }
     }
 }

@@ -17,8 +17,10 @@ use pyo3::types::{PyBytes, PyTuple};
 use super::errors::{KafkaFailure, Outcome};
 use super::ffi::{self, Client, Failure, Topic};
 use super::handle::{Handle, Kind, Slot, c_string, told};
+use super::outgoing::{BytesColumn, Columns, GivenHeaders};
 use super::partitions::{Partitions, Place};
-use super::produce::{BytesColumn, Rows};
+use super::produce::{Target, queue};
+use crate::buffer::View;
 
 struct Inner {
     handle: Handle,
@@ -97,8 +99,9 @@ impl KafkaProducer {
         })))
     }
 
-    /// Queues rows `start` to `stop` of columns with `rows` rows: where it stopped, and the code and text of a refusal.
-    #[pyo3(signature = (topic, rows, start, stop, value, key, partition, timestamp, headers))]
+    /// Queues the rows that are sent from `start` to `stop`, in `order` where there is one, of columns with `rows` rows:
+    /// where it stopped, and the code and text of a refusal.
+    #[pyo3(signature = (topic, rows, start, stop, value, key, partition, timestamp, headers, order, may_repartition))]
     #[allow(clippy::too_many_arguments)]
     fn produce(
         &self,
@@ -111,25 +114,48 @@ impl KafkaProducer {
         key: Option<BytesColumn>,
         partition: Option<Bound<'_, PyAny>>,
         timestamp: Option<Bound<'_, PyAny>>,
-        headers: Option<(Bound<'_, PyAny>, BytesColumn, BytesColumn)>,
+        headers: Option<GivenHeaders<'_>>,
+        order: Option<Bound<'_, PyAny>>,
+        may_repartition: bool,
     ) -> PyResult<(usize, i32, String)> {
-        let rows = Rows::new(
+        let headers =
+            headers.map(|(ends, names, values)| PyResult::Ok((View::of(&ends)?, names, values)));
+        let columns = Columns {
             rows,
-            &value,
-            key.as_ref(),
-            partition.as_ref(),
-            timestamp.as_ref(),
-            headers,
-        )?;
-        let checked = rows.checked(start, stop)?;
-        let handle = self.0.get()?.topic(topic)?;
+            value: &value,
+            key: key.as_ref(),
+            partition: partition.as_ref().map(View::of).transpose()?,
+            timestamp: timestamp.as_ref().map(View::of).transpose()?,
+            headers: headers.transpose()?,
+            order: order.as_ref().map(View::of).transpose()?,
+            may_repartition,
+        };
+        let checked = columns.checked(start, stop)?;
+        let topic = self.0.get()?.topic(topic)?;
         let queued = self.0.call(py, |inner| {
+            let to = Target {
+                api: inner.handle.api,
+                client: inner.handle.client,
+                topic: topic.pointer(),
+            };
             // SAFETY: a living producer and its topic.
-            unsafe { checked.queue(inner.handle.api, inner.handle.client, handle.pointer()) }
+            unsafe { queue(&checked, to) }
         })?;
         Ok(match queued.refused {
             None => (queued.stop, ffi::NO_ERROR, String::new()),
             Some(failure) => (queued.stop, failure.code, failure.reason),
+        })
+    }
+
+    /// How many partitions a topic has; asks.
+    fn partitions(&self, py: Python<'_>, topic: String, timeout_ms: i32) -> PyResult<i32> {
+        let topic = c_string(Some(topic))?;
+        self.0.try_call(py, |inner| {
+            inner
+                .handle
+                .described(topic.as_ref(), timeout_ms, |answer| {
+                    answer.partitions_of_first()
+                })
         })
     }
 

@@ -24,6 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from headrace.log.kafka.client import PartitionAnswer
 from headrace.log.kafka.cluster import Cluster
 from headrace.log.kafka.errors import group_error, is_passing, kafka_error, port_error
 from headrace.log.port import (
@@ -236,7 +237,7 @@ def kafka_offsets(offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> list[K
     ]
 
 
-def offsets_of(answer: Sequence[KafkaPartition], action: str) -> dict[TopicPartition, OffsetAndMetadata]:
+def offsets_of(answer: Sequence[PartitionAnswer], action: str) -> dict[TopicPartition, OffsetAndMetadata]:
     """The offsets an answer holds; partitions without one are left out."""
     found: dict[TopicPartition, OffsetAndMetadata] = {}
     for each in answer:

@@ -118,16 +118,17 @@ class Queued(NamedTuple):
 
 
 class Feed(Protocol):
-    """The rows of one `Outgoing`, ready to be queued."""
+    """The rows of one `Outgoing`, ready to be queued: in their order, or grouped by partition."""
 
     def queue(self, start: int, stop: int) -> Queued:
-        """Queue these rows, in order, until one is refused."""
+        """Queue these rows, counted in the order of the feed, until one is refused."""
 
 
 class ProducerClient(Protocol):
     """One librdkafka producer."""
 
-    def feed(self, records: Outgoing) -> Feed: ...
+    def feed(self, records: Outgoing, *, may_group: bool) -> Feed:
+        """`may_group` allows another order of rows, for different partitions; rows of a partition always keep theirs."""
 
     def init_transactions(self, timeout: float) -> None: ...
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import confluent_kafka
 
+
 def librdkafka_version() -> int:
     """The version that confluent-kafka runs on, as librdkafka counts: 0x021000ff is 2.16.0."""
     _, version = confluent_kafka.libversion()

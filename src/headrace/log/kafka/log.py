@@ -15,7 +15,8 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, KafkaException
 
 from headrace.log.kafka.admin import KafkaAdmin
-from headrace.log.kafka.choice import ClientKind, chosen_clients
+from headrace.log.kafka.choice import chosen_clients
+from headrace.log.kafka.client import ClientKind
 from headrace.log.kafka.cluster import Cluster
 from headrace.log.kafka.connection import UNAVAILABLE_AFTER_S, Connection
 from headrace.log.kafka.consumer import KafkaConsumer

@@ -1,17 +1,22 @@
 """The producer in Rust: columns go into librdkafka's queue by one call, without a Python object per record.
 
-Owns one native producer.
+Owns one native producer, and how many partitions the topics have that it writes to.
+
+- Rows of different partitions may be queued in another order, rows of one partition never are: side by side in memory
+  they cost librdkafka's threads a third (1.0 us a record against 0.3, measured with four partitions).
+- Keyed rows get the partition that librdkafka's own murmur2 would give them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.log.columns import as_large_binary
@@ -20,8 +25,17 @@ from headrace.log.kafka.messages import header_ends, sent_timestamps
 from headrace.log.kafka.native_consumer import NativeListing, milliseconds, places
 from headrace.log.kafka.native_events import split_settings
 from headrace.log.kafka.settings import ClientSettings
-from headrace.log.port import GroupMetadata, Outgoing
+from headrace.log.partitioner import partition_for
+from headrace.log.port import GroupMetadata, Int32Column, Int64Column, Outgoing
 from headrace.native import native
+
+PARTITIONS_KEPT_S = 300.0
+"""How long a number of partitions is believed: as long as Kafka's clients believe theirs."""
+PARTITIONS_UNKNOWN_S = 10.0
+"""How long nobody asks again who got no answer. The rows go their way without it."""
+PARTITIONS_TIMEOUT_S = 1.0
+GROUPED_ROWS_MIN = 64
+"""Fewer rows are not worth it."""
 
 
 class NativeProducer:
@@ -32,9 +46,28 @@ class NativeProducer:
         pairs, self._callbacks = split_settings(settings)
         self._client = native.KafkaProducer(pairs)
         self._on_failure = on_failure
+        self._partitions: dict[str, tuple[int, float]] = {}
+        """The number of partitions of a topic, 0 when it is not known, and until when that is believed."""
 
-    def feed(self, records: Outgoing) -> NativeFeed:
-        return NativeFeed(self._client, records)
+    def feed(self, records: Outgoing, *, may_group: bool) -> NativeFeed:
+        is_grouped = may_group and len(records) >= GROUPED_ROWS_MIN
+        if not is_grouped or records.partition is not None or records.key is None or records.key.null_count:
+            return NativeFeed(self._client, records, records.partition if is_grouped else None)
+        partitions = self._partitions_of(records.topic)
+        chosen = partition_for(records.key, partitions) if partitions > 1 else None
+        return NativeFeed(self._client, records, chosen)
+
+    def _partitions_of(self, topic: str) -> int:
+        """How many partitions a topic has; 0 when nobody says."""
+        count, until = self._partitions.get(topic, (0, 0.0))
+        now = time.monotonic()
+        if now >= until:
+            try:
+                count = self._client.partitions(topic, milliseconds(PARTITIONS_TIMEOUT_S))
+            except KafkaException:  # Whoever waits for the records is told of what is wrong.
+                count = 0
+            self._partitions[topic] = count, now + (PARTITIONS_KEPT_S if count else PARTITIONS_UNKNOWN_S)
+        return count
 
     def init_transactions(self, timeout: float) -> None:
         with self._told():
@@ -97,19 +130,31 @@ class NativeProducer:
 class NativeFeed:
     """The columns of some records as buffers. A `client.Feed`."""
 
-    def __init__(self, client: Any, records: Outgoing) -> None:
+    def __init__(self, client: Any, records: Outgoing, grouped_by: Int32Column | None) -> None:
         self._client, self._topic, self._rows = client, records.topic, len(records)
-        self._value = _binary(records.value)
-        self._key = None if records.key is None else _binary(records.key)
-        self._partition = None if records.partition is None else np.ascontiguousarray(records.partition, np.int32)
-        timestamps = records.timestamp_ms
-        self._timestamp = None if timestamps is None else np.ascontiguousarray(sent_timestamps(timestamps), np.int64)
-        self._headers = None if records.headers is None else _headers(records.headers)
+        partition, timestamps = records.partition, records.timestamp_ms
+        self._columns = (
+            _binary(records.value),
+            None if records.key is None else _binary(records.key),
+            grouped_by if partition is None else np.ascontiguousarray(partition, np.int32),
+            None if timestamps is None else np.ascontiguousarray(sent_timestamps(timestamps), np.int64),
+            None if records.headers is None else _headers(records.headers),
+            None if grouped_by is None else _order(grouped_by),
+            partition is None,
+        )
 
     def queue(self, start: int, stop: int) -> Queued:
-        columns = self._value, self._key, self._partition, self._timestamp, self._headers
-        done, code, reason = self._client.produce(self._topic, self._rows, start, stop, *columns)
+        done, code, reason = self._client.produce(self._topic, self._rows, start, stop, *self._columns)
         return Queued(done, KafkaError(code, reason) if code else None)
+
+
+def _order(partition: Int32Column) -> Int64Column | None:
+    """Rows by partition, each partition's in their order; None where they stand so."""
+    if (partition[1:] >= partition[:-1]).all():
+        return None
+    # Sorting 16 bits is a tenth of the work.
+    narrow = partition.astype(np.int16) if partition.max() < 2**15 else partition
+    return np.argsort(narrow, kind="stable").astype(np.int64, copy=False)
 
 
 def _binary(column: pa.LargeBinaryArray) -> tuple[Any, Any, Any, int]:

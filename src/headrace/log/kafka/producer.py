@@ -126,8 +126,9 @@ class KafkaProducer:
         facts = self._check_partitions(records)
         sizes = _record_sizes(records)
         facts = self._check_sizes(records.topic, sizes, facts)
-        feed = self._open().feed(records)
-        if facts.record_bytes_max > BATCH_BYTES:
+        is_any_batch_good = facts.record_bytes_max > BATCH_BYTES
+        feed = self._open().feed(records, may_group=is_any_batch_good)
+        if is_any_batch_good:
             self._enqueue(records.topic, feed, 0, rows)
         else:
             self._enqueue_in_small_batches(records.topic, feed, sizes, facts.record_bytes_max)

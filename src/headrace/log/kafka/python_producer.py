@@ -36,7 +36,7 @@ class PythonProducer:
         self.flush = self._client.flush
         self.poll = self._client.poll
 
-    def feed(self, records: Outgoing) -> Feed:
+    def feed(self, records: Outgoing, *, may_group: bool) -> Feed:
         return _Rows(self._client, records)
 
     def send_offsets_to_transaction(
