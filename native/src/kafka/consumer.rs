@@ -15,7 +15,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::errors::{KafkaFailure, Outcome};
 use super::fetch::{Expectations, Fetched, Limits, fetch, first};
-use super::ffi::{self, Client, Code, Failure, PartitionList, Queue};
+use super::ffi::{self, Client, Code, Failure, Functions, PartitionList, Queue};
 use super::handle::{Handle, Kind, Slot, c_string, told};
 use super::partitions::{Answer, Partitions, Place, answers, names};
 
@@ -47,15 +47,11 @@ impl Inner {
         unsafe { fetch(&self.handle, self.queue, limits, &mut expected) }
     }
 
-    /// A call that gives a code.
-    fn coded(&self, action: &str, call: impl FnOnce(*mut Client) -> Code) -> Outcome<()> {
-        KafkaFailure::of_code(self.handle.api, call(self.handle.client), action)
-    }
-
     /// A call that gives an error object.
-    fn checked(&self, call: impl FnOnce(*mut Client) -> *mut Failure) -> Outcome<()> {
+    fn checked(&self, call: impl FnOnce(&Functions, *mut Client) -> *mut Failure) -> Outcome<()> {
+        let api = self.handle.api;
         // SAFETY: the object is handed over by the call.
-        unsafe { KafkaFailure::take(self.handle.api, call(self.handle.client)) }
+        unsafe { KafkaFailure::take(api, call(api, self.handle.client)) }
     }
 }
 
@@ -146,71 +142,62 @@ impl KafkaConsumer {
 
     fn subscribe(&self, py: Python<'_>, topics: Vec<String>) -> PyResult<()> {
         let list = Partitions::of_topics(self.0.get()?.handle.api, topics)?;
-        self.0.try_call(py, |inner| {
+        self.coded(py, "Failed to set subscription", |api, client| {
             // SAFETY: a living client and list.
-            inner.coded("Failed to set subscription", |client| unsafe {
-                (inner.handle.api.subscribe)(client, list.as_ptr())
-            })
+            unsafe { (api.subscribe)(client, list.as_ptr()) }
         })
     }
 
     fn assign(&self, py: Python<'_>, places: Vec<Place>) -> PyResult<()> {
         let list = self.list(&places)?;
-        self.0.try_call(py, |inner| {
+        self.coded(py, "Failed to set assignment", |api, client| {
             // SAFETY: a living client and list.
-            inner.coded("Failed to set assignment", |client| unsafe {
-                (inner.handle.api.assign)(client, list.as_ptr())
-            })
+            unsafe { (api.assign)(client, list.as_ptr()) }
         })
     }
 
     fn incremental_assign(&self, py: Python<'_>, places: Vec<Place>) -> PyResult<()> {
         let list = self.list(&places)?;
-        // SAFETY: a living client and list.
         self.0.try_call(py, |inner| {
-            inner.checked(|client| unsafe {
-                (inner.handle.api.incremental_assign)(client, list.as_ptr())
+            inner.checked(|api, client| {
+                // SAFETY: a living client and list.
+                unsafe { (api.incremental_assign)(client, list.as_ptr()) }
             })
         })
     }
 
     fn incremental_unassign(&self, py: Python<'_>, places: Vec<Place>) -> PyResult<()> {
         let list = self.list(&places)?;
-        // SAFETY: a living client and list.
         self.0.try_call(py, |inner| {
-            inner.checked(|client| unsafe {
-                (inner.handle.api.incremental_unassign)(client, list.as_ptr())
+            inner.checked(|api, client| {
+                // SAFETY: a living client and list.
+                unsafe { (api.incremental_unassign)(client, list.as_ptr()) }
             })
         })
     }
 
     fn pause(&self, py: Python<'_>, places: Vec<Place>) -> PyResult<()> {
         let list = self.list(&places)?;
-        self.0.try_call(py, |inner| {
+        self.coded(py, "Failed to pause partitions", |api, client| {
             // SAFETY: a living client and list.
-            inner.coded("Failed to pause partitions", |client| unsafe {
-                (inner.handle.api.pause_partitions)(client, list.as_ptr())
-            })
+            unsafe { (api.pause_partitions)(client, list.as_ptr()) }
         })
     }
 
     fn resume(&self, py: Python<'_>, places: Vec<Place>) -> PyResult<()> {
         let list = self.list(&places)?;
-        self.0.try_call(py, |inner| {
+        self.coded(py, "Failed to resume partitions", |api, client| {
             // SAFETY: a living client and list.
-            inner.coded("Failed to resume partitions", |client| unsafe {
-                (inner.handle.api.resume_partitions)(client, list.as_ptr())
-            })
+            unsafe { (api.resume_partitions)(client, list.as_ptr()) }
         })
     }
 
     fn seek(&self, py: Python<'_>, topic: String, partition: i32, offset: i64) -> PyResult<()> {
         let name = CString::new(topic)
             .map_err(|_| PyValueError::new_err("a topic's name holds a zero"))?;
-        self.0.try_call(py, |inner| {
-            let api = inner.handle.api;
+        self.coded(py, "Failed to seek", |api, client| {
             // SAFETY: a living client; the topic made here is destroyed here.
-            inner.coded("Failed to seek", |client| unsafe {
+            unsafe {
                 let topic = (api.topic_new)(client, name.as_ptr(), null_mut());
                 if topic.is_null() {
                     return (api.last_error)();
@@ -218,7 +205,7 @@ impl KafkaConsumer {
                 let code = (api.seek)(topic, partition, offset, ffi::INFINITE);
                 (api.topic_destroy)(topic);
                 code
-            })
+            }
         })
     }
 
@@ -230,29 +217,25 @@ impl KafkaConsumer {
         timeout_ms: i32,
     ) -> PyResult<Vec<Answer>> {
         let list = self.list(&places)?;
-        self.0.try_call(py, |inner| {
+        self.coded(py, "Failed to get committed offsets", |api, client| {
             // SAFETY: a living client and list.
-            inner.coded("Failed to get committed offsets", |client| unsafe {
-                (inner.handle.api.committed)(client, list.as_ptr(), timeout_ms)
-            })?;
-            Ok(list.answers())
-        })
+            unsafe { (api.committed)(client, list.as_ptr(), timeout_ms) }
+        })?;
+        Ok(list.answers())
     }
 
     /// Waits for the answer: topic, partition, offset, text and error of each.
     fn commit(&self, py: Python<'_>, places: Vec<Place>) -> PyResult<Vec<Answer>> {
         let list = self.list(&places)?;
-        self.0.try_call(py, |inner| {
-            let mut answer = CommitAnswer::default();
-            let opaque: *mut c_void = std::ptr::from_mut(&mut answer).cast();
-            let api = inner.handle.api;
-            // SAFETY: a living client and list. Without a queue the callback runs inside the call, so `answer` lives.
-            inner.coded("Commit failed", |client| unsafe {
-                (api.commit_queue)(client, list.as_ptr(), null_mut(), on_commit, opaque)
-            })?;
-            KafkaFailure::of_code(api, answer.code, "Commit failed")?;
-            Ok(answer.places)
-        })
+        let mut answer = CommitAnswer::default();
+        let told = &mut answer;
+        self.coded(py, "Commit failed", move |api, client| {
+            let opaque: *mut c_void = std::ptr::from_mut(told).cast();
+            // SAFETY: a living client and list. Without a queue the callback runs inside the call, so the answer lives.
+            unsafe { (api.commit_queue)(client, list.as_ptr(), null_mut(), on_commit, opaque) }
+        })?;
+        self.coded(py, "Commit failed", |_, _| answer.code)?;
+        Ok(answer.places)
     }
 
     /// The member and its generation, in librdkafka's own form.
@@ -287,30 +270,31 @@ impl KafkaConsumer {
 
     /// The partitions that are read.
     fn assignment(&self, py: Python<'_>) -> PyResult<Vec<(String, i32)>> {
-        self.0.try_call(py, |inner| {
-            let api = inner.handle.api;
+        let mut found = Vec::new();
+        let places = &mut found;
+        self.coded(py, "Failed to get assignment", move |api, client| {
             let mut list = null_mut();
             // SAFETY: a living client; the list made here is destroyed here.
-            inner.coded("Failed to get assignment", |client| unsafe {
-                (api.assignment)(client, &mut list)
-            })?;
-            // SAFETY: the same.
             unsafe {
-                let found = names(list);
-                (api.topic_partition_list_destroy)(list);
-                Ok(found)
+                let code = (api.assignment)(client, &mut list);
+                if code == ffi::NO_ERROR {
+                    *places = names(list);
+                    (api.topic_partition_list_destroy)(list);
+                }
+                code
             }
-        })
+        })?;
+        Ok(found)
     }
 
     /// Starts to leave the group; `is_closed` and `news` are called until it is left. False of a client that failed for
     /// good: it has no group to leave.
     fn begin_close(&self, py: Python<'_>) -> PyResult<bool> {
         self.0.call(py, |inner| {
-            let api = inner.handle.api;
-            // SAFETY: a living consumer and its own queue.
-            let begun =
-                inner.checked(|client| unsafe { (api.consumer_close_queue)(client, inner.queue) });
+            let begun = inner.checked(|api, client| {
+                // SAFETY: a living consumer and its own queue.
+                unsafe { (api.consumer_close_queue)(client, inner.queue) }
+            });
             begun.is_ok()
         })
     }
@@ -340,6 +324,19 @@ impl KafkaConsumer {
 }
 
 impl KafkaConsumer {
+    /// A call that gives a code.
+    fn coded(
+        &self,
+        py: Python<'_>,
+        action: &str,
+        call: impl FnOnce(&Functions, *mut Client) -> Code + Send,
+    ) -> PyResult<()> {
+        self.0.try_call(py, |inner| {
+            let api = inner.handle.api;
+            KafkaFailure::of_code(api, call(api, inner.handle.client), action)
+        })
+    }
+
     fn list(&self, places: &[Place]) -> PyResult<Partitions> {
         Partitions::new(self.0.get()?.handle.api, places)
     }

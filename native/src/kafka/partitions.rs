@@ -2,7 +2,8 @@
 //!
 //! Owns one list of librdkafka's.
 //!
-//! - The text of a committed offset has no zero at its end here; one that another client wrote there is cut off.
+//! - The text of a committed offset ends with a zero, and the zero counts: librdkafka copies as many bytes as are said,
+//!   and in a transaction looks for the zero in its copy. It is cut off when a text is read.
 
 use std::ffi::{CString, c_int};
 
@@ -42,10 +43,12 @@ impl Partitions {
                 let element = (api.topic_partition_list_add)(list, name.as_ptr(), *partition);
                 (*element).offset = *offset;
                 if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
-                    let memory = (api.mem_malloc)(std::ptr::null_mut(), text.len());
-                    std::ptr::copy_nonoverlapping(text.as_ptr(), memory.cast(), text.len());
-                    (*element).metadata = memory;
-                    (*element).metadata_size = text.len();
+                    let size = text.len() + 1;
+                    let memory = (api.mem_malloc)(std::ptr::null_mut(), size).cast::<u8>();
+                    std::ptr::copy_nonoverlapping(text.as_ptr(), memory, text.len());
+                    *memory.add(text.len()) = 0;
+                    (*element).metadata = memory.cast();
+                    (*element).metadata_size = size;
                 }
             }
             Ok(Self { api, list })

@@ -14,8 +14,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::errors::{KafkaFailure, Outcome};
-use super::ffi::{self, Client, Failure, Topic};
+use super::errors::KafkaFailure;
+use super::ffi::{self, Client, Failure, Functions, Topic};
 use super::handle::{Handle, Kind, Slot, c_string, told};
 use super::outgoing::{BytesColumn, Columns, GivenHeaders};
 use super::partitions::{Partitions, Place};
@@ -77,11 +77,6 @@ impl Inner {
         }
         topics.insert(name.to_owned(), TopicHandle(topic));
         Ok(TopicHandle(topic))
-    }
-
-    fn checked(&self, call: impl FnOnce(*mut Client) -> *mut Failure) -> Outcome<()> {
-        // SAFETY: the object is handed over by the call.
-        unsafe { KafkaFailure::take(self.handle.api, call(self.handle.client)) }
     }
 }
 
@@ -169,36 +164,30 @@ impl KafkaProducer {
     }
 
     fn init_transactions(&self, py: Python<'_>, timeout_ms: i32) -> PyResult<()> {
-        // SAFETY: a living producer.
-        self.0.try_call(py, |inner| {
-            inner.checked(|client| unsafe {
-                (inner.handle.api.init_transactions)(client, timeout_ms)
-            })
+        self.step(py, |api, client| {
+            // SAFETY: a living producer.
+            unsafe { (api.init_transactions)(client, timeout_ms) }
         })
     }
 
     fn begin_transaction(&self, py: Python<'_>) -> PyResult<()> {
-        // SAFETY: a living producer.
-        self.0.try_call(py, |inner| {
-            inner.checked(|client| unsafe { (inner.handle.api.begin_transaction)(client) })
+        self.step(py, |api, client| {
+            // SAFETY: a living producer.
+            unsafe { (api.begin_transaction)(client) }
         })
     }
 
     fn commit_transaction(&self, py: Python<'_>, timeout_ms: i32) -> PyResult<()> {
-        // SAFETY: a living producer.
-        self.0.try_call(py, |inner| {
-            inner.checked(|client| unsafe {
-                (inner.handle.api.commit_transaction)(client, timeout_ms)
-            })
+        self.step(py, |api, client| {
+            // SAFETY: a living producer.
+            unsafe { (api.commit_transaction)(client, timeout_ms) }
         })
     }
 
     fn abort_transaction(&self, py: Python<'_>, timeout_ms: i32) -> PyResult<()> {
-        // SAFETY: a living producer.
-        self.0.try_call(py, |inner| {
-            inner.checked(|client| unsafe {
-                (inner.handle.api.abort_transaction)(client, timeout_ms)
-            })
+        self.step(py, |api, client| {
+            // SAFETY: a living producer.
+            unsafe { (api.abort_transaction)(client, timeout_ms) }
         })
     }
 
@@ -212,22 +201,22 @@ impl KafkaProducer {
     ) -> PyResult<()> {
         let list = Partitions::new(self.0.get()?.handle.api, &places)?;
         let group = group.as_bytes().to_vec();
-        self.0.try_call(py, |inner| {
-            let api = inner.handle.api;
+        self.step(py, |api, client| {
             let mut metadata = null_mut();
             // SAFETY: bytes as long as is said; what is made here is destroyed here.
             unsafe {
-                let read = (api.consumer_group_metadata_read)(
+                let unread = (api.consumer_group_metadata_read)(
                     &mut metadata,
                     group.as_ptr().cast(),
                     group.len(),
                 );
-                KafkaFailure::take(api, read)?;
-                let outcome = inner.checked(|client| {
-                    (api.send_offsets_to_transaction)(client, list.as_ptr(), metadata, timeout_ms)
-                });
+                if !unread.is_null() {
+                    return unread;
+                }
+                let refused =
+                    (api.send_offsets_to_transaction)(client, list.as_ptr(), metadata, timeout_ms);
                 (api.consumer_group_metadata_destroy)(metadata);
-                outcome
+                refused
             }
         })
     }
@@ -270,5 +259,20 @@ impl KafkaProducer {
     /// Ends the client, once its last call is over. Idempotent.
     fn free(&self, py: Python<'_>) {
         self.0.free(py);
+    }
+}
+
+impl KafkaProducer {
+    /// A call of a transaction.
+    fn step(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&Functions, *mut Client) -> *mut Failure + Send,
+    ) -> PyResult<()> {
+        self.0.try_call(py, |inner| {
+            let api = inner.handle.api;
+            // SAFETY: the object is handed over by the call.
+            unsafe { KafkaFailure::take(api, call(api, inner.handle.client)) }
+        })
     }
 }

@@ -16,7 +16,7 @@ STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 def doctor(json: JsonOption = False, workspace: WorkspaceOption = None, env: EnvironmentOption = None) -> None:
-    """Look at Python, Java, connectors, disk, workspace, log and registry."""
+    """Look at Python, Java, connectors, the Kafka client, disk, workspace, log and registry."""
     from headrace.workspace.checkup import check_up
 
     checks = []

@@ -47,6 +47,7 @@ def check_up(path: Path | None = None, environment: str | None = None) -> Iterat
     yield _python()
     yield _java()
     yield _connectors()
+    yield _kafka_client()
     try:
         file = read_config(path)
     except HeadraceError as error:
@@ -82,6 +83,23 @@ def _connectors() -> Check:
     if not names:
         return Check("connectors", "warning", "no connector is installed", "install one, such as headrace-duckdb")
     return Check("connectors", "ok", ", ".join(names))
+
+
+def _kafka_client() -> Check:
+    from headrace.log.kafka.choice import SWITCH, chosen_clients, why_not_native
+    from headrace.log.kafka.library import librdkafka_text
+
+    try:
+        kind = chosen_clients().kind
+    except HeadraceError as error:
+        return Check("kafka", "error", error.message, error.cure)
+    reason = why_not_native()
+    if kind == "python" and reason:
+        cure = "build headrace-native for less work per record (`make native`)"
+        return Check("kafka", "warning", f"client in Python, librdkafka {librdkafka_text()}: {reason}", cure)
+    chosen = f", as {SWITCH} says" if os.environ.get(SWITCH) else ""
+    name = "in Python" if kind == "python" else "native"
+    return Check("kafka", "ok", f"client {name}{chosen}, librdkafka {librdkafka_text()}")
 
 
 def _disk(root: Path) -> Check:

@@ -128,7 +128,7 @@ class ProducerClient(Protocol):
     """One librdkafka producer."""
 
     def feed(self, records: Outgoing, *, may_group: bool) -> Feed:
-        """`may_group` allows another order of rows, for different partitions; rows of a partition always keep theirs."""
+        """`may_group` allows another order of rows of different partitions; rows of one always keep theirs."""
 
     def init_transactions(self, timeout: float) -> None: ...
 

@@ -22,6 +22,12 @@ def librdkafka_version() -> int:
     return version
 
 
+def librdkafka_text() -> str:
+    """The same version for people."""
+    text, _ = confluent_kafka.libversion()
+    return text
+
+
 def librdkafka_places(package: Path | None = None) -> Iterator[str]:
     """Files to try, best first: of the wheel, or, where confluent-kafka was built here, the system's."""
     folder = package or Path(confluent_kafka.__file__).parent
