@@ -11,6 +11,7 @@ Owns one producer client (native or Python: `client`) and the state of its trans
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
 from collections.abc import Callable, Mapping
@@ -356,6 +357,15 @@ class KafkaProducer:
             )
         self._raise_if_broken()
 
+    def _attempt(self, call: Callable[[], None]) -> None:
+        """One call. A client tells why it reaches nobody only to who polls it; the call's own error stays what it is."""
+        try:
+            call()
+        except KafkaException:
+            with contextlib.suppress(KafkaException):
+                self._open().poll(0)
+            raise
+
     def _raise_from(self, raised: KafkaException, *, action: str) -> NoReturn:
         """What a call raised that is no step of a transaction: only word of the client's own end."""
         error = kafka_error(raised)
@@ -367,7 +377,7 @@ class KafkaProducer:
         action = f"{action} of {self._transactional_id!r}"
         self._is_deaf = False
         try:
-            self._connection.repeat(action, call)
+            self._connection.repeat(action, lambda: self._attempt(call))
         except LogUnavailable:
             self._is_deaf = True
             raise
