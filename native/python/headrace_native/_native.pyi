@@ -2,6 +2,7 @@
 
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
+from typing import Any
 
 API_VERSION: int
 
@@ -108,3 +109,50 @@ class KafkaProducer:
     def purge(self) -> None: ...
     def brokers(self, topic: str | None, timeout_ms: int) -> int: ...
     def free(self) -> None: ...
+class AvroReader:
+    """Reads framed Avro records into columns. `contracts/binary/native_steps.py` describes columns and steps."""
+
+    def __new__(cls, columns: list[tuple[Any, ...]], offset_max: int) -> AvroReader: ...
+    def learn(self, record: tuple[Any, ...], named: list[tuple[Any, ...]], schema_id: int | None = None) -> int:
+        """Know a writer's schema by its steps, under an id where it has one. Its number among the writers."""
+
+    def forget(self) -> None:
+        """Know no writer any more; numbers are not given again."""
+
+    def read(
+        self,
+        data: Any,
+        offsets: Any,
+        first: int,
+        count: int,
+        validity: Any = None,
+        numbers: Any = None,
+    ) -> AvroBatch:
+        """Read the values `first` to `first + count` of an Arrow column: `data[offsets[i]:offsets[i + 1]]`.
+
+        `validity` is its bitmap. `numbers` (32 bits each) names the writer of each value that has no prefix; -1 is for
+        those that have one, less for those to leave.
+        """
+
+class AvroBatch:
+    """What came of a batch."""
+
+    @property
+    def address(self) -> int:
+        """Where the struct of Arrow's C data interface lies; whoever imports it moves the columns out."""
+
+    @property
+    def rows(self) -> Buffer | None:
+        """The input's row of each row read, 64 bits each; None where all were."""
+
+    @property
+    def left_rows(self) -> Buffer | None:
+        """Rows that were not read and are not null, 64 bits each."""
+
+    @property
+    def left_ids(self) -> Buffer | None:
+        """The schema id of each row that is left; -1 where it has none."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a record was left because the columns have no room for it."""

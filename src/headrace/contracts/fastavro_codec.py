@@ -85,6 +85,11 @@ class AvroCodec:
         self._writers = WriterSchemas(schema, self._shape, registry, names, self._native)
         self._registered: RegisteredSchema | None = None
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the compiled reader decodes."""
+        return self._native is not None
+
     def decode(self, values: pa.LargeBinaryArray, headers: pa.ListArray | None = None) -> Decoded:
         """See `RecordCodec.decode`."""
         guids = wire.header_guids(headers, self._header, len(values)) if headers is not None else _NO_GUIDS

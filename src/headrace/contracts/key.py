@@ -25,7 +25,7 @@ from headrace.contracts.binary.native_writer import NativeTextWriter
 from headrace.contracts.binary.nested import without_views
 from headrace.contracts.codec import Columns, Decoded, Encoded, FailedRow, RecordCodec
 from headrace.contracts.contract import Contract, KeyEncoding
-from headrace.contracts.fastavro_codec import open_codec
+from headrace.contracts.fastavro_codec import AvroCodec, open_codec
 from headrace.contracts.polars_types import as_table
 from headrace.contracts.registry import Registry
 from headrace.contracts.shape import Child, Kind, record_shape
@@ -69,6 +69,8 @@ class KeyCodec:
 
     def decode(self, keys: pa.LargeBinaryArray) -> Decoded:
         """The key fields of raw keys. May raise what the registry raises."""
+        if isinstance(self._codec, AvroCodec) and self._codec.is_native:
+            return self._codec.decode(keys)  # Faster than to tell which are the same.
         dictionary = keys.dictionary_encode()
         if len(dictionary.dictionary) == len(keys):
             return self._codec.decode(keys)
