@@ -10,8 +10,6 @@ const VARINT_BYTES_MAX: usize = 10;
 const LONG_DIGITS_MAX: usize = 20;
 /// Numbers below 2^56 have at most eight groups of seven bits: they are spread within one word.
 const WORD_BITS: u32 = 56;
-const UUID_TEXT_BYTES: usize = 36;
-const UUID_DASHES: [usize; 4] = [8, 13, 18, 23];
 
 /// Bytes of the rows written.
 pub struct Out {
@@ -151,16 +149,14 @@ impl Out {
 
     /// A UUID's sixteen bytes.
     pub fn uuid_in_fixed(&mut self, text: &[u8]) -> bool {
-        if !is_uuid(text) {
+        let Some(digits) = uuid_digits(text) else {
             return false;
+        };
+        let mut bytes = [0; UUID_DIGITS / 2];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+            *byte = pair[0] << 4 | pair[1];
         }
-        let mut digits = text
-            .iter()
-            .filter(|character| **character != b'-')
-            .map(|digit| hex(*digit));
-        while let (Some(high), Some(low)) = (digits.next(), digits.next()) {
-            self.byte(high << 4 | low);
-        }
+        self.raw(&bytes);
         true
     }
 }
@@ -177,20 +173,49 @@ fn spare_bytes<const WIDTH: usize>(big_endian: &[u8; WIDTH]) -> usize {
 
 /// Whether a text is `8-4-4-4-12` hexadecimal digits.
 pub fn is_uuid(text: &[u8]) -> bool {
-    let fits = |(index, character): (usize, &u8)| {
-        if UUID_DASHES.contains(&index) {
-            *character == b'-'
-        } else {
-            character.is_ascii_hexdigit()
-        }
-    };
-    text.len() == UUID_TEXT_BYTES && text.iter().enumerate().all(fits)
+    uuid_digits(text).is_some()
 }
 
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        b'a'..=b'f' => digit - b'a' + 10,
-        _ => digit.wrapping_sub(b'A').wrapping_add(10),
+/// The digits of a UUID's text; None for a text that is none.
+#[inline]
+fn uuid_digits(text: &[u8]) -> Option<[u8; UUID_DIGITS]> {
+    let text: &[u8; UUID_TEXT_BYTES] = text.try_into().ok()?;
+    let mut digits = [0; UUID_DIGITS];
+    let mut all = 0;
+    for (digit, place) in digits.iter_mut().zip(UUID_DIGIT_PLACES) {
+        *digit = HEX[usize::from(text[place])];
+        all |= *digit;
     }
+    let has_dashes = UUID_DASHES.iter().all(|place| text[*place] == b'-');
+    (has_dashes && all & NO_DIGIT == 0).then_some(digits)
 }
+
+const UUID_TEXT_BYTES: usize = 36;
+const UUID_DIGITS: usize = 32;
+const UUID_DASHES: [usize; 4] = [8, 13, 18, 23];
+const UUID_DIGIT_PLACES: [usize; UUID_DIGITS] = {
+    let mut places = [0; UUID_DIGITS];
+    let (mut place, mut count) = (0, 0);
+    while place < UUID_TEXT_BYTES {
+        if !matches!(place, 8 | 13 | 18 | 23) {
+            places[count] = place;
+            count += 1;
+        }
+        place += 1;
+    }
+    places
+};
+
+/// Set in the value of no digit.
+const NO_DIGIT: u8 = 0xF0;
+/// Values of hexadecimal digits.
+const HEX: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        values[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        values[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    values
+};
