@@ -9,6 +9,7 @@ import structlog
 
 from bench import engine
 from bench.nexmark import benchmark as nexmark
+from bench.peers import benchmark as peers
 from bench.recovery import benchmark as recovery
 
 
@@ -21,8 +22,10 @@ def main() -> int:
     engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
     nexmark.add_arguments(commands.add_parser("nexmark", help="the queries of an auction house, each answer checked"))
     recovery.add_arguments(commands.add_parser("recovery", help="restore, failover, latency, scaling, memory"))
+    peers.add_arguments(commands.add_parser("peers", help="headrace and its peers in turn on one broker"))
     arguments = parser.parse_args()
-    return {"engine": engine.run, "nexmark": nexmark.run, "recovery": recovery.run}[arguments.command](arguments)
+    runs = {"engine": engine.run, "nexmark": nexmark.run, "recovery": recovery.run, "peers": peers.run}
+    return runs[arguments.command](arguments)
 
 
 if __name__ == "__main__":
