@@ -24,6 +24,9 @@ from typing import Protocol
 from bench.peers import plot, report
 from bench.peers.installing import PeerMissing
 from bench.peers.jobs import JOBS, Job
+from bench.peers.latency import Latency
+from bench.peers.nexmark import Nexmark
+from bench.peers.restore import Restore
 from bench.peers.rows import Row
 from bench.peers.systems import SYSTEMS, System
 from bench.peers.throughput import Throughput
@@ -47,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=int, default=RECORDS, help="orders of a run; slow systems get a part of them")
     parser.add_argument("--keys", help="of J2, J3, J4 and SSJ, separated by commas; all of the job's, when left out")
     parser.add_argument("--partitions", type=int, default=PARTITIONS)
-    parser.add_argument("--commit-interval-ms", type=int, default=COMMIT_INTERVAL_MS, help="of every system that has one")
+    parser.add_argument(
+        "--commit-interval-ms", type=int, default=COMMIT_INTERVAL_MS, help="of every system that has one"
+    )
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="of one run")
     parser.add_argument("--latency-seconds", type=float, default=LATENCY_S, help="measured, of one run")
     parser.add_argument("--restore-keys", type=int, default=JOBS["RESTORE"].keys[0])
@@ -63,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         configured = os.environ.get("HEADRACE_TEST_KAFKA")
         bootstrap = configured or stack.enter_context(running_broker()).bootstrap
-        runners = _runners(arguments, stack.enter_context(contextlib.closing(Topics(bootstrap, arguments.partitions))))
+        topics = stack.enter_context(contextlib.closing(Topics(bootstrap, arguments.partitions)))
+        runners = _runners(arguments, topics, stack)
         for job, keys in cases:
             for system in _able(job, systems):
                 runners[job.kind].prepare(job, keys, system)
@@ -92,11 +98,14 @@ class Runner(Protocol):
         """The rows of one round."""
 
 
-def _runners(arguments: argparse.Namespace, topics: Topics) -> Mapping[str, Runner]:
+def _runners(arguments: argparse.Namespace, topics: Topics, resources: contextlib.ExitStack) -> Mapping[str, Runner]:
     """By kind of job."""
     interval_ms = arguments.commit_interval_ms
     return {
         "throughput": Throughput(topics, arguments.records, interval_ms, arguments.limit),
+        "latency": Latency(topics, arguments.latency_seconds, interval_ms),
+        "restore": Restore(topics, arguments.restore_keys, interval_ms, resources),
+        "nexmark": Nexmark(topics, arguments.events),
     }
 
 

@@ -79,7 +79,9 @@ class Orders:
 
 def make_orders(records: int, keys: int, begin: int) -> Orders:
     """Orders in the order of their arrival, by so many customers, evenly."""
-    random = [np.random.default_rng([7, column]) for column in range(8)]  # A stream each: a table's head stays its head.
+    random = [
+        np.random.default_rng([7, column]) for column in range(8)
+    ]  # A stream each: a table's head stays its head.
     arrival = begin + np.arange(records, dtype=np.int64) * 1000 // EVENTS_PER_SECOND
     late = np.where(random[0].random(records) < LATE_SHARE, random[1].integers(1, LATE_MS_MAX + 1, records), 0)
     frame = pl.DataFrame(
@@ -101,7 +103,9 @@ def make_payments(orders: Orders) -> pl.DataFrame:
     random = np.random.default_rng(11)
     delay = random.integers(0, 12_000, len(orders))
     paid = random.random(len(orders)) < 0.8
-    frame = orders.frame.select("customer", "ts").with_columns(delay=delay, cents=random.integers(1, 100_000, len(orders)))
+    frame = orders.frame.select("customer", "ts").with_columns(
+        delay=delay, cents=random.integers(1, 100_000, len(orders))
+    )
     return (
         frame.filter(pl.Series(paid))
         .select("customer", (pl.col("ts") + pl.col("delay")).alias("paid_at"), "cents")

@@ -2,7 +2,8 @@
 
 Owns the folder `.cache/bench` of the repository.
 
-- Versions are those of `workers/kafka_streams/pom.xml` and `workers/requirements/*.txt`; a change of these makes them anew.
+- Versions are those of `workers/kafka_streams/pom.xml` and `workers/requirements/*.txt`; a change of these makes them
+  anew.
 - A peer is there whole or not at all: its mark is written last.
 - What cannot be installed raises `PeerMissing`, with the reason.
 """

@@ -36,8 +36,10 @@ def wrong(job: Job, found: pl.DataFrame, answer: pl.DataFrame) -> str:
         found = found.unique(["customer_id", "window_start"], keep="last", maintain_order=True)
     plain = found.select(pl.col(name).cast(dtype) for name, dtype in answer.schema.items())
     columns = answer.columns
-    counted = plain.group_by(columns).len("found").join(
-        answer.group_by(columns).len("expected"), on=columns, how="full", coalesce=True, nulls_equal=True
+    counted = (
+        plain.group_by(columns)
+        .len("found")
+        .join(answer.group_by(columns).len("expected"), on=columns, how="full", coalesce=True, nulls_equal=True)
     )
     different = counted.filter(pl.col("found").fill_null(0) != pl.col("expected").fill_null(0))
     if different.is_empty():
@@ -65,6 +67,10 @@ def _pairs(orders: Orders, payments: pl.DataFrame) -> pl.DataFrame:
         _named(orders)
         .join(payments, on="customer")
         .filter(delay.is_between(0, data.NEAR_MS))
-        .select(*ORDER, pl.format("pay-{}", pl.col("payment").cast(pl.String).str.zfill(7)).alias("payment_id"),
-                "paid_at", "cents")
+        .select(
+            *ORDER,
+            pl.format("pay-{}", pl.col("payment").cast(pl.String).str.zfill(7)).alias("payment_id"),
+            "paid_at",
+            "cents",
+        )
     )

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -154,11 +155,8 @@ def contract_text(topic: str, kind: str, partitions: int) -> str:
 
 
 def _prepare(command: list[str], environment: Mapping[str, str]) -> None:
-    import os
-
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False
-    )
+    every = {**os.environ, **environment}
+    done = subprocess.run(command, env=every, capture_output=True, text=True, timeout=PREPARE_TIMEOUT_S, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command[:5])} failed: {(done.stdout + done.stderr)[-1500:]}")
 
@@ -253,6 +251,13 @@ SYSTEMS: Mapping[str, System] = {
             note="nothing is committed",
         ),
         System("copy", ("J1", *LATENCY), lambda: None, _start_copy, note="confluent-kafka, no engine", copies=True),
-        System("copy-native", ("J1", *LATENCY), _native_is_here, _start_copy_native, note="the native client, no engine", copies=True),
+        System(
+            "copy-native",
+            ("J1", *LATENCY),
+            _native_is_here,
+            _start_copy_native,
+            note="the native client, no engine",
+            copies=True,
+        ),
     )
 }

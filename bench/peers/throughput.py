@@ -61,8 +61,10 @@ class Throughput:
     ) -> tuple[int | None, str]:
         """Rows written, and what is wrong."""
         if measured.end is None:
-            why = f"it ended with {measured.exit_code}: {process.tail()}" if measured.exit_code is not None else (
-                f"{measured.done:,} records within {self.limit_s:.0f} s"
+            why = (
+                f"it ended with {measured.exit_code}: {process.tail()}"
+                if measured.exit_code is not None
+                else (f"{measured.done:,} records within {self.limit_s:.0f} s")
             )
             return None, f"not done: {why}"
         if system.copies:
@@ -86,9 +88,9 @@ class Throughput:
 
 @contextlib.contextmanager
 def new_order(
-    topics: Topics, job: Job, keys: int, records: int, commit_interval_ms: int, *, inputs: tuple[str, ...] | None = None
+    topics: Topics, job: Job, keys: int, records: int, commit_interval_ms: int, *, own_input: bool = False
 ) -> Iterator[Order]:
-    """A run's own output, name and folder, taken away afterwards."""
+    """A run's own output, name and folder, taken away afterwards; with `own_input` its input too, made by the caller."""
     token = f"{job.name.lower().replace('-', '_')}_{secrets.token_hex(4)}"
     output = f"bench.out.{token}"
     topics.make(output)
@@ -99,7 +101,9 @@ def new_order(
                 bootstrap=topics.bootstrap,
                 token=token,
                 job=job,
-                inputs=inputs or tuple(topics.input_topic(kind, keys, records) for kind in job.inputs),
+                inputs=(f"bench.in.{token}",)
+                if own_input
+                else tuple(topics.input_topic(kind, keys, records) for kind in job.inputs),
                 input_kinds=job.inputs,
                 output=output,
                 output_schema_id=topics.schema_id(job.schema),

@@ -192,4 +192,3 @@ def _bare(kind: Any) -> Any:
     if isinstance(kind, dict) and "logicalType" in kind:
         return kind["type"]
     return kind
-

@@ -5,7 +5,7 @@ It has no consumer group: it keeps its positions beside its state, and tells its
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import bytewax.operators as op
@@ -15,7 +15,7 @@ from bytewax.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSource
 from bytewax.dataflow import Dataflow
 
 BATCH_RECORDS = 1_000
-ALIGN_TO = datetime(2026, 1, 1, tzinfo=timezone.utc)
+ALIGN_TO = datetime(2026, 1, 1, tzinfo=UTC)
 
 decode = job.decoder("order")
 progress = job.Progress()
@@ -57,7 +57,7 @@ elif job.JOB == "tumbling_sum":
         "totals",
         op.map("keyed", orders, keyed),
         windowing.EventClock(
-            lambda order: datetime.fromtimestamp(order["ts"] / 1000, timezone.utc),
+            lambda order: datetime.fromtimestamp(order["ts"] / 1000, UTC),
             wait_for_system_duration=timedelta(milliseconds=job.GRACE_MS),
         ),
         windowing.TumblingWindower(length=timedelta(milliseconds=job.WINDOW_MS), align_to=ALIGN_TO),

@@ -5,8 +5,6 @@ It has no consumer group here and keeps no positions; it tells its progress itse
 
 from __future__ import annotations
 
-from typing import Optional
-
 import job
 import pathway as pw
 
@@ -14,7 +12,7 @@ decode, encode = job.decoder("order"), job.encoder("paid_order")
 progress = job.Progress()
 
 
-def filter_project(value: bytes) -> Optional[bytes]:
+def filter_project(value: bytes) -> bytes | None:
     progress.count()
     order = decode(value)
     if order["status"] != "PAID":
@@ -26,7 +24,7 @@ if job.JOB != "filter_project":
     raise SystemExit(f"no job {job.JOB}")
 settings = {"bootstrap.servers": job.BOOTSTRAP, "group.id": job.GROUP, "auto.offset.reset": "earliest"}
 orders = pw.io.kafka.read(settings, job.INPUTS[0], mode="static", format="raw", autogenerate_key=True)
-rows = orders.select(data=pw.apply_with_type(filter_project, Optional[bytes], pw.this.data))
+rows = orders.select(data=pw.apply_with_type(filter_project, bytes | None, pw.this.data))
 paid = rows.filter(pw.this.data.is_not_none()).select(data=pw.unwrap(pw.this.data))
 pw.io.kafka.write(paid, {"bootstrap.servers": job.BOOTSTRAP}, job.OUTPUT, format="raw")
 pw.run(monitoring_level=pw.MonitoringLevel.NONE)

@@ -34,9 +34,11 @@ def payment_join():
     return joined.select(*columns).to(OUTPUT)
 
 
+JOBS = {each.__name__: each for each in (filter_project, tumbling_sum, customer_join, payment_join)}
+
 hr.pipeline(
     owner="bench",
     name=os.environ["BENCH_PIPELINE"],
     delivery=os.environ["BENCH_DELIVERY"],
     commit_interval=os.environ["BENCH_COMMIT_INTERVAL_MS"] + "ms",
-)({each.__name__: each for each in (filter_project, tumbling_sum, customer_join, payment_join)}[os.environ["BENCH_JOB"]])
+)(JOBS[os.environ["BENCH_JOB"]])
