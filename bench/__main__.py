@@ -11,6 +11,7 @@ from bench import engine
 from bench.nexmark import benchmark as nexmark
 from bench.peers import benchmark as peers
 from bench.recovery import benchmark as recovery
+from bench.regress import benchmark as regress
 
 
 def main() -> int:
@@ -23,8 +24,15 @@ def main() -> int:
     nexmark.add_arguments(commands.add_parser("nexmark", help="the queries of an auction house, each answer checked"))
     recovery.add_arguments(commands.add_parser("recovery", help="restore, failover, latency, scaling, memory"))
     peers.add_arguments(commands.add_parser("peers", help="headrace and its peers in turn on one broker"))
+    regress.add_arguments(commands.add_parser("regress", help="the working tree against a revision"))
     arguments = parser.parse_args()
-    runs = {"engine": engine.run, "nexmark": nexmark.run, "recovery": recovery.run, "peers": peers.run}
+    runs = {
+        "engine": engine.run,
+        "nexmark": nexmark.run,
+        "recovery": recovery.run,
+        "peers": peers.run,
+        "regress": regress.run,
+    }
     return runs[arguments.command](arguments)
 
 

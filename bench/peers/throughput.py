@@ -90,7 +90,7 @@ class Throughput:
 def new_order(
     topics: Topics, job: Job, keys: int, records: int, commit_interval_ms: int, *, own_input: bool = False
 ) -> Iterator[Order]:
-    """A run's own output, name and folder, taken away afterwards; with `own_input` its input too, made by the caller."""
+    """A run's own output, name and folder, taken away afterwards; with `own_input` its input, too."""
     token = f"{job.name.lower().replace('-', '_')}_{secrets.token_hex(4)}"
     output = f"bench.out.{token}"
     topics.make(output)
