@@ -84,8 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
     print(report.text(rows, missing))
     if arguments.plot:
         Path(arguments.plot).write_text(plot.svg(rows), encoding="utf-8")
-    named_missing = arguments.systems is not None and bool(missing)
-    return 1 if named_missing or not rows or any(not row.correct for row in rows) else 0
+    return status(rows, missing, named=arguments.systems is not None)
+
+
+def status(rows: Sequence[Row], missing: Mapping[str, str], *, named: bool) -> int:
+    """1 when an answer was wrong or nothing was measured, or a system that was named is missing."""
+    return 1 if (named and missing) or not rows or not all(row.correct for row in rows) else 0
 
 
 class Runner(Protocol):

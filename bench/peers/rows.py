@@ -17,7 +17,7 @@ class Row:
     system: str
     round: int
     records: int
-    """Of the input. For RESTORE, keys that came back."""
+    """Of the input, of both streams where there are two. For RESTORE, keys that came back."""
     seconds: float | None = None
     """From the worker having its partitions to the last record committed."""
     cpu_seconds: float | None = None

@@ -55,6 +55,11 @@ class Order:
     def state(self) -> Path:
         return self.folder / "state"
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The inputs whose end is the end of the run: a table is only loaded."""
+        return tuple(name for name, kind in zip(self.inputs, self.input_kinds, strict=True) if kind != "customers")
+
     def environment(self) -> dict[str, str]:
         """For any worker."""
         values = {

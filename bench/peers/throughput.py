@@ -48,7 +48,7 @@ class Throughput:
         records = system.records(job.task, self.records)
         with new_order(self.topics, job, keys, records, self.commit_interval_ms) as order:
             start = system.start(order)
-            offsets = Offsets(order.bootstrap, start.group, order.inputs[:1], order.output, order.partitions)
+            offsets = Offsets(order.bootstrap, start.group, order.streams, order.output, order.partitions)
             with contextlib.closing(offsets), started(start, order) as process:
                 measured = measure(process, offsets, has_group=start.group is not None, limit_s=self.limit_s)
                 process.stop()
@@ -144,17 +144,16 @@ def _row(
     seconds = cpu_seconds = rate = per_cpu = warm = None
     if began and half and end:
         seconds, cpu_seconds = round(end.at - began.at, 3), round(end.cpu_seconds - began.cpu_seconds, 3)
-        scale = order.records / end.records
-        rate = _per(began, end, end.at - began.at, scale)
-        per_cpu = _per(began, end, end.cpu_seconds - began.cpu_seconds, scale)
-        warm = _per(half, end, end.cpu_seconds - half.cpu_seconds, scale)
+        rate = _per(began, end, end.at - began.at)
+        per_cpu = _per(began, end, end.cpu_seconds - began.cpu_seconds)
+        warm = _per(half, end, end.cpu_seconds - half.cpu_seconds)
     first = measured.first_output_seconds
     return Row(
         job=order.job.name,
         keys=keys,
         system=system.name,
         round=number,
-        records=order.records,
+        records=end.records if end else order.records,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         records_per_cpu_second=per_cpu,
@@ -173,6 +172,6 @@ def _row(
     )
 
 
-def _per(before: Moment, after: Moment, seconds: float, scale: float) -> int | None:
+def _per(before: Moment, after: Moment, seconds: float) -> int | None:
     """Records in that time; None where there was next to none (all came with one commit)."""
-    return round((after.records - before.records) * scale / seconds) if seconds > 1e-3 else None
+    return round((after.records - before.records) / seconds) if seconds > 1e-3 else None

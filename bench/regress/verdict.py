@@ -2,9 +2,9 @@
 
 - Three processes run in turn: the base, the base once more, and the working tree.
 - The change is the median over the rounds of the working tree's cost by the mean of the base's two.
-- The noise of this machine at this moment is how far the two of the base are apart in a round, and how far the change of
-  a round is from the median. The bound is what four in five of these stay below, and never less than `floor`. A change
-  beyond it is a loss.
+- The noise of this machine at this moment is how far the two of the base are apart in a round, and how far the change
+  of a round is from the median. The bound is what four in five of these stay below, and never less than `floor`. A
+  change beyond it is a loss.
 """
 
 from __future__ import annotations
