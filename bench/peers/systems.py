@@ -224,7 +224,7 @@ SYSTEMS: Mapping[str, System] = {
         ),
         System(
             "quix",
-            (*THROUGHPUT, *LATENCY),
+            ("J1", "J2", "J3", "J4", *LATENCY),
             lambda: installing.python_of("quix"),
             _python_peer("quix"),
             share=0.1,

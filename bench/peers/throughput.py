@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from bench.peers.topics import Topics
 
 ANSWERS_KEPT = 3
 """Tables of answers are up to a few hundred megabytes each."""
+STATUS_TIMEOUT_S = 10.0
+"""It is renewed every second."""
 
 
 @dataclass(slots=True)
@@ -51,9 +54,9 @@ class Throughput:
             offsets = Offsets(order.bootstrap, start.group, order.streams, order.output, order.partitions)
             with contextlib.closing(offsets), started(start, order) as process:
                 measured = measure(process, offsets, has_group=start.group is not None, limit_s=self.limit_s)
+                held = state_bytes_per_key(order.folder) if measured.end else None
                 process.stop()
                 rows, error = self._check(order, keys, system, measured, process)
-            held = state_bytes_per_key(order.folder)
         yield _row(order, keys, system, number, measured, rows, error, held)
 
     def _check(
@@ -122,11 +125,15 @@ def started(start: Start, order: Order) -> SystemProcess:
 
 
 def state_bytes_per_key(folder: Path) -> float | None:
-    """By headrace's own status; None for other systems, and where there is no state."""
-    for path in (folder / "workspace" / ".headrace" / "status").glob("pipeline.*.json"):
-        status = json.loads(path.read_text(encoding="utf-8"))
-        if status["keys"]:
-            return round(status["state_bytes"] / status["keys"], 1)
+    """By headrace's own status, renewed since now; None for other systems, and where there is no state."""
+    status = folder / "workspace" / ".headrace" / "status"
+    asked_ms, deadline = time.time() * 1000, time.monotonic() + STATUS_TIMEOUT_S
+    while status.is_dir() and time.monotonic() < deadline:
+        for path in status.glob("pipeline.*.json"):
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if told["written_at_ms"] > asked_ms:
+                return round(told["state_bytes"] / told["keys"], 1) if told["keys"] else None
+        time.sleep(0.05)
     return None
 
 

@@ -34,7 +34,6 @@ ENDS = os.environ["BENCH_ENDS"] == "1"
 
 WINDOW_MS = 60_000
 GRACE_MS = 10_000
-NEAR_MS = 10_000
 
 
 def schema(name: str) -> dict[str, Any]:
