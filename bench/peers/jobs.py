@@ -11,6 +11,7 @@ Owns the catalogue. How a system does a job is in `workers/` and `workspace/`; w
 | SSJ | orders with the payments of the same customer of the next ten seconds |
 | L1, L1-EOS | latency of J1 at a fixed rate, at least and exactly once |
 | RESTORE | the state of 5 million keys comes back from its changelog |
+| TABLE | a compacted table of a million rows is loaded to be looked up |
 | NEXMARK, NEXMARK-KAFKA | the queries of bench/nexmark |
 """
 
@@ -65,6 +66,7 @@ JOBS: Mapping[str, Job] = {
             commit_intervals_ms=(100, 20),
         ),
         Job("RESTORE", "account_totals", (5_000_000,), ("payments",), "", EXACTLY_ONCE, "restore"),
+        Job("TABLE", "looked_up", (1_000_000,), (), "", EXACTLY_ONCE, "restore"),
         Job("NEXMARK", "", (0,), (), "", EXACTLY_ONCE, "nexmark"),
         Job("NEXMARK-KAFKA", "", (0,), (), "", EXACTLY_ONCE, "nexmark"),
     )

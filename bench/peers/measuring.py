@@ -55,7 +55,7 @@ class Offsets:
 
     def __init__(self, bootstrap: str, group: str | None, inputs: Sequence[str], output: str, partitions: int) -> None:
         self._group = group
-        self.admin = AdminClient({"bootstrap.servers": bootstrap})
+        self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         # Not a member: it only reads the group's positions. Pending ones of a transaction must not hold it up.
         settings = {"group.id": group or "bench-nobody", "isolation.level": "read_uncommitted"}
         self._consumer = Consumer({"bootstrap.servers": bootstrap, "enable.auto.commit": False, **settings})

@@ -62,7 +62,7 @@ class SystemProcess:
 
     def cpu_seconds(self) -> float:
         """Of all its processes so far."""
-        return self._ended[0] if self._ended else sum(_cpu_seconds(pid) for pid in tree(self.pid))
+        return self._ended[0] if self._ended else sum(cpu_seconds_of(pid) for pid in tree(self.pid))
 
     def peak_rss_mb(self) -> float:
         """The most memory that each of its processes held, together."""
@@ -105,7 +105,7 @@ def tree(pid: int) -> Iterator[int]:
                 yield from tree(int(child))
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds_of(pid: int) -> float:
     """Of one process, and of its children that ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

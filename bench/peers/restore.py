@@ -1,17 +1,19 @@
-"""Restore: a sum and a count of five million keys come back from their changelog.
+"""Restore: a sum and a count of five million keys come back from their changelog; a table is loaded.
 
-Owns both ways; the state, its input and headrace's worker are those of bench/recovery.
+Owns how both systems do it; the state, its input and headrace's worker are those of bench/recovery.
 
 - The state is built once for headrace and once for Kafka Streams, from one topic with each key once, exactly once.
 - Each measured run starts a worker with an empty disk. Seconds and processor seconds are those inside it, from the
   beginning of its first partition's restore to the end of its last's.
-- It is right when as many keys come back as there are.
+- It is right when as many keys come back, or rows are loaded, as there are.
+- Kafka Streams reads a table as it reads a stream, with the rows that are joined: J3 has it in its figures.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,21 +21,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench import runs
 from bench.peers.jobs import Job
 from bench.peers.measuring import Offsets
-from bench.peers.processes import SystemProcess
+from bench.peers.processes import SystemProcess, cpu_seconds_of
 from bench.peers.rows import Row
 from bench.peers.systems import Order, System
 from bench.peers.throughput import started
 from bench.peers.topics import Topics
 from bench.recovery import jobs as accounts
 from bench.recovery import restoring
+from bench.recovery.processes import WorkerProcess
 from bench.recovery.setting import Setting
 from headrace.contracts.registry_store import StoredRegistry
 from headrace.log.kafka import KafkaLog
 from headrace.log.schema_topic import SchemaTopic
 
 STREAMS = "kafka-streams"
+TABLE, LOOKED_UP = "TABLE", "looked_up"
 STREAMS_GROUP = "bench_restore"
 BUILD_TIMEOUT_S = 1_800.0
 RESTORE_TIMEOUT_S = 900.0
@@ -50,29 +55,66 @@ class Restore:
     resources: ExitStack
     """Closed when the benchmark ends."""
     _setting: Setting | None = None
+    _table: Setting | None = None
     _built: set[str] = field(default_factory=set)
 
     def prepare(self, job: Job, keys: int, system: System) -> None:
         """Build the state of this system."""
-        setting = self._opened()
-        if system.name == STREAMS:
-            self._build_streams(setting, job, system)
+        if job.name == TABLE:
+            self._table_of(keys)
+        elif system.name == STREAMS:
+            self._build_streams(self._opened(), job, system)
+        else:
+            self._opened()
 
     def runs(self, job: Job, keys: int, system: System, number: int) -> Iterator[Row]:
         """One restore."""
-        row = Row(job.name, self.keys, system.name, number, self.keys, delivery=job.delivery)
+        count = keys if job.name == TABLE else self.keys
+        row = Row(job.name, count, system.name, number, count, delivery=job.delivery)
         row = replace(row, commit_interval_ms=self.commit_interval_ms, load=round(os.getloadavg()[0], 2))
-        yield self._streams(row, job, system) if system.name == STREAMS else self._headrace(row, system)
+        if job.name == TABLE:
+            yield from self._load(row, keys, system)
+        else:
+            yield self._streams(row, job, system) if system.name == STREAMS else self._headrace(row, system)
 
     def _opened(self) -> Setting:
         """The topic, full, and headrace's state with it."""
         if self._setting is None:
-            log = self.resources.enter_context(contextlib.closing(KafkaLog(self.topics.bootstrap)))
-            registry = self.resources.enter_context(contextlib.closing(StoredRegistry(SchemaTopic(log))))
-            folder = Path(self.resources.enter_context(tempfile.TemporaryDirectory()))
-            self._setting = Setting(self.topics.bootstrap, log, registry, folder)
+            self._setting = self._new_setting()
             restoring.build(self._setting, self.keys, 1)
         return self._setting
+
+    def _new_setting(self) -> Setting:
+        log = self.resources.enter_context(contextlib.closing(KafkaLog(self.topics.bootstrap)))
+        registry = self.resources.enter_context(contextlib.closing(StoredRegistry(SchemaTopic(log))))
+        folder = Path(self.resources.enter_context(tempfile.TemporaryDirectory()))
+        return Setting(self.topics.bootstrap, log, registry, folder)
+
+    def _table_of(self, count: int) -> Setting:
+        """The table, full, and nothing to look up in it."""
+        if self._table is None:
+            self._table = self._new_setting()
+            runs.make_topics(self._table.log, [accounts.TOPIC, accounts.ACCOUNTS.topic])
+            runs.make_topics_of(self._table.log, accounts.compiled(LOOKED_UP))
+            self._table.publish([])
+            runs.publish(self._table.log, self._table.registry, accounts.ACCOUNTS, accounts.accounts(count))
+        return self._table
+
+    def _load(self, row: Row, count: int, system: System) -> Iterator[Row]:
+        """By a group that never read it, then by a worker that comes back."""
+        setting = self._table_of(count)
+        setting.workspace = f"bench-{secrets.token_hex(4)}"
+        with _environment(system.environment):
+            with WorkerProcess(setting.order(LOOKED_UP, "first")) as worker:
+                worker.wait_restored(runs.PARTITIONS)
+                began, cpu_began = time.perf_counter(), cpu_seconds_of(worker.pid)
+                setting.wait_until_done(LOOKED_UP)
+                seconds, cpu_seconds = time.perf_counter() - began, cpu_seconds_of(worker.pid) - cpu_began
+                yield _loaded(replace(row, variant="read first"), count, seconds, cpu_seconds)
+            with WorkerProcess(setting.order(LOOKED_UP, "again")) as worker:
+                events = worker.wait_restored(runs.PARTITIONS)
+        seconds, cpu_seconds = (sum(event[name] for event in events) for name in ("seconds", "cpu_seconds"))
+        yield _loaded(replace(row, variant="restored"), events[-1]["records_read"], seconds, cpu_seconds)
 
     def _headrace(self, row: Row, system: System) -> Row:
         with _environment(system.environment):
@@ -142,6 +184,18 @@ class Restore:
             start.environment["BENCH_INPUT_SCHEMA"] = accounts.CONTRACT.schema.text
             with started(start, order) as process:
                 yield process, order
+
+
+def _loaded(row: Row, found: int, seconds: float, cpu_seconds: float) -> Row:
+    return replace(
+        row,
+        seconds=round(seconds, 3),
+        cpu_seconds=round(cpu_seconds, 3),
+        records_per_cpu_second=round(found / cpu_seconds),
+        records_per_second=round(found / seconds),
+        correct=found == row.records,
+        error="" if found == row.records else f"{found} rows of {row.records}",
+    )
 
 
 def _told(process: SystemProcess) -> tuple[int, float, float] | None:

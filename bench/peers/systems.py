@@ -120,7 +120,7 @@ class System:
 
 THROUGHPUT = ("J1", "J2", "J3", "J4", "SSJ")
 LATENCY = ("L1", "L1-EOS")
-EVERY = (*THROUGHPUT, *LATENCY, "RESTORE", "NEXMARK", "NEXMARK-KAFKA")
+EVERY = (*THROUGHPUT, *LATENCY, "RESTORE", "TABLE", "NEXMARK", "NEXMARK-KAFKA")
 
 
 def _headrace(name: str, environment: Mapping[str, str], install: Callable[[], object] = lambda: None) -> System:

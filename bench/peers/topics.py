@@ -43,7 +43,7 @@ class Topics:
     def __init__(self, bootstrap: str, partitions: int) -> None:
         self.bootstrap, self.partitions = bootstrap, partitions
         self.begin_ms = data.begin_ms()
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         self._log = KafkaLog(bootstrap)
         self._registry = StoredRegistry(SchemaTopic(self._log))
         self._filled: set[str] = set()

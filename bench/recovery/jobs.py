@@ -5,6 +5,7 @@ Owns topics, contracts, pipelines and the generators.
 - `totals`: sum and count by account, for ever; its state has one key for each account.
 - `passed`: rows go through unchanged, to see how long they take.
 - `windows`: sum and count by account and minute; its state stays as large as a minute's accounts.
+- `looked_up`: rows with their account's owner, from a compacted table that is loaded first.
 - Accounts come in an order of no pattern, the same in every run.
 """
 
@@ -19,7 +20,7 @@ import polars as pl
 import headrace as hr
 from headrace import col
 from headrace.contracts.avro import AvroSchema
-from headrace.contracts.contract import Contract
+from headrace.contracts.contract import Contract, TopicKind
 from headrace.flow.compile import compile_pipeline
 from headrace.flow.plan import CompiledPipeline
 
@@ -47,7 +48,26 @@ CONTRACT = Contract(
     key=("account",),
     time="paid_at",
 )
-CONTRACTS: Mapping[str, Contract] = {TOPIC: CONTRACT}
+ACCOUNTS = Contract(
+    topic="bench.accounts",
+    schema=AvroSchema.parse(
+        {
+            "type": "record",
+            "name": "Account",
+            "namespace": "bench",
+            "fields": [
+                {"name": "account", "type": "string"},
+                {"name": "owner", "type": "string"},
+                {"name": "tier", "type": "int"},
+                {"name": "since", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+            ],
+        }
+    ),
+    kind=TopicKind.TABLE,
+    key=("account",),
+    time="since",
+)
+CONTRACTS: Mapping[str, Contract] = {TOPIC: CONTRACT, ACCOUNTS.topic: ACCOUNTS}
 
 
 @hr.pipeline(owner="bench")
@@ -70,7 +90,14 @@ def windows() -> Any:
     return grouped.agg(total=hr.sum("amount"), payments=hr.count()).to("bench.windows", emit="updates")
 
 
-JOBS: Mapping[str, Any] = {"totals": totals, "passed": passed, "windows": windows}
+@hr.pipeline(owner="bench")
+def looked_up() -> Any:
+    """Every row with its account's owner."""
+    joined = hr.stream(TOPIC).join(hr.table(ACCOUNTS.topic), on="account")
+    return joined.select("account", "amount", "owner", "tier").to("bench.looked_up")
+
+
+JOBS: Mapping[str, Any] = {"totals": totals, "passed": passed, "windows": windows, "looked_up": looked_up}
 
 
 def compiled(job: str) -> CompiledPipeline:
@@ -90,6 +117,19 @@ def payments(accounts: int, rows: int, first: int = 0) -> Iterator[pl.DataFrame]
                 "paid_at": pl.Series(BEGIN_MS + numbers // 100).cast(pl.Datetime("ms", "UTC")),
             }
         ).with_columns(pl.format("account-{}", pl.col("account")).alias("account"))
+
+
+def accounts(count: int) -> pl.DataFrame:
+    """The table of accounts, each once."""
+    numbers = pl.select(account=pl.int_range(count)).to_series()
+    return pl.DataFrame(
+        {
+            "account": numbers.cast(pl.String).str.zfill(8),
+            "owner": pl.select(pl.format("Owner of number {}", numbers)).to_series(),
+            "tier": (numbers % 5).cast(pl.Int32),
+            "since": pl.repeat(BEGIN_MS, count, eager=True).cast(pl.Datetime("ms", "UTC")),
+        }
+    ).with_columns(pl.format("account-{}", pl.col("account")).alias("account"))
 
 
 def probe(number: int) -> pl.DataFrame:

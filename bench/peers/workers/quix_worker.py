@@ -1,7 +1,7 @@
 """Quix Streams: J1 to J4, until SIGTERM.
 
-Not the join of two streams: `join_interval` of 3.28 looks for partners with earlier times alone, so that a row that comes
-late misses those that came before it.
+Not the join of two streams: `join_interval` of 3.28 looks for partners with earlier times alone, so that a row that
+comes late misses those that came before it.
 """
 
 from __future__ import annotations
