@@ -48,14 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the rows: one a line if it ends in .jsonl, else a list")
     parser.add_argument("--plot", metavar="FILE", help="draw the warm rates as SVG")
     parser.add_argument("--records", type=int, default=RECORDS, help="orders of a run; slow systems get a part of them")
-    parser.add_argument("--keys", help="of J2, J3, J4 and SSJ, separated by commas; all of the job's, when left out")
+    parser.add_argument(
+        "--keys", help="of J2, J3, J4, SSJ and TABLE, separated by commas; all of the job's, when left out"
+    )
     parser.add_argument("--partitions", type=int, default=PARTITIONS)
     parser.add_argument(
         "--commit-interval-ms", type=int, default=COMMIT_INTERVAL_MS, help="of every system that has one"
     )
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="of one run")
     parser.add_argument("--latency-seconds", type=float, default=LATENCY_S, help="measured, of one run")
-    parser.add_argument("--restore-keys", type=int, default=JOBS["RESTORE"].keys[0])
+    parser.add_argument("--restore-keys", type=int, default=JOBS["RESTORE"].keys[0], help="of RESTORE")
     parser.add_argument("--events", type=int, default=EVENTS, help="of NEXMARK")
 
 
@@ -136,7 +138,7 @@ def _installed(wanted: str | None) -> tuple[list[System], dict[str, str]]:
 
 def _keys(job: Job, wanted: str | None) -> Sequence[int]:
     """Of the job; those of them that are wanted, or what is wanted where it says nothing of them."""
-    if wanted is None or job.kind != "throughput" or job.name == "J1":
+    if wanted is None or job.name == "J1" or (job.kind != "throughput" and job.name != "TABLE"):
         return job.keys
     return [int(keys) for keys in wanted.split(",")]
 

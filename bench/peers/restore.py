@@ -112,7 +112,8 @@ class Restore:
                 seconds, cpu_seconds = time.perf_counter() - began, cpu_seconds_of(worker.pid) - cpu_began
                 yield _loaded(replace(row, variant="read first"), count, seconds, cpu_seconds)
             with WorkerProcess(setting.order(LOOKED_UP, "again")) as worker:
-                events = worker.wait_restored(runs.PARTITIONS)
+                worker.wait_for(lambda each: any(event["records_read"] >= count for event in each.named("restored")))
+                events = worker.named("restored")
         seconds, cpu_seconds = (sum(event[name] for event in events) for name in ("seconds", "cpu_seconds"))
         yield _loaded(replace(row, variant="restored"), events[-1]["records_read"], seconds, cpu_seconds)
 

@@ -245,6 +245,7 @@ SYSTEMS: Mapping[str, System] = {
             lambda: installing.python_of("bytewax"),
             _start_bytewax,
             share=0.1,
+            shares={"tumbling_sum": 0.02},
             note=f"a row when a window closes; snapshots every {SNAPSHOT_S} s",
         ),
         System(

@@ -149,25 +149,36 @@ class Topics:
 
 
 class _Rows:
-    """Rows of a topic, by whatever schema each was written."""
+    """Rows of a topic, by whatever schema each was written. Kept as columns: there may be millions."""
 
     def __init__(self, registry: StoredRegistry) -> None:
-        self._by_partition: dict[int, list[dict[str, Any]]] = {}
         self._registry = registry
         self._schemas: dict[bytes, tuple[Any, dict[str, int]]] = {}
+        self._pending: dict[int, list[Any]] = {}
+        self._frames: dict[int, list[pl.DataFrame]] = {}
 
     def add(self, partition: int, value: bytes) -> None:
         prefix = value[:PREFIX_BYTES]
         if prefix not in self._schemas:
             self._schemas[prefix] = _plain(self._registry.by_id(int.from_bytes(prefix[1:], "big")))
-        row = schemaless_reader(io.BytesIO(value[PREFIX_BYTES:]), self._schemas[prefix][0], None)
-        self._by_partition.setdefault(partition, []).append(row)
+        pending = self._pending.setdefault(partition, [])
+        pending.append(schemaless_reader(io.BytesIO(value[PREFIX_BYTES:]), self._schemas[prefix][0], None))
+        if len(pending) == CHUNK_ROWS:
+            self._pack(partition)
+
+    def _pack(self, partition: int) -> None:
+        rows = self._pending.pop(partition, [])
+        if rows:
+            self._frames.setdefault(partition, []).append(pl.DataFrame(rows, infer_schema_length=None))
 
     def frame(self) -> pl.DataFrame:
-        rows = [row for partition in sorted(self._by_partition) for row in self._by_partition[partition]]
-        frame = pl.DataFrame(rows, infer_schema_length=1_000) if rows else pl.DataFrame()
+        for partition in list(self._pending):
+            self._pack(partition)
+        frames = [frame for partition in sorted(self._frames) for frame in self._frames[partition]]
+        if not frames:
+            return pl.DataFrame()
         scales = {name: scale for _, scales in self._schemas.values() for name, scale in scales.items()}
-        return frame.with_columns(pl.col(name) // scale for name, scale in scales.items() if name in frame.columns)
+        return pl.concat(frames).with_columns(pl.col(name) // scale for name, scale in scales.items())
 
 
 def _plain(schema: AvroSchema) -> tuple[Any, dict[str, int]]:

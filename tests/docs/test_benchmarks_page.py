@@ -64,4 +64,5 @@ def test_numbers() -> None:
     for job in JOBS.values():
         assert all(f"{keys:,}" in TEXT for keys in job.keys if keys)
     assert {SYSTEMS[name].share for name in ("quix", "bytewax", "pathway")} == {0.1}
+    assert SYSTEMS["bytewax"].shares == {"tumbling_sum": 1 / 50}
     assert (SYSTEMS["faust"].share, SYSTEMS["faust"].shares) == (1 / 50, {"tumbling_sum": 1 / 200})
