@@ -111,18 +111,28 @@ def dtype_to_avro(dtype: DtypeLike, *, nullable: bool, path: str) -> AvroType:
 
 def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
     """The table as a frame of exactly the types `to_polars(schema)` gives; nothing is copied where types agree."""
-    dtypes = _columns(schema)
-    shapes = {child.name: child.shape for child in record_shape(schema).children}
-    columns = [_polars_ready(table.column(name), shapes[name]) for name in table.column_names]
-    frame = pl.from_arrow(pa.Table.from_arrays(columns, names=table.column_names))
+    dtypes, foreign = _columns(schema), _foreign(schema)
+    names = table.column_names
+    if not foreign.keys().isdisjoint(names):
+        columns = [
+            _polars_ready(table.column(name), foreign[name]) if name in foreign else table.column(name)
+            for name in names
+        ]
+        table = pa.Table.from_arrays(columns, names=names)
+    frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
-    wanted = {name: dtypes[name] for name in table.column_names}
-    return frame if frame.schema == wanted else frame.cast(dict(wanted))
+    # Column by column: a cast of the frame goes through the query engine, which a batch of one row feels.
+    for index, column in enumerate(frame.get_columns()):
+        if column.dtype != dtypes[column.name]:
+            frame.replace_column(index, column.cast(dtypes[column.name]))
+    return frame
 
 
 def from_frame(frame: pl.DataFrame) -> pa.Table:
     """The frame as a table of standard Arrow types, ready for a codec."""
-    return frame.cast({pl.Int128: pl.Decimal(38, 0)}).to_arrow()
+    if any(isinstance(dtype, pl.Int128) for dtype in frame.dtypes):
+        frame = frame.cast({pl.Int128: pl.Decimal(38, 0)})
+    return frame.to_arrow()
 
 
 def as_table(columns: Columns) -> pa.Table:
@@ -195,9 +205,18 @@ def _avro_enum(symbols: list[str], path: str) -> AvroType:
     return "string"
 
 
+@lru_cache(maxsize=SHAPES_KEPT_MAX)
+def _foreign(schema: AvroSchema) -> Mapping[str, Shape]:
+    """The columns that Polars cannot take as they are."""
+    shapes = {child.name: child.shape for child in record_shape(schema).children}
+    return {
+        name: shape
+        for name, shape in shapes.items()
+        if shape.kind is not Kind.ENUM and any(_is_foreign(each) for each in shape.walk())
+    }
+
+
 def _polars_ready(column: pa.ChunkedArray, shape: Shape) -> pa.ChunkedArray:
-    if not any(_is_foreign(each) for each in shape.walk()) or shape.kind is Kind.ENUM:
-        return column
     return pa.chunked_array(
         [_ready(chunk, shape) for chunk in column.chunks] or [_ready(column.combine_chunks(), shape)]
     )

@@ -39,10 +39,14 @@ class Arrivals:
 
     def note(self, batch: RecordBatch) -> None:
         """Records that were read just now."""
-        order = np.argsort(batch.partition, kind="stable")
-        partitions, offsets, times = batch.partition[order], batch.offset[order], batch.timestamp_ms[order]
+        if not len(batch):
+            return
+        partitions, offsets, times = batch.partition, batch.offset, batch.timestamp_ms
+        if (partitions[1:] < partitions[:-1]).any():
+            order = np.argsort(partitions, kind="stable")
+            partitions, offsets, times = partitions[order], offsets[order], times[order]
         starts = np.flatnonzero(np.diff(partitions, prepend=-1))
-        ends = [*starts[1:].tolist(), len(order)]
+        ends = [*starts[1:].tolist(), len(partitions)]
         is_held = self.records + len(batch) <= RECORDS_HELD_MAX
         for partition, start, end in zip(partitions[starts].tolist(), starts.tolist(), ends, strict=True):
             here = TopicPartition(batch.topic, partition)

@@ -47,6 +47,8 @@ MAGIC = b"HRC3"
 HEADER = struct.Struct(">4sIIIQ")
 """Magic, CRC-32 of all that follows it, number of the piece, pieces of the change, number of the commit. 24 bytes keep
 Arrow aligned."""
+# Threads cost more than they save at this size.
+_WRITING = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _CHECKED = struct.Struct(">IIQ")
 _CHECKED_FROM = HEADER.size - _CHECKED.size
 
@@ -78,9 +80,7 @@ def _to_stream(change: StateChange, more: Mapping[str, object]) -> pa.Buffer:
     meta = json.dumps({"state": dict(change.meta), **more})
     table = table.replace_schema_metadata({META: meta.encode()})
     sink = pa.BufferOutputStream()
-    # Threads cost more than they save at this size.
-    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+    with pa.ipc.new_stream(sink, table.schema, options=_WRITING) as writer:
         writer.write_table(table)
     return sink.getvalue()
 

@@ -22,6 +22,7 @@ from headrace.errors import HeadraceError
 from headrace.log.port import OffsetAndMetadata, TopicPartition
 
 CHECKPOINT_CHARACTERS_MAX = 4000
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 TOPIC_ID_CHARACTERS = 8
 
 
@@ -83,9 +84,9 @@ class Checkpoint:
             raw["o"] = {origin: latest - time_ms for origin, time_ms in self.marks_ms.items()}
         if self.idle:
             raw["i"] = sorted(self.idle)
-        text = json.dumps(raw, separators=(",", ":")) if raw else ""
+        text = _compact(raw) if raw else ""
         if self.topic_ids:
-            whole = json.dumps({**raw, "d": dict(self.topic_ids)}, separators=(",", ":"))
+            whole = (text[:-1] + "," if text else "{") + f'"d":{_compact(dict(self.topic_ids))}}}'
             text = whole if len(whole) <= CHECKPOINT_CHARACTERS_MAX else text
         if len(text) > CHECKPOINT_CHARACTERS_MAX:
             raise CheckpointTooLarge(

@@ -11,6 +11,7 @@ Owns counts by bucket, and how they become a Prometheus family. prometheus-clien
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ class ColumnHistograms:
     def __init__(self, name: str, told: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
         assert list(bounds) == sorted(set(bounds))
         self._name, self._told, self._labels = name, told, list(labels)
+        self._bounds_seq = [float(bound) for bound in bounds]
         self._bounds = np.array(bounds, np.float64)
         self._texts = [*(str(float(bound)) for bound in bounds), "+Inf"]
         self._counts: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
@@ -54,7 +56,13 @@ class ColumnHistograms:
 
     def add_one(self, labels: tuple[str, ...], value: float) -> None:
         """Count one value."""
-        self.add(labels, np.array([value], np.float64))
+        assert len(labels) == len(self._labels)
+        bucket = bisect_left(self._bounds_seq, value)
+        with self._lock:
+            if labels not in self._counts:
+                self._counts[labels] = np.zeros(len(self._texts), np.int64)
+            self._counts[labels][bucket] += 1
+            self._sums[labels] = self._sums.get(labels, 0.0) + value
 
     def family(self) -> HistogramMetricFamily:
         """As Prometheus reads it."""

@@ -160,12 +160,14 @@ class Idleness:
         parts = self._parts
         due: dict[str, Marks] = {}
         for task in parts.tasks.tasks:
+            steps = [step for step in task.runner.steps if isinstance(step, RepartitionStep)]
+            if not steps:
+                continue
             idle = frozenset(p for p in task.partitions if self._is_idle(task, p))
-            for step in task.runner.steps:
-                if isinstance(step, RepartitionStep):
-                    closing = task.runner.closing.get(step.inputs[0], {})
-                    here = {p: ms for p, ms in closing.items() if p in task.partitions}
-                    due[step.name] = parts.outbox.marks_due(step.name, sorted(task.partitions), here, idle)
+            for step in steps:
+                closing = task.runner.closing.get(step.inputs[0], {})
+                here = {p: ms for p, ms in closing.items() if p in task.partitions}
+                due[step.name] = parts.outbox.marks_due(step.name, sorted(task.partitions), here, idle)
         return due
 
     def _close(self, task: Task, now: float, patience: Patience) -> None:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE, TIME
-from headrace.engine.row_picks import pick
+from headrace.engine.row_picks import partitions_of_rows, pick
 from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
 from headrace.log.port import TopicPartition
 
@@ -79,7 +79,8 @@ class InputQueue:
         """Rows just read, with `OFFSET` and `INDEX`, in offset order per partition."""
         if not frame.height:
             return
-        timed = frame.hstack([self._merge_times(topic, frame)])
+        # Nothing is merged with one input alone.
+        timed = frame if len(self.inputs) == 1 else frame.hstack([self._merge_times(topic, frame)])
         waiting = self._waiting.get(topic)
         self._waiting[topic] = _Waiting.of(timed) if waiting is None else waiting.with_more(timed)
         for partition in _partitions(frame):
@@ -214,13 +215,12 @@ class InputQueue:
 
 
 def _partitions(frame: pl.DataFrame) -> list[int]:
-    # Partition numbers are small: counting them is several times faster than finding what is distinct.
-    found: list[int] = np.flatnonzero(np.bincount(frame[PARTITION].to_numpy())).tolist()
-    return found
+    return partitions_of_rows(frame[PARTITION].to_numpy())
 
 
 def _with_sequence(frame: pl.DataFrame, sequence: pl.Series) -> pl.DataFrame:
-    return pl.DataFrame([each for each in frame.get_columns() if each.name != MERGE_TIME] + [sequence])
+    kept = [name for name in frame.columns if name != MERGE_TIME]
+    return (frame[kept] if len(kept) < frame.width else frame).hstack([sequence])
 
 
 def _in_order(frames: Mapping[str, pl.DataFrame], priority: Mapping[str, int]) -> dict[str, pl.DataFrame]:

@@ -14,7 +14,7 @@ import polars as pl
 from headrace.engine import repartition
 from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.input_queue import INDEX, OFFSET
-from headrace.engine.operator import PARTITION, SOURCE
+from headrace.engine.operator import PARTITION
 from headrace.engine.retry import Patience
 from headrace.engine.tasks import TaskSet
 from headrace.engine.topic_reader import TopicReader
@@ -65,9 +65,8 @@ class RecordsIn:
             self._dead_letters.add_records(batch, rows.bad, step=f"source {batch.topic}")
         self.rows[f"source {batch.topic}", "in"] += len(batch)
         self.rows[f"source {batch.topic}", "out"] += rows.frame.height
-        offset = rows.frame[SOURCE].struct.unnest()["offset"].alias(OFFSET)
-        index = pl.Series(INDEX, np.zeros(len(offset), np.int64))
-        frame = rows.frame.hstack([offset, index])
+        index = np.zeros(len(rows.offset), np.int64)
+        frame = rows.frame.hstack([pl.Series(OFFSET, rows.offset), pl.Series(INDEX, index)])
         self._tasks.add(batch.topic, frame, now_ms)
 
     def _add_repartitioned(self, batch: RecordBatch, now_ms: int) -> None:

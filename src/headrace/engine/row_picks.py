@@ -1,7 +1,7 @@
-"""Rows of a frame chosen by a NumPy mask.
+"""Small moves with frames on paths that run for every batch.
 
-Owns the one way to do it on paths that run for every batch: small frames do not go through Polars' query engine, which
-costs more than the work itself when a batch is one row.
+Owns the ways around Polars' query engine, which costs more than the work itself when a batch is one row: a `select` of
+names or a `with_columns` takes 30 to 100 microseconds, the same by hand 3 to 15.
 """
 
 from __future__ import annotations
@@ -22,3 +22,18 @@ def pick(frame: pl.DataFrame, mask: npt.NDArray[np.bool_]) -> pl.DataFrame:
     if behind - first == len(rows):
         return frame.slice(first, len(rows))
     return frame[rows]
+
+
+def put(frame: pl.DataFrame, column: pl.Series) -> pl.DataFrame:
+    """The frame with this column, in the place of one of its name or behind the others."""
+    if column.name not in frame.columns:
+        return frame.hstack([column])
+    copy = frame.clone()
+    return copy.replace_column(copy.get_column_index(column.name), column)
+
+
+def partitions_of_rows(partitions: npt.NDArray[np.int32]) -> list[int]:
+    """The partition numbers among these, ascending."""
+    # They are small: counting them is several times faster than finding what is distinct.
+    found: list[int] = np.flatnonzero(np.bincount(partitions)).tolist()
+    return found

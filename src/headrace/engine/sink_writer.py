@@ -38,7 +38,7 @@ class SinkWriter:
 
     def encode(self, frame: pl.DataFrame) -> tuple[Outgoing, Sequence[RowError]]:
         """Records of the rows that fit, in order, and the rows that do not."""
-        table = from_frame(frame.select(self._columns))
+        table = from_frame(frame[self._columns])
         deleted = frame[DELETED].to_numpy() if DELETED in frame.columns else np.zeros(frame.height, bool)
         errors: list[RowError] = []
         values = self._encoded_values(table, deleted, errors)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.engine.operator import PARTITION, STREAM_TIME, TIME
+from headrace.engine.row_picks import partitions_of_rows, put
 
 BEFORE_ALL_MS = -(2**62)
 """Closing time while nothing is known."""
@@ -32,11 +33,13 @@ def with_stream_time(frame: pl.DataFrame, clocks: dict[int, int]) -> pl.DataFram
     partitions = frame[PARTITION].to_numpy()
     times = frame[TIME].to_numpy()
     running = np.empty(len(times), np.int64)
-    for partition in np.unique(partitions).tolist():
-        rows = np.flatnonzero(partitions == partition)
-        running[rows] = running_maximum(times[rows], clocks.get(partition, BEFORE_ALL_MS))
-        clocks[partition] = int(running[rows[-1]])
-    return frame.with_columns(pl.Series(STREAM_TIME, running))
+    found = partitions_of_rows(partitions)
+    for partition in found:
+        rows = slice(None) if len(found) == 1 else np.flatnonzero(partitions == partition)
+        reached = running_maximum(times[rows], clocks.get(partition, BEFORE_ALL_MS))
+        running[rows] = reached
+        clocks[partition] = int(reached[-1])
+    return put(frame, pl.Series(STREAM_TIME, running))
 
 
 def running_maximum(values: npt.NDArray[np.int64], start: int) -> npt.NDArray[np.int64]:

@@ -39,6 +39,7 @@ from headrace.engine.operator import (
     WakesUp,
 )
 from headrace.engine.operators.map_async import MapAsync
+from headrace.engine.row_picks import put
 from headrace.engine.stream_time import BEFORE_ALL_MS, with_stream_time
 from headrace.engine.watch import Working
 from headrace.flow.plan import Plan, Subtopology
@@ -89,9 +90,25 @@ class SubtopologyRunner:
     ) -> None:
         self.index = subtopology.index
         self.steps: list[AnyStep] = [plan.step(name) for name in subtopology.steps]
-        self._plan = plan
+        self._by_name = {step.name: step for step in plan.steps}
+        self._sources = [step for step in self.steps if isinstance(step, SourceStep)]
+        self._arriving = _arriving(plan)
         self._operators = operators
+        self._wakers = [each for each in operators.values() if isinstance(each, WakesUp)]
+        self.stateful = {
+            step.name: cast(StatefulOperator, operators[step.name])
+            for step in self.steps
+            if isinstance(step, StatefulStep)
+        }
+        """Operators with a changelog, by step name."""
+        self.lookups = {
+            step.name: cast(LookupTable, operators[step.name])
+            for step in self.steps
+            if isinstance(step, LookupJoinStep)
+        }
+        """Operators that hold a table to look rows up in, by step name."""
         self._schemas = schemas
+        self._columns = {step: list(schema) for step, schema in schemas.items()}
         self._empties = {step: _empty_frame(tuple(schema.items())) for step, schema in schemas.items()}
         self._contexts = contexts
         self._tellers = tellers(plan)
@@ -112,21 +129,6 @@ class SubtopologyRunner:
         """The step at work, for whoever looks on from another thread."""
         self.rows: Counter[tuple[str, str]] = Counter()
         """Rows so far by step and `in` or `out`, committed or not."""
-
-    @property
-    def stateful(self) -> dict[str, StatefulOperator]:
-        """Operators with a changelog, by step name."""
-        return {
-            step.name: cast(StatefulOperator, self._operators[step.name])
-            for step in self.steps
-            if isinstance(step, StatefulStep)
-        }
-
-    @property
-    def lookups(self) -> dict[str, LookupTable]:
-        """Operators that hold a table to look rows up in, by step name."""
-        found = {step.name: self._operators[step.name] for step in self.steps if isinstance(step, LookupJoinStep)}
-        return {name: cast(LookupTable, operator) for name, operator in found.items()}
 
     def operator(self, step: str) -> Operator:
         return self._operators[step]
@@ -160,35 +162,35 @@ class SubtopologyRunner:
         first = self._sequence
         numbered = dict(rows)
         if first:
-            numbered = {topic: frame.with_columns(pl.col(SEQUENCE) + first) for topic, frame in rows.items()}
+            numbered = {
+                topic: put(frame, pl.Series(SEQUENCE, frame[SEQUENCE].to_numpy() + first))
+                for topic, frame in rows.items()
+            }
         lasts = [int(frame[SEQUENCE].to_numpy().max()) for frame in numbered.values() if frame.height]
         self._sequence = max([first, *(last + 1 for last in lasts)])
         return numbered
 
     def _with_sources(self, rows: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         """Frames by step name for everything that comes from outside."""
-        sources = [step for step in self.steps if isinstance(step, SourceStep)]
+        sources = self._sources
         streams = {s.topic: rows[s.topic] for s in sources if not s.is_table and s.topic in rows}
         tables = {s.topic: rows[s.topic] for s in sources if s.is_table and s.topic in rows}
         timed = {**_timed(streams, self.source_clock), **_timed(tables, self.table_clock)}
         outputs: dict[str, pl.DataFrame] = {}
         for step in sources:
             frame = timed.get(step.topic)
-            outputs[step.name] = self._empty(step.name) if frame is None else frame[list(self._schemas[step.name])]
+            outputs[step.name] = self._empty(step.name) if frame is None else frame[self._columns[step.name]]
             self.closing[step.name] = self.table_clock if step.is_table else self.source_clock
         for topic, frame in rows.items():
-            for step_name in self._repartitions(topic):
-                outputs[step_name] = frame[list(self._schemas[step_name])]
+            for step_name in self._arriving.get(topic, ()):
+                outputs[step_name] = frame[self._columns[step_name]]
         return outputs
-
-    def _repartitions(self, topic: str) -> list[str]:
-        return [s.name for s in self._plan.steps if isinstance(s, RepartitionStep) and s.topic == topic]
 
     def _input(self, name: str, outputs: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         if name not in self.closing:
             self.closing[name] = {}
         frame = outputs[name] if name in outputs else self._empty(name)
-        step = self._plan.step(name)
+        step = self._by_name[name]
         if isinstance(step, RepartitionStep):
             self.closing[name] = self.repartition_clock.setdefault(step.topic, {})
         return frame
@@ -249,7 +251,7 @@ class SubtopologyRunner:
 
     def _joined(self, step: str, pieces: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """What a stateful step gave in one pass."""
-        filled = [piece[list(self._schemas[step])] for piece in pieces if piece.height]
+        filled = [piece[self._columns[step]] for piece in pieces if piece.height]
         if len(filled) <= 1:
             return filled[0] if filled else self._empty(step)
         return pl.concat(filled)
@@ -258,7 +260,7 @@ class SubtopologyRunner:
         operator = self._operators[step.inputs[0]]
         assert isinstance(operator, TakesLate), "only steps that hand late rows on have readers of them"
         late = operator.take_late()
-        return late[list(self._schemas[step.name])] if late.height else self._empty(step.name)
+        return late[self._columns[step.name]] if late.height else self._empty(step.name)
 
     def _closing_of(self, step: AnyStep) -> Clocks:
         names = step.inputs[:1] if isinstance(step, LookupJoinStep) else step.inputs
@@ -294,7 +296,7 @@ class SubtopologyRunner:
 
     def input_schema(self, step: str, input_index: int) -> Mapping[str, pl.DataType]:
         """The columns of a step's input, as far as it has so many; else of none."""
-        inputs = self._plan.step(step).inputs
+        inputs = self._by_name[step].inputs
         return self._schemas[inputs[input_index]] if input_index < len(inputs) else {}
 
     def replay(self, step: str, input_index: int, frame: pl.DataFrame, emit: Emit) -> None:
@@ -304,7 +306,7 @@ class SubtopologyRunner:
         since: what is closed stays closed, and no clock moves for it.
         """
         self.run({}, emit)  # After this the closing times are those of now, also right after a restore.
-        entry, place = self._plan.step(step), self._place(step)
+        entry, place = self._by_name[step], self._place(step)
         name = entry.inputs[input_index]
         now_ms = self.closing.get(name, {})
         reached = np.array([now_ms.get(partition, BEFORE_ALL_MS) for partition in frame[PARTITION].to_list()], np.int64)
@@ -314,7 +316,7 @@ class SubtopologyRunner:
         )
         self._sequence += frame.height
         inputs = [self._empty(each) for each in entry.inputs]
-        inputs[input_index] = timed[list(self._schemas[name])]
+        inputs[input_index] = timed[self._columns[name]]
         if isinstance(entry, SinkStep | RepartitionStep):
             self._hand_over(entry, inputs[0], emit)
             return
@@ -326,7 +328,7 @@ class SubtopologyRunner:
 
     def wake_at_ms(self) -> int | None:
         """When an operator wants a pass by the wall clock."""
-        wanted = [each.wake_at_ms() for each in self._operators.values() if isinstance(each, WakesUp)]
+        wanted = [each.wake_at_ms() for each in self._wakers]
         return min((at_ms for at_ms in wanted if at_ms is not None), default=None)
 
     # Tables that are looked up
@@ -338,7 +340,7 @@ class SubtopologyRunner:
             source = chain[0]
             if not isinstance(source, SourceStep) or source.topic != topic:
                 continue
-            rows = frame.with_columns(pl.col(TIME).alias(STREAM_TIME))[list(self._schemas[source.name])]
+            rows = frame.with_columns(pl.col(TIME).alias(STREAM_TIME))[self._columns[source.name]]
             for step in chain[1:]:
                 rows = self.passed(step.name, rows)
             operator.load_table(rows)
@@ -360,9 +362,9 @@ class SubtopologyRunner:
 
     def _lookup_chain(self, join: str) -> list[AnyStep]:
         """From the source of a join's table down to what the join reads."""
-        chain = [self._plan.step(self._plan.step(join).inputs[1])]
+        chain = [self._by_name[self._by_name[join].inputs[1]]]
         while chain[0].inputs:
-            chain.insert(0, self._plan.step(chain[0].inputs[0]))
+            chain.insert(0, self._by_name[chain[0].inputs[0]])
         return chain
 
     # Commit, undo, moves
@@ -405,6 +407,15 @@ class SubtopologyRunner:
 
     def _empty(self, step: str) -> pl.DataFrame:
         return self._empties[step]
+
+
+def _arriving(plan: Plan) -> dict[str, list[str]]:
+    """Repartition steps by the topic that their rows come back from."""
+    found: dict[str, list[str]] = {}
+    for step in plan.steps:
+        if isinstance(step, RepartitionStep):
+            found.setdefault(step.topic, []).append(step.name)
+    return found
 
 
 def _timed(frames: Mapping[str, pl.DataFrame], clock: Clocks) -> dict[str, pl.DataFrame]:

@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from headrace.engine.checkpoint import TOPIC_ID_CHARACTERS, Checkpoint, Progress
 from headrace.engine.input_queue import INDEX, OFFSET, Input, InputQueue
 from headrace.engine.operator import PARTITION, SEQUENCE
 from headrace.engine.repartition import Marks
-from headrace.engine.row_picks import pick
+from headrace.engine.row_picks import partitions_of_rows, pick
 from headrace.engine.state_restore import StateRestorer
 from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks
 from headrace.engine.subtopology import SubtopologyRunner
@@ -74,12 +75,18 @@ class TaskSet:
         """As last committed."""
         self._marks: dict[TopicPartition, OriginMarks] = {}
         self._coming_marks: dict[TopicPartition, deque[tuple[int, Marks]]] = {}
+        self._active: frozenset[TopicPartition] | None = None
+        """See `active`; None: to be found again."""
         self._moved: set[int] = set()
         """Subtopologies whose closing time moved without a row or mark."""
 
-    def active(self) -> set[TopicPartition]:
+    def active(self) -> frozenset[TopicPartition]:
         """Partitions that running tasks read."""
-        return {here for task in self.tasks for partition in task.partitions for here in self._reads(task, partition)}
+        if self._active is None:
+            self._active = frozenset(
+                here for task in self.tasks for partition in task.partitions for here in self._reads(task, partition)
+            )
+        return self._active
 
     def repartition_topics(self) -> frozenset[str]:
         """Topics that tasks of this pipeline write and read."""
@@ -140,6 +147,7 @@ class TaskSet:
         self._restorer.restore(task.runner, sorted(partitions), {each: self._kept[each] for each in here})
         self._check_positions(task, partitions)
         task.partitions |= partitions
+        self._active = None
         for each in here:
             self._load(task, each)
         self._consumer.seek({each: self._kept[each].offset for each in here})
@@ -149,7 +157,7 @@ class TaskSet:
         """Partitions that `task` reads too are about to be rewound: let it pass over what it has processed."""
         for here in shared:
             if here.topic in task.queue.inputs:
-                task.resume_at[here] = self._next_row(task, here)
+                task.resume_at[here] = self._next_row(task, here, self._consumer.position([here])[here])
                 done_ms = task.queue.done_ms(here)
                 task.queue.forget([here])
                 task.queue.start_at(here, done_ms)
@@ -184,6 +192,7 @@ class TaskSet:
             if not ended:
                 continue
             task.partitions -= ended
+            self._active = None
             stopped |= ended
             task.runner.forget(sorted(ended))
             reads = [each for partition in ended for each in task.reads(partition) if each in self._kept]
@@ -214,12 +223,19 @@ class TaskSet:
     def _unprocessed(self, task: Task, topic: str, frame: pl.DataFrame) -> pl.DataFrame:
         """Leave out rows of partitions that do not run here and rows that are processed already."""
         partitions, offsets, indexes = (frame[name].to_numpy() for name in (PARTITION, OFFSET, INDEX))
-        keep = np.isin(partitions, list(task.partitions))
-        for partition in np.unique(partitions).tolist():
+        found = partitions_of_rows(partitions)
+        keep: npt.NDArray[np.bool_] | None = None
+        if not task.partitions.issuperset(found):
+            keep = np.isin(partitions, list(task.partitions))
+        for partition in found:
             offset, index = task.resume_at.get(TopicPartition(topic, partition), (0, 0))
+            first = int((partitions == partition).argmax())
+            if (int(offsets[first]), int(indexes[first])) >= (offset, index):
+                continue
             # Only the first records after a restart can lie before the progress.
-            keep &= (partitions != partition) | (offsets > offset) | ((offsets == offset) & (indexes >= index))
-        return pick(frame, keep)
+            new = (partitions != partition) | (offsets > offset) | ((offsets == offset) & (indexes >= index))
+            keep = new if keep is None else keep & new
+        return frame if keep is None else pick(frame, keep)
 
     def add_marks(self, here: TopicPartition, offset: int, marks: Marks) -> None:
         """Marks of a repartition message; they count once its rows are processed."""
@@ -309,19 +325,19 @@ class TaskSet:
         marks = [self._marks[here] for here in task.reads(partition) if here in self._marks]
         return all(len(each.idle) >= each.expected for each in marks)
 
-    def _next_row(self, task: Task, here: TopicPartition) -> tuple[int, int]:
-        behind = self._consumer.position([here])[here]
+    def _next_row(self, task: Task, here: TopicPartition, behind: int) -> tuple[int, int]:
         # Nothing read since the restart: the progress it started from still holds.
         return max(task.queue.next_row(here, behind), task.resume_at.get(here, (0, 0)))
 
     def checkpoints(self) -> dict[TopicPartition, Checkpoint]:
         """Progress and clocks of everything that runs here, as of now."""
         found: dict[TopicPartition, dict[int, Progress]] = {}
+        behind = self._consumer.position(sorted(self.active()))
         for task in self.tasks:
             for partition in task.partitions:
                 for here in self._reads(task, partition):
                     stream_time_ms = self._clock(task, here).get(partition)
-                    offset, rows_done = self._next_row(task, here)
+                    offset, rows_done = self._next_row(task, here, behind[here])
                     progress = Progress(offset, rows_done, task.queue.done_ms(here))
                     if stream_time_ms is not None and here.topic not in self._origins_of:
                         progress = progress._replace(stream_time_ms=stream_time_ms)

@@ -25,7 +25,7 @@ from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.polars_types import to_frame
 from headrace.contracts.registry import Registry
-from headrace.engine.operator import DELETED, PARTITION, SOURCE, SYSTEM_COLUMNS, TIME
+from headrace.engine.operator import DELETED, PARTITION, SOURCE, TIME
 from headrace.log.port import RecordBatch
 
 ROW = "__row"
@@ -50,6 +50,8 @@ class Rows:
     (tables: `DELETED` too), and the records that are none."""
 
     frame: pl.DataFrame
+    offset: npt.NDArray[np.int64]
+    """Of the record that each row came in."""
     bad: Sequence[BadRecord]
 
 
@@ -76,10 +78,13 @@ class TopicReader:
             frame = self._with_deletions(frame, batch, bad)
         else:
             bad.extend(BadRecord(int(r), "decode.null_value", "an event has no value") for r in _null_rows(batch.value))
-        frame = self._checked_keys(frame, batch, bad)
+        frame = self._checked_keys(frame, batch, bad, decoded)
         frame = self._with_time(frame, batch, bad)
-        ordered = frame if frame[ROW].is_sorted() else frame.sort(ROW)
-        return Rows(_located(ordered, batch), sorted(bad))
+        rows = frame[ROW].to_numpy()
+        if (rows[1:] < rows[:-1]).any():
+            frame = frame.sort(ROW)
+            rows = frame[ROW].to_numpy()
+        return Rows(_located(frame, rows, batch), batch.offset[rows], sorted(bad))
 
     def _plain(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.hstack([pl.Series(DELETED, np.zeros(frame.height, np.bool_))]) if self._is_table else frame
@@ -116,18 +121,25 @@ class TopicReader:
         kept = frame.filter(~pl.col(DELETED))
         return pl.concat([kept, deletions.cast({n: kept.schema[n] for n in self.contract.key})], how="diagonal")
 
-    def _checked_keys(self, frame: pl.DataFrame, batch: RecordBatch, bad: list[BadRecord]) -> pl.DataFrame:
+    def _checked_keys(
+        self, frame: pl.DataFrame, batch: RecordBatch, bad: list[BadRecord], values: Decoded
+    ) -> pl.DataFrame:
         """Leave out rows whose record key does not fit the contract or the row."""
         if self._keys is None or not frame.height:
             return frame
         rows = frame[ROW].to_numpy()
-        keys = batch.key.take(pa.array(rows))
+        # Deletions of a table are behind its rows here.
+        as_they_came = len(rows) == len(batch) and bool((rows[1:] > rows[:-1]).all())
+        keys = batch.key if as_they_came else batch.key.take(pa.array(rows))
         decoded = self._keys.decode(keys)
+        is_whole = as_they_came and len(decoded.rows) == len(batch) == values.table.num_rows
+        if is_whole and not self._is_change and _say_the_same(decoded.table, values.table):
+            return frame
         wrong = {int(rows[failed.row]): (failed.code, failed.message) for failed in decoded.failed}
         unkeyed = self._unkeyed(frame, _null_rows(keys))
         wrong.update((int(rows[row]), ("decode.null_key", "the record has no key")) for row in unkeyed)
         matching = self._key_frame(decoded)
-        theirs = frame[decoded.rows].select(self.contract.key)
+        theirs = (frame if len(decoded.rows) == frame.height else frame[decoded.rows])[list(self.contract.key)]
         for index in np.flatnonzero(~_equal_rows(matching, theirs)).tolist():
             row = int(rows[decoded.rows[index]])
             wrong[row] = ("decode.key_mismatch", "the record's key differs from the key columns of its value")
@@ -151,19 +163,22 @@ class TopicReader:
 
     def _with_time(self, frame: pl.DataFrame, batch: RecordBatch, bad: list[BadRecord]) -> pl.DataFrame:
         recorded = batch.timestamp_ms[frame[ROW].to_numpy()] if frame.height else np.empty(0, np.int64)
-        stamp = pl.Series(TIME, recorded, dtype=pl.Int64)
         column = self.contract.time
         if column is None or column == RECORD_TIME:
             return self._with_record_time(frame, recorded, bad)
         time_ms = _epoch_ms(frame[column]).alias(TIME)
         if self._is_table and frame[DELETED].any():
             # A deletion carries no columns: its time is the record's.
+            stamp = pl.Series(TIME, recorded, dtype=pl.Int64)
             time_ms = frame.select(pl.when(DELETED).then(stamp).otherwise(time_ms).alias(TIME)).to_series()
         timed = frame.hstack([time_ms])
         # Of a record without a timestamp nothing says what would be absurd.
-        ahead = pl.Series(np.where(recorded < 0, TIME_MAX_MS, recorded + self.contract.time_ahead_max_ms))
-        if not time_ms.null_count() and not ((time_ms < 0) | (time_ms > ahead)).any():
-            return timed
+        ahead_ms = np.where(recorded < 0, TIME_MAX_MS, recorded + self.contract.time_ahead_max_ms)
+        if not time_ms.null_count():
+            times = time_ms.to_numpy()
+            if not ((times < 0) | (times > ahead_ms)).any():
+                return timed
+        ahead = pl.Series(ahead_ms)
         reason = (
             pl.when(pl.col(TIME).is_null())
             .then(pl.lit("null_event_time"))
@@ -181,7 +196,7 @@ class TopicReader:
         self, frame: pl.DataFrame, recorded: npt.NDArray[np.int64], bad: list[BadRecord]
     ) -> pl.DataFrame:
         """Event time is the record's timestamp. One without (-1) is a dead letter where the contract counts on it."""
-        timed = frame.with_columns(pl.Series(TIME, np.maximum(recorded, 0)))
+        timed = frame.hstack([pl.Series(TIME, np.maximum(recorded, 0))])
         none = recorded < 0
         if not none.any() or not self.contract.record_time:
             return timed
@@ -222,12 +237,17 @@ def _equal_rows(left: pl.DataFrame, right: pl.DataFrame) -> npt.NDArray[np.bool_
     return pl.select(pl.all_horizontal(equal)).to_series().to_numpy()
 
 
-def _located(frame: pl.DataFrame, batch: RecordBatch) -> pl.DataFrame:
+def _located(frame: pl.DataFrame, rows: npt.NDArray[np.int64], batch: RecordBatch) -> pl.DataFrame:
     """Replace the row index by partition and source position."""
-    rows = frame[ROW].to_numpy()
-    partition, offset = pa.array(batch.partition[rows], pa.int32()), pa.array(batch.offset[rows], pa.int64())
-    topic = pa.repeat(pa.scalar(batch.topic, pa.large_string()), frame.height)
-    place = pa.StructArray.from_arrays([topic, partition, offset], ["topic", "partition", "offset"])
-    source = pl.Series(SOURCE, place, dtype=SYSTEM_COLUMNS[SOURCE])
-    columns = [each for each in frame.get_columns() if each.name != ROW]
-    return pl.DataFrame([*columns, pl.Series(PARTITION, partition), source])
+    partition, offset = pl.Series(PARTITION, batch.partition[rows]), pl.Series("offset", batch.offset[rows])
+    topic = pl.Series("topic", [batch.topic]).new_from_index(0, len(rows))
+    source = pl.DataFrame([topic, partition.alias("partition"), offset]).to_struct(SOURCE)
+    frame.drop_in_place(ROW)
+    return frame.hstack([partition, source])
+
+
+def _say_the_same(keys: pa.Table, values: pa.Table) -> bool:
+    """Whether these records say in their keys what they say in their values. False may also mean: not in one form."""
+    return set(keys.column_names) <= set(values.column_names) and all(
+        values.column(name).equals(keys.column(name)) for name in keys.column_names
+    )

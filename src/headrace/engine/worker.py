@@ -339,6 +339,8 @@ class PipelineWorker:
         consumer, paused = self._parts.consumer, self._parts.paused
         queue = task.queue
         is_full = queue.rows_waiting() > INPUT_ROWS_MAX or queue.bytes_waiting() > INPUT_BYTES_MAX
+        if not is_full and not paused:
+            return
         ahead = queue.ahead() if is_full else set()
         for topic in task.queue.inputs:
             here = {TopicPartition(topic, n) for n in task.partitions}

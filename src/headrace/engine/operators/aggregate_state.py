@@ -97,6 +97,8 @@ class AggregateState(AggregateRows):
         self._read = [each.column for each in step.aggregates]
         self._dtypes = {column.name: avro_to_dtype(column.type) for column in step.columns}
         self._empty = pl.DataFrame(schema={**self._dtypes, **SYSTEM_COLUMNS, DELETED: pl.Boolean()})
+        self._names = self._empty.columns
+        self._no_source = pl.Series(SOURCE, [None], SYSTEM_COLUMNS[SOURCE])
         self._unflushed: list[Ints] = []
         self._pending: list[pl.DataFrame] = []
         """Rows for the next flush whose slots are gone."""
@@ -125,7 +127,7 @@ class AggregateState(AggregateRows):
         kept = frame if len(row) == frame.height else frame.filter(pl.Series(~unkeyed))
         return Taken(
             # A frame without columns would have no rows.
-            kept.select(*self._inputs, PARTITION),
+            kept[[*self._inputs, PARTITION]],
             row,
             kept[PARTITION].to_numpy().astype(np.int64),
             kept[TIME].to_numpy(),
@@ -186,7 +188,7 @@ class AggregateState(AggregateRows):
         time_ms = self._slab["time_ms"][slots]
         stream_time_ms = self._slab["stream_time_ms"][slots] if self._emits_updates else time_ms
         partition = self._slab["partition"][slots]
-        return self._with_system(pl.DataFrame(columns), partition, time_ms, stream_time_ms, deleted=False)
+        return self._with_system(columns, partition, time_ms, stream_time_ms, deleted=False)
 
     def _deletions(
         self, partition: Ints, group: Ints, windows: Mapping[str, Ints], time_ms: Ints, stream_time_ms: Ints
@@ -194,28 +196,27 @@ class AggregateState(AggregateRows):
         """Rows that say that these keys are gone."""
         results = [pl.Series(each.name, [None], self._dtypes[each.name]) for each in self._accumulators]
         nothing = [each.new_from_index(0, len(group)) for each in results]
-        frame = pl.DataFrame([*self._key_output(group, windows), *nothing])
-        return self._with_system(frame, partition, time_ms, stream_time_ms, deleted=True)
+        columns = [*self._key_output(group, windows), *nothing]
+        return self._with_system(columns, partition, time_ms, stream_time_ms, deleted=True)
 
     def _key_output(self, group: Ints, windows: Mapping[str, Ints]) -> list[pl.Series]:
         bounds = [pl.Series(name, values).cast(TIMESTAMP) for name, values in windows.items()]
         return [*self._groups.take(group).get_columns(), *bounds]
 
     def _with_system(
-        self, frame: pl.DataFrame, partition: Ints, time_ms: Ints, stream_time_ms: Ints, *, deleted: bool
+        self, columns: Sequence[pl.Series], partition: Ints, time_ms: Ints, stream_time_ms: Ints, *, deleted: bool
     ) -> pl.DataFrame:
         rows = len(partition)
-        system = pl.DataFrame(
-            {
-                PARTITION: pl.Series(partition, dtype=pl.Int32),
-                TIME: time_ms,
-                STREAM_TIME: stream_time_ms,
-                SEQUENCE: np.arange(rows, dtype=np.int64),
-                SOURCE: pl.Series(SOURCE, [None], SYSTEM_COLUMNS[SOURCE]).new_from_index(0, rows),
-                DELETED: np.full(rows, deleted),
-            }
+        system = (
+            pl.Series(PARTITION, partition.astype(np.int32)),
+            pl.Series(TIME, time_ms),
+            pl.Series(STREAM_TIME, stream_time_ms),
+            pl.Series(SEQUENCE, np.arange(rows, dtype=np.int64)),
+            self._no_source.new_from_index(0, rows),
+            pl.Series(DELETED, np.full(rows, deleted)),
         )
-        return frame.hstack(system).select(self._empty.columns)
+        by_name = {column.name: column for column in (*columns, *system)}
+        return pl.DataFrame([by_name[name] for name in self._names])
 
     def _together(self, pieces: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """Output frames as one, numbered."""

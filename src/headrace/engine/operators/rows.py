@@ -6,11 +6,13 @@ Owns no state. Every output row depends on one input row only; order is kept.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 
 import polars as pl
 
 from headrace.engine.operator import DELETED, SEQUENCE, OperatorContext, system_schema
+from headrace.flow.expression_tree import copied_column
 from headrace.flow.steps import ExplodeStep, FilterStep, ProjectStep
 from headrace.flow.values import NamedExpression
 
@@ -45,17 +47,37 @@ class Project:
 
     def __init__(self, step: ProjectStep) -> None:
         self._expressions = [expression_of(named) for named in step.expressions]
+        self._copies = _copies(step)
+        """By output column, in order, the input column that it is; None where something is computed."""
         self._carried = list(system_schema(step))
+        self._picked = [*(self._copies or {}).values(), *self._carried]
+        self._is_renamed = self._copies is not None and list(self._copies) != list(self._copies.values())
         self._values = [c.name for c in step.columns if c.name not in step.key] if step.is_table else []
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
         (frame,) = inputs
-        projected = frame.select(*self._expressions, *self._carried)
+        projected = self._projected(frame)
         if not self._values:
             return projected
         return projected.with_columns(
             pl.when(pl.col(DELETED)).then(None).otherwise(pl.col(name)).alias(name) for name in self._values
         )
+
+
+    def _projected(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if self._copies is None:
+            return frame.select(*self._expressions, *self._carried)
+        # Without the query engine: it costs more than a small batch.
+        if not self._is_renamed:
+            return frame[self._picked]
+        columns = [frame[mine].alias(name) for name, mine in self._copies.items()]
+        return pl.DataFrame([*columns, *(frame[name] for name in self._carried)])
+
+
+def _copies(step: ProjectStep) -> dict[str, str] | None:
+    found = {named.name: copied_column(json.loads(named.expression)) for named in step.expressions}
+    copies = {name: column for name, column in found.items() if column is not None}
+    return copies if len(copies) == len(step.expressions) else None
 
 
 class Explode:

@@ -24,7 +24,9 @@ class GroupKeys:
     def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
         self._schema = dict(schema)
         self._dictionary = Dictionary(schema) if schema else None
+        self._names = list(self._schema)
         self._columns = [_one_zero(n) if dtype.is_float() else pl.col(n) for n, dtype in self._schema.items()]
+        self._has_floats = any(dtype.is_float() for dtype in self._schema.values())
 
     def without_key(self, frame: pl.DataFrame) -> Mask:
         """Rows that belong to no group."""
@@ -37,13 +39,17 @@ class GroupKeys:
         """The id of each row's group, new ones added."""
         if self._dictionary is None:
             return np.zeros(frame.height, np.int64)
-        return self._dictionary.intern(frame.select(self._columns))
+        return self._dictionary.intern(self._keys(frame))
 
     def find(self, frame: pl.DataFrame) -> Ints:
         """The id of each row's group, -1 for unknown ones."""
         if self._dictionary is None:
             return np.zeros(frame.height, np.int64)
-        return self._dictionary.find(frame.select(self._columns))
+        return self._dictionary.find(self._keys(frame))
+
+    def _keys(self, frame: pl.DataFrame) -> pl.DataFrame:
+        # Names alone need no query engine, which costs more than a small batch.
+        return frame.select(self._columns) if self._has_floats else frame[self._names]
 
     def take(self, ids: Ints) -> pl.DataFrame:
         """The group columns of these groups. Without group columns a frame without columns."""
