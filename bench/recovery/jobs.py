@@ -4,6 +4,7 @@ Owns topics, contracts, pipelines and the generators.
 
 - `totals`: sum and count by account, for ever; its state has one key for each account.
 - `passed`: rows go through unchanged, to see how long they take.
+- `forwarded`: the same, at least once: rows leave at once.
 - `windows`: sum and count by account and minute; its state stays as large as a minute's accounts.
 - `looked_up`: rows with their account's owner, from a compacted table that is loaded first.
 - Accounts come in an order of no pattern, the same in every run.
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 import headrace as hr
@@ -83,6 +85,12 @@ def passed() -> Any:
     return hr.stream(TOPIC).filter(col("amount") > 0).select("account", "amount", "paid_at").to("bench.passed")
 
 
+@hr.pipeline(owner="bench", delivery="at_least_once")
+def forwarded() -> Any:
+    """As `passed`, without transactions."""
+    return hr.stream(TOPIC).filter(col("amount") > 0).select("account", "amount", "paid_at").to("bench.forwarded")
+
+
 @hr.pipeline(owner="bench")
 def windows() -> Any:
     """Sum and count by account and minute."""
@@ -97,7 +105,13 @@ def looked_up() -> Any:
     return joined.select("account", "amount", "owner", "tier").to("bench.looked_up")
 
 
-JOBS: Mapping[str, Any] = {"totals": totals, "passed": passed, "windows": windows, "looked_up": looked_up}
+JOBS: Mapping[str, Any] = {
+    "totals": totals,
+    "passed": passed,
+    "forwarded": forwarded,
+    "windows": windows,
+    "looked_up": looked_up,
+}
 
 
 def compiled(job: str) -> CompiledPipeline:
@@ -144,7 +158,7 @@ def probes_of(frame: pl.DataFrame) -> list[int]:
     return accounts.str.strip_prefix(PROBE).cast(pl.Int64).to_list()
 
 
-def payments_now(accounts: int, rows: int, now_ms: int, first: int = 0) -> pl.DataFrame:
-    """Payments that are made at this moment."""
-    piece = pl.concat(payments(accounts, rows, first=first))
-    return piece.with_columns(pl.lit(now_ms).cast(pl.Datetime("ms", "UTC")).alias("paid_at"))
+def payments_at(accounts: int, times_ms: npt.NDArray[np.int64], first: int = 0) -> pl.DataFrame:
+    """Payments that are made at these moments."""
+    piece = pl.concat(payments(accounts, len(times_ms), first=first))
+    return piece.with_columns(pl.Series("paid_at", times_ms).cast(pl.Datetime("ms", "UTC")))

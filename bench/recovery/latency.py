@@ -1,7 +1,7 @@
 """Latency and throughput under load, and memory over time.
 
-- Latency is from the moment a record is handed to its producer to the moment a read-committed consumer has the row that
-  follows from it; records come evenly.
+- Latency is from the moment a record is to be handed to its producer (records are made ready before, and come evenly)
+  to the moment a read-committed consumer has the row that follows from it. Whatever is in the way counts.
 - Scaling is the time of a full topic from the first commit of any worker to the last, so that starting is not in it.
 - Memory is what the worker process holds, sampled; `slope` is that of a line through the second half of the samples.
 """
@@ -16,17 +16,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from bench.recovery import jobs
 from bench.recovery.processes import WorkerProcess, until
 from bench.recovery.setting import PARTITIONS, Publishing, Setting, Watching
-from headrace.log.port import TopicPartition
+from headrace.log.port import Outgoing, TopicPartition
 
 RECORDS_PER_SECOND = 5_000
 TICK_S = 0.01
 ACCOUNTS = 10_000
 WARM_UP_S = 3.0
+READY_S = 10.0
+LEAD_S = 3.0
+"""For making payments ready, before the first of them is due."""
 SAMPLE_INTERVAL_S = 1.0
 
 
@@ -35,6 +37,7 @@ class Latency:
     """Milliseconds."""
 
     commit_interval_ms: int
+    delivery: str
     records: int
     p50_ms: float
     p99_ms: float
@@ -65,23 +68,30 @@ class Soak:
 
 
 class Stream:
-    """Payments at a steady rate, by a thread."""
+    """Payments at a steady rate, by a thread; made ready for `ready_s` at a time, and sent every `TICK_S`."""
 
-    def __init__(self, setting: Setting, records_per_second: int) -> None:
+    def __init__(self, setting: Setting, records_per_second: int, ready_s: float = READY_S) -> None:
         self.sent = 0
-        self._setting, self._rate = setting, records_per_second
+        self._setting, self._rate, self._ticks = setting, records_per_second, int(ready_s / TICK_S)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         with Publishing(self._setting) as publishing:
-            started = time.perf_counter()
-            while not self._stop.wait(TICK_S):
-                due = int((time.perf_counter() - started) * self._rate)
-                if due > self.sent:
-                    now_ms = time.time_ns() // 1_000_000
-                    publishing.send(jobs.payments_now(ACCOUNTS, due - self.sent, now_ms, first=self.sent))
-                    self.sent = due
+            while not self._stop.is_set():
+                begin_s = time.time() + LEAD_S
+                for number, records in enumerate(self._ready(publishing, begin_s)):
+                    if self._stop.wait(max(0.0, begin_s + number * TICK_S - time.time())):
+                        return
+                    publishing.produce(records)
+                    self.sent += len(records)
+
+    def _ready(self, publishing: Publishing, begin_s: float) -> list[Outgoing]:
+        """The payments of each tick from a moment on."""
+        per_tick = int(self._rate * TICK_S)
+        times_ms = (begin_s * 1000 + np.arange(self._ticks) * (TICK_S * 1000)).astype(np.int64).repeat(per_tick)
+        frame = jobs.payments_at(ACCOUNTS, times_ms, first=self.sent)
+        return [publishing.encoded(piece) for piece in frame.iter_slices(per_tick)]
 
     def __enter__(self) -> Stream:
         self._thread.start()
@@ -92,29 +102,30 @@ class Stream:
         self._thread.join()
 
 
-def measure_latency(setting: Setting, commit_interval_ms: int, seconds: float) -> Latency:
-    """One worker, `passed`."""
-    setting.make_topics("passed")
+def measure_latency(setting: Setting, commit_interval_ms: int, seconds: float, job: str = "passed") -> Latency:
+    """One worker, `passed` or `forwarded`."""
+    setting.make_topics(job)
     setting.publish([])
-    order = setting.order("passed", "one", commit_interval_ms=commit_interval_ms)
+    order = setting.order(job, "one", commit_interval_ms=commit_interval_ms)
     with WorkerProcess(order) as worker:
         worker.wait_restored(PARTITIONS)
-        with contextlib.closing(Watching(setting, "passed")) as watching, Stream(setting, RECORDS_PER_SECOND):
+        stream = Stream(setting, RECORDS_PER_SECOND, seconds + 2 * WARM_UP_S)
+        with contextlib.closing(Watching(setting, job)) as watching, stream:
             delays = np.concatenate(list(_delays(watching, seconds)))
-    low, high = np.percentile(delays, [50, 99])
-    return Latency(
-        commit_interval_ms, len(delays), round(float(low), 1), round(float(high), 1), round(float(delays.max()), 1)
-    )
+    low, high = (round(float(each), 1) for each in np.percentile(delays, [50, 99]))
+    delivery = jobs.compiled(job).plan.delivery.value
+    return Latency(commit_interval_ms, delivery, len(delays), low, high, round(float(delays.max()), 1))
 
 
 def _delays(watching: Watching, seconds: float) -> Iterator[np.ndarray[tuple[int], np.dtype[np.float64]]]:
     """Milliseconds of each row that comes after the warm-up."""
+    while not watching.poll_raw(0.05)[1]:
+        pass
     begin = time.monotonic() + WARM_UP_S
     while time.monotonic() < begin + seconds:
-        answer = watching.poll(0.05)
-        if answer is not None and time.monotonic() > begin:
-            at, frame = answer
-            yield at * 1000 - frame["paid_at"].dt.epoch("ms").cast(pl.Float64).to_numpy()
+        at, batches = watching.poll_raw(0.05)
+        if time.monotonic() > begin:
+            yield from (at * 1000 - batch.timestamp_ms for batch in batches)
 
 
 def measure_scaling(setting: Setting, processes: int, records: int) -> Scaling:

@@ -12,7 +12,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from headrace.engine.sink_writer import SinkWriter
 from headrace.engine.topic_reader import TopicReader
 from headrace.flow.derived import derived_contract
 from headrace.log.kafka import KafkaLog
-from headrace.log.port import Producer, RecordBatch, TopicPartition
+from headrace.log.port import Outgoing, Producer, RecordBatch, TopicPartition
 from headrace.log.schema_topic import SchemaTopic
 from headrace.testing.broker import running_broker
 
@@ -105,9 +105,17 @@ class Publishing:
 
     def send(self, frame: pl.DataFrame) -> None:
         """Hand rows to the producer."""
+        self.produce(self.encoded(frame))
+
+    def encoded(self, frame: pl.DataFrame) -> Outgoing:
+        """Rows, ready to be produced; the timestamp is the time of the payment."""
         outgoing, errors = self._writer.encode(frame.with_columns(pl.col("paid_at").dt.epoch("ms").alias(TIME)))
         assert not errors
-        self._producer.produce(outgoing)
+        return outgoing
+
+    def produce(self, records: Outgoing) -> None:
+        """Hand records to the producer."""
+        self._producer.produce(records)
 
     def __enter__(self) -> Publishing:
         return self
@@ -130,9 +138,13 @@ class Watching:
 
     def poll(self, timeout_s: float) -> tuple[float, pl.DataFrame] | None:
         """When rows came, and they."""
-        batches: list[RecordBatch] = list(self._consumer.poll(10_000, timeout_s))
-        at = time.time()
+        at, batches = self.poll_raw(timeout_s)
         return (at, pl.concat([self._reader.read(batch).frame for batch in batches])) if batches else None
+
+    def poll_raw(self, timeout_s: float) -> tuple[float, Sequence[RecordBatch]]:
+        """When records came, and they."""
+        batches = self._consumer.poll(10_000, timeout_s)
+        return time.time(), batches
 
     def close(self) -> None:
         self._consumer.close()

@@ -3,6 +3,10 @@
 Owns the loop that reads, processes and commits, and the reaction to rebalances and failures.
 
 - One thread runs consumer, producer, state and columnar work; users' coroutines run on `AsyncBridge` beside it.
+- A commit begins when an interval is over since the last one began, less the time that commits take: so rows are seen
+  within an interval of their coming, and after a pause the first ones at once.
+- What is read is processed at once where rows leave at once (at least once), and a few times per commit where they wait
+  for it: so many rows make large batches, and few do not wait. No result follows from it.
 - A revocation commits first and gives up then; a loss aborts.
 - An aborted transaction rewinds positions, clocks and state to the last commit, and goes on.
 - A log or registry that does not answer is waited for; nothing is skipped. Clients that got no answer for long are
@@ -44,7 +48,7 @@ from headrace.engine.steady_clock import Clock, steady_clock
 from headrace.engine.tasks import Task
 from headrace.engine.watch import Watch, Working
 from headrace.errors import Fault, HeadraceError
-from headrace.flow.plan import CompiledPipeline
+from headrace.flow.plan import CompiledPipeline, Delivery
 from headrace.log.port import (
     Fenced,
     Log,
@@ -61,6 +65,14 @@ FAILURES_IN_A_ROW_MAX = 50
 """Aborts without a commit between them before the worker gives up: a transaction that can never succeed."""
 RENEW_WAIT_S = 1.0
 """Before clients are made anew."""
+PASSES_PER_COMMIT_MAX = 8
+"""Of small batches, where nothing is seen before the commit: more would cost the processor and gain nobody anything."""
+SMALL_BATCH_SHARE = 10
+"""A batch below this share of the largest is small."""
+COMMIT_HEAD_START_MAX = 0.25
+"""Share of the interval by which a commit begins early, so that rows are seen when it is over."""
+COMMIT_MEMORY = 0.8
+"""How much the usual length of a commit keeps of what it was, with each commit."""
 
 log = structlog.get_logger("headrace.engine")
 
@@ -104,8 +116,13 @@ class PipelineWorker:
         )
         self._counts = self._reporter.counts
         self._assembly: Assembly | None = None
-        self._opened_at, self._bytes_read = 0.0, 0
-        """Of the open transaction."""
+        self._leaves_at_once = self._plan.delivery is Delivery.AT_LEAST_ONCE
+        self._bytes_read = 0
+        """In the open transaction."""
+        self._committed_at_s = self._commit_s = 0.0
+        """When the last commit began, and how long one takes, by the clock."""
+        self._read_again_s = 0.0
+        """Before then a small batch would bring nothing."""
         self._guard = MemoryGuard(self._plan.name, settings.state_bytes_max)
 
     def _now_ms(self) -> int:
@@ -241,25 +258,39 @@ class PipelineWorker:
             self._reporter.wait_for(None)
         parts.broadcasts.poll(self._take_broadcast, patience)
         now = self._clock()
+        self._gather_rows(now)
         self._read(self._poll_timeout_s(), patience)
         self._replay(patience)
         self._process(patience)
         self._idleness.look(now, patience)
-        if parts.outbox.rows_pending >= PENDING_ROWS_MAX:
+        if parts.outbox.rows_pending >= (1 if self._leaves_at_once else PENDING_ROWS_MAX):
             parts.committer.send_early()
         if parts.committer.is_open and self._commit_is_due():
             self._commit(patience)
 
+    def _gather_rows(self, now: float) -> None:
+        """Let rows come for a moment, where none is seen before the commit."""
+        if self._parts.committer.is_open and now < self._read_again_s:
+            time.sleep(max(0.0, min(self._read_again_s - now, self._commit_at_s() - now)))
+
     def _commit_is_due(self) -> bool:
-        return self._clock() - self._opened_at >= self._commit_interval_s or self._bytes_read >= TRANSACTION_BYTES_MAX
+        return self._clock() >= self._commit_at_s() or self._bytes_read >= TRANSACTION_BYTES_MAX
+
+    def _commit_at_s(self) -> float:
+        interval_s = self._commit_interval_s
+        return self._committed_at_s + interval_s - min(self._commit_s, COMMIT_HEAD_START_MAX * interval_s)
 
     def _read(self, timeout_s: float, patience: Patience) -> None:
         """Take in what there is to read. A client that cannot read any more raises `LogUnavailable`."""
         parts = self._parts
         batches = parts.consumer.poll(self._batch_records_max, timeout_s)
         now = self._clock()
-        if sum(map(len, batches)) >= self._batch_records_max:
+        records = sum(map(len, batches))
+        if records >= self._batch_records_max:
             parts.tasks.note_more(self._now_ms())
+        is_small = records < self._batch_records_max / SMALL_BATCH_SHARE
+        if is_small and not self._leaves_at_once:
+            self._read_again_s = now + min(self._commit_interval_s / PASSES_PER_COMMIT_MAX, POLL_TIMEOUT_S)
         for batch in batches:
             self._begin()
             self._counts.records_in += len(batch)
@@ -293,13 +324,13 @@ class PipelineWorker:
             return POLL_TIMEOUT_S / 10
         if not parts.committer.is_open:
             return POLL_TIMEOUT_S
-        return max(0.0, min(POLL_TIMEOUT_S, self._opened_at + self._commit_interval_s - self._clock()))
+        return max(0.0, min(POLL_TIMEOUT_S, self._commit_at_s() - self._clock()))
 
     def _begin(self) -> None:
         committer = self._parts.committer
         if not committer.is_open:
             committer.begin()
-            self._opened_at, self._bytes_read = self._clock(), 0
+            self._bytes_read = 0
 
     # Processing
 
@@ -358,12 +389,15 @@ class PipelineWorker:
         runners = [task.runner for task in parts.tasks.tasks]
         self._idleness.look_again(patience)
         began_s = time.perf_counter()
+        self._committed_at_s = self._clock()
         every = parts.committer.commit(
             runners, self._idleness.marks, lambda: {**parts.tasks.checkpoints(), **parts.replays.checkpoints()}
         )
         self._contact.proved(self._clock())
         durable = parts.replays.committed(every)
-        self._reporter.committed(durable, time.perf_counter() - began_s)
+        took_s = time.perf_counter() - began_s
+        self._commit_s = COMMIT_MEMORY * self._commit_s + (1 - COMMIT_MEMORY) * took_s
+        self._reporter.committed(durable, took_s)
         parts.tasks.committed(durable)
         parts.committer.purge(durable, parts.tasks.repartition_topics())
 
