@@ -90,8 +90,8 @@ class Stream:
         """The payments of each tick from a moment on."""
         per_tick = int(self._rate * TICK_S)
         times_ms = (begin_s * 1000 + np.arange(self._ticks) * (TICK_S * 1000)).astype(np.int64).repeat(per_tick)
-        frame = jobs.payments_at(ACCOUNTS, times_ms, first=self.sent)
-        return [publishing.encoded(piece) for piece in frame.iter_slices(per_tick)]
+        whole = publishing.encoded(jobs.payments_at(ACCOUNTS, times_ms, first=self.sent))
+        return [_slice(whole, number * per_tick, per_tick) for number in range(self._ticks)]
 
     def __enter__(self) -> Stream:
         self._thread.start()
@@ -100,6 +100,15 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def _slice(records: Outgoing, first: int, count: int) -> Outgoing:
+    assert records.key is not None
+    assert records.timestamp_ms is not None
+    times_ms = records.timestamp_ms[first : first + count]
+    return Outgoing(
+        records.topic, records.value.slice(first, count), key=records.key.slice(first, count), timestamp_ms=times_ms
+    )
 
 
 def measure_latency(setting: Setting, commit_interval_ms: int, seconds: float, job: str = "passed") -> Latency:

@@ -14,7 +14,7 @@ from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.engine.broadcasts import Broadcasts
-from headrace.engine.build import build_runner, frame_schema, partitioner
+from headrace.engine.build import build_runner, frame_schema, frame_schemas, partitioner
 from headrace.engine.changelog_writer import ChangelogWriter
 from headrace.engine.committer import Committer
 from headrace.engine.dead_letters import DeadLetters
@@ -37,6 +37,7 @@ from headrace.engine.topic_identity import check_partitions
 from headrace.engine.topic_reader import TopicReader
 from headrace.engine.upstream import Upstream
 from headrace.errors import HeadraceError
+from headrace.flow.columns_read import columns_read
 from headrace.flow.derived import derived_contract
 from headrace.flow.internal_topics import JoinStep
 from headrace.flow.plan import CompiledPipeline, Plan, Subtopology
@@ -118,7 +119,11 @@ def assemble(
         dead_letters = DeadLetters(
             topic=plan.dead_letter_topic, pipeline=plan.name, log=log, replay_topic=plan.replay_topic
         )
-        readers = {topic: TopicReader(contracts[topic], registry) for topic in plan.source_topics()}
+        read = columns_read(plan)
+        readers = {
+            topic: TopicReader(contracts[topic], registry, columns=read.get(topic)) for topic in plan.source_topics()
+        }
+        schemas = frame_schemas(plan, contracts)
         state = _state(plan, contracts, settings, consumer, admin, topics, undo)
         restorer = StateRestorer(
             log,
@@ -135,7 +140,13 @@ def assemble(
 
         def task(subtopology: Subtopology) -> Task:
             runner = build_runner(
-                compiled, subtopology, bridge=bridge, dead_letters=dead_letters, dropped=dropped, now_ms=now_ms
+                compiled,
+                subtopology,
+                schemas=schemas,
+                bridge=bridge,
+                dead_letters=dead_letters,
+                dropped=dropped,
+                now_ms=now_ms,
             )
             return Task(runner, _inputs(plan, subtopology), max_wait_ms=_max_wait_ms(plan, subtopology))
 

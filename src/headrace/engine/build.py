@@ -43,6 +43,8 @@ from headrace.engine.operators.top_n import TopN
 from headrace.engine.operators.turns import Origin
 from headrace.engine.outbox import Partitioner
 from headrace.engine.subtopology import StepContext, SubtopologyRunner
+from headrace.engine.topic_reader import columns_to_decode
+from headrace.flow.columns_read import columns_read, narrowed
 from headrace.flow.plan import CompiledPipeline, Plan, Subtopology
 from headrace.flow.steps import (
     AggregateStep,
@@ -92,18 +94,29 @@ def frame_schema(step: AnyStep) -> Schema:
     return {**user_schema(step), **system_schema(step)}
 
 
+def frame_schemas(plan: Plan, contracts: Mapping[str, Contract]) -> dict[str, Schema]:
+    """Types of all columns of each step's frames, without those that nobody reads and that are not decoded."""
+    schemas = {step.name: frame_schema(step) for step in plan.steps}
+    read = columns_read(plan)
+    for name, topic in narrowed(plan).items():
+        if topic in read:
+            kept = {*columns_to_decode(contracts[topic], read[topic]), *system_schema(plan.step(name))}
+            schemas[name] = {column: dtype for column, dtype in schemas[name].items() if column in kept}
+    return schemas
+
+
 def build_runner(
     compiled: CompiledPipeline,
     subtopology: Subtopology,
     *,
+    schemas: Mapping[str, Schema],
     bridge: AsyncBridge,
     dead_letters: DeadLetters,
     dropped: Counter[tuple[str, str]],
     now_ms: Callable[[], int],
 ) -> SubtopologyRunner:
-    """The runner of one subtopology."""
+    """The runner of one subtopology. `schemas`: `frame_schemas` of the plan."""
     plan = compiled.plan
-    schemas = {step.name: frame_schema(step) for step in plan.steps}
     steps = [plan.step(name) for name in subtopology.steps]
     operators: dict[str, Operator] = {}
     contexts: dict[str, StepContext] = {}

@@ -2,6 +2,7 @@
 
 Owns decoding by contract, the event time of each row, and the reasons why a record is no row.
 
+- Columns that nobody reads are passed over, and so is what may be wrong inside them.
 - Every record becomes a row, a deletion (tables), or a `BadRecord`; none is left out silently.
 - A record without a key is a row of an event topic if the row's key columns are null too, else it is bad.
 - Rows keep the order of the batch.
@@ -10,7 +11,7 @@ Owns decoding by contract, the event time of each row, and the reasons why a rec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,12 +59,16 @@ class Rows:
 class TopicReader:
     """Reads records of one topic by its contract. Not thread-safe."""
 
-    def __init__(self, contract: Contract, registry: Registry) -> None:
+    def __init__(self, contract: Contract, registry: Registry, *, columns: Set[str] | None = None) -> None:
+        """`columns`: those of an event topic that anybody reads; only they, the key's and the event time's are
+        decoded."""
+        assert columns is None or contract.kind is TopicKind.EVENT, "tables are read whole"
         self.contract = contract
         self._is_table = contract.kind is not TopicKind.EVENT
         self._is_change = contract.kind is TopicKind.CHANGE
         subject = f"{contract.topic}-value"
-        self._values: RecordCodec = open_codec(contract.value_schema, registry, subject)
+        wanted = None if columns is None else columns_to_decode(contract, columns)
+        self._values: RecordCodec = open_codec(contract.value_schema, registry, subject, columns=wanted)
         self._keys: KeyCodec | None = open_key_codec(contract, registry) if contract.key else None
         self._key_schema, self._value_schema = contract.key_schema, contract.value_schema
         self._columns = [field.name for field in contract.schema.fields]
@@ -203,6 +208,14 @@ class TopicReader:
         rows = frame[ROW].to_numpy()[none].tolist()
         bad.extend(BadRecord(row, "decode.null_event_time", "the record has no timestamp") for row in rows)
         return timed.filter(pl.Series(~none))
+
+
+def columns_to_decode(contract: Contract, columns: Set[str]) -> frozenset[str]:
+    """Of an event topic: these, and those that its reader looks at; at least one, for it tells how many rows come."""
+    own = {*contract.key, *([contract.time] if contract.time not in (None, RECORD_TIME) else [])}
+    wanted = own | columns
+    names = [field.name for field in contract.schema.fields]
+    return frozenset(name for name in names if name in wanted) or frozenset(names[:1])
 
 
 def epoch_ms(frame: pl.DataFrame, column: str) -> pl.Expr:

@@ -22,7 +22,7 @@ from headrace.contracts.polars_types import from_frame
 from headrace.contracts.registry import Registry
 from headrace.egress.config import EgressConfig
 from headrace.egress.sdk import Mode
-from headrace.engine.build import frame_schema, partitioner
+from headrace.engine.build import frame_schemas, partitioner
 from headrace.engine.operator import PARTITION
 from headrace.engine.replay_rows import KeptRow, kept_row
 from headrace.flow.plan import Plan
@@ -162,7 +162,7 @@ class PipelineTarget:
         above = self.plan.step(self.plan.step(letter.step).inputs[row.input_index])
         task = TaskName(index, int(row.frame[PARTITION][0]))
         record, patched = Content.of(letter), patched_row(row, above, patch or {})
-        fitted = KeptRow(patched.fitted(frame_schema(above)), row.input_index)
+        fitted = KeptRow(patched.fitted(frame_schemas(self.plan, self.contracts)[above.name]), row.input_index)
         if not patch:
             return self._entrance(letter, record, letter.step, task, letter.row)
         task = self._task_of(task, above, row.frame, fitted.frame)

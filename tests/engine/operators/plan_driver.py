@@ -15,7 +15,7 @@ import polars as pl
 from headrace.contracts.contract import Contract
 from headrace.engine import changelog
 from headrace.engine.async_bridge import AsyncBridge
-from headrace.engine.build import build_runner, user_schema
+from headrace.engine.build import build_runner, frame_schema, user_schema
 from headrace.engine.bulk_apply import BulkApply
 from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.operator import (
@@ -71,6 +71,7 @@ class PlanDriver:
     def __init__(self, function: Callable[[], Any], *contracts: Contract) -> None:
         declared = {each.topic: each for each in contracts}
         self.compiled = compile_pipeline(pipeline(name="shop", owner="tests")(function), declared)
+        self._schemas = {step.name: frame_schema(step) for step in self.compiled.plan.steps}
         self.letters, self.dropped = Letters(), Counter[tuple[str, str]]()
         self.log: list[tuple[str, int, bytes]] = []
         self.committed: dict[str, list[Out]] = {}
@@ -84,6 +85,7 @@ class PlanDriver:
             build_runner(
                 self.compiled,
                 subtopology,
+                schemas=self._schemas,
                 bridge=cast(AsyncBridge, None),
                 dead_letters=cast(DeadLetters, self.letters),
                 dropped=self.dropped,

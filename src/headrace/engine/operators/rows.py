@@ -63,7 +63,6 @@ class Project:
             pl.when(pl.col(DELETED)).then(None).otherwise(pl.col(name)).alias(name) for name in self._values
         )
 
-
     def _projected(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self._copies is None:
             return frame.select(*self._expressions, *self._carried)
