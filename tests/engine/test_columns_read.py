@@ -20,7 +20,6 @@ from tests.engine.catalogue import CONTRACTS
 from tests.engine.test_every_step import DECLARED, EVENTS, Event, feed, numbered, read_of, results
 
 
-
 def compiled(make: Any) -> Any:
     return compile_pipeline(hr.pipeline(name="narrow", owner="tests")(make), DECLARED)
 
