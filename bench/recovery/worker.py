@@ -34,6 +34,7 @@ from headrace.engine.worker import PipelineWorker
 from headrace.log.kafka import KafkaLog
 from headrace.log.port import TopicPartition
 from headrace.log.schema_topic import SchemaTopic
+from headrace.log.without_pandas import leave_pandas_out
 
 STATE_BYTES_MAX = 16_000_000_000
 
@@ -133,6 +134,7 @@ def main(order: WorkerOrder) -> None:
         nonlocal last
         last = status
 
+    leave_pandas_out()
     tell("started", pid=os.getpid())
     worker = PipelineWorker(
         jobs.compiled(order.job),

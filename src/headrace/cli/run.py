@@ -118,6 +118,7 @@ def _work(
 ) -> int:
     from headrace.cli.logging import set_up_logging
     from headrace.engine.metrics import EngineMetrics
+    from headrace.log.without_pandas import leave_pandas_out
     from headrace.workspace.components import components
     from headrace.workspace.control import open_control
     from headrace.workspace.environment import connect
@@ -131,6 +132,7 @@ def _work(
     from headrace.workspace.tables_http import TablesHttp
 
     loaded = load(workspace)
+    leave_pandas_out()
     with (
         take_slot(loaded.root) as slot,
         connect(loaded.file, loaded.contracts, env) as environment,
@@ -161,10 +163,12 @@ def _work(
 
 def _checked(names: list[str], workspace: Path | None, env: str | None) -> tuple[Path, str]:
     """Root and environment of a workspace that can run. Raises what is wrong with it."""
+    from headrace.log.without_pandas import leave_pandas_out
     from headrace.workspace.environment import connect
     from headrace.workspace.load import load
 
     loaded = load(workspace)
+    leave_pandas_out()
     loaded.check_names(names)
     while True:
         try:
