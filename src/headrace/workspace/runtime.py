@@ -35,6 +35,8 @@ BACKOFF_MAX_S = 30.0
 HEALTHY_AFTER_S = 60.0
 """A component that ran so long before it failed starts with the first wait again."""
 LOCK_INTERVAL_S = 0.5
+FIRST_WORD_INTERVAL_S = 0.01
+"""Between two looks whether it is known by now what is wanted: all work waits for that."""
 ORDERS_INTERVAL_S = 0.1
 """How late an order is passed on, once this process has read it."""
 
@@ -179,7 +181,7 @@ class Runtime:
             if said is None or said[0] is not resting or now_s - said[1] >= WRITE_INTERVAL_S:
                 said = (resting, now_s)
                 self._say(running.component, resting, why)
-            self.stop.wait(ORDERS_INTERVAL_S)
+            self.stop.wait(FIRST_WORD_INTERVAL_S if why is not None else ORDERS_INTERVAL_S)
         return False
 
     def _rests(self, running: _Running) -> tuple[ComponentState | None, str | None]:
