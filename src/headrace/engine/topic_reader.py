@@ -210,12 +210,12 @@ class TopicReader:
         return timed.filter(pl.Series(~none))
 
 
-def columns_to_decode(contract: Contract, columns: Set[str]) -> frozenset[str]:
+def columns_to_decode(contract: Contract, columns: Set[str]) -> tuple[str, ...]:
     """Of an event topic: these, and those that its reader looks at; at least one, for it tells how many rows come."""
     own = {*contract.key, *([contract.time] if contract.time not in (None, RECORD_TIME) else [])}
     wanted = own | columns
     names = [field.name for field in contract.schema.fields]
-    return frozenset(name for name in names if name in wanted) or frozenset(names[:1])
+    return tuple(name for name in names if name in wanted) or tuple(names[:1])
 
 
 def epoch_ms(frame: pl.DataFrame, column: str) -> pl.Expr:
