@@ -14,6 +14,9 @@ mod kafka;
 pub mod arrow_in;
 pub mod avro;
 pub mod buffer;
+pub mod buffer;
+mod murmur2;
+mod state;
 
 /// What `headrace` and this package must agree on; raised with every change of a signature or a meaning.
 const API_VERSION: u32 = 1;
@@ -26,5 +29,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     kafka::register(module)?;
     avro::register(module)?;
     buffer::register(module)?;
+    murmur2::register(module)?;
+    state::register(module)?;
     Ok(())
 }

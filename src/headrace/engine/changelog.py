@@ -43,7 +43,7 @@ DELTA_ROWS_PER_STATE_ROW = 3
 """A snapshot is due when the deltas since the last one hold this many rows per live row: the log stays within
 a constant factor of the state, and snapshots cost a third of a write per row changed."""
 
-MAGIC = b"HRC3"
+MAGIC = b"HRC4"
 HEADER = struct.Struct(">4sIIIQ")
 """Magic, CRC-32 of all that follows it, number of the piece, pieces of the change, number of the commit. 24 bytes keep
 Arrow aligned."""

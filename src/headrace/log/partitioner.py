@@ -1,7 +1,8 @@
 """Which partition a key belongs to: murmur2, as Kafka's Java client counts it.
 
 - Every record of a key lands in one partition, whichever client wrote it; joins and tables rest on this.
-- Keys are hashed together, four bytes of all of them at a time; a few long keys are finished one by one.
+- Without compiled code keys are hashed together, four bytes of all of them at a time; a few long keys are finished one
+  by one.
 - A null key has no partition: -1.
 """
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from headrace.log.columns import binary_data, binary_offsets, binary_sizes
 from headrace.log.port import Int32Column
+from headrace.native import native
 
 NO_PARTITION = -1
 
@@ -38,10 +40,17 @@ def partition_for(keys: pa.LargeBinaryArray, partitions: int) -> Int32Column:
 
 def murmur2(keys: pa.LargeBinaryArray) -> Int32Column:
     """The hash of each key; a null key counts as empty."""
-    sizes = binary_sizes(keys)
-    if len(sizes) == 0:
+    if len(keys) == 0:
         return np.zeros(0, dtype=np.int32)
-    data = binary_data(keys)
+    if native is not None:
+        validity = keys.buffers()[0] if keys.null_count else None
+        hashes = native.murmur2(binary_offsets(keys), binary_data(keys), validity, keys.offset)
+        return np.frombuffer(hashes, np.int32)
+    return _murmur2(keys)
+
+
+def _murmur2(keys: pa.LargeBinaryArray) -> Int32Column:
+    sizes, data = binary_sizes(keys), binary_data(keys)
     # Longest first, so that the keys that still have bytes are always a prefix.
     order = np.argsort(-sizes, kind="stable")
     sizes, starts = sizes[order], binary_offsets(keys)[:-1][order]

@@ -102,12 +102,12 @@ class Accumulator:
 
     def state(self, slots: Ints, *, whole: bool) -> list[pl.Series]:
         """State columns of the slots. Not `whole`: since the last commit, where the accumulator can tell."""
-        return [pl.Series(part, self._slab[part][slots]) for part in self._parts]
+        return [pl.Series(part, self._slab.taken(part, slots)) for part in self._parts]
 
     def load(self, slots: Ints, frame: pl.DataFrame) -> None:
         """Put back what `state` gave, row i into `slots[i]`."""
         for part in self._parts:
-            self._slab[part][slots] = frame[part].to_numpy()
+            self._slab.put(part, slots, frame[part].to_numpy())
 
     # Life of slots and epochs; most accumulators keep everything in the slab
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.engine.state.arrays import Ints, distinct
+from headrace.native import native
 
 Limbs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -35,7 +36,8 @@ ORIGIN_BITS = 1_074
 """Bit 0 of limb 0 of a sum of doubles is 2**-1074, the smallest double."""
 SQUARES_ORIGIN_BITS = 2 * ORIGIN_BITS
 
-HAS_NAN, HAS_PLUS_INFINITY, HAS_MINUS_INFINITY = 1, 2, 4
+HAS_NAN, HAS_PLUS_INFINITY, HAS_MINUS_INFINITY, HAS_VALUE = 1, 2, 4, 8
+"""What is known of a sum of doubles; `HAS_VALUE`: any term at all, if only a zero."""
 
 ADDED_LIMBS_MAX = 16
 """Wider numbers are not added up as doubles, where their limbs would overflow."""
@@ -69,6 +71,7 @@ def special_flags(values: Floats) -> Flags:
 
 def with_specials(special: Flags, result: Floats) -> Floats:
     """The results, or what NaN and infinities among their terms make of them."""
+    special = special & np.uint8(HAS_NAN | HAS_PLUS_INFINITY | HAS_MINUS_INFINITY)
     if not special.any():
         return result
     result = np.where(special == HAS_PLUS_INFINITY, np.inf, result)
@@ -114,9 +117,9 @@ def merge_windows(limbs: Limbs, top: Limbs, into: Ints, other: Ints) -> None:
 
 def relieve(limbs: Limbs, slots: Ints) -> None:
     """Carry where a limb is about to run out of room."""
-    if not len(slots):
+    if not len(slots) or (native is not None and not native.any_beyond(limbs, slots, limbs.shape[1], _ROOM)):
         return
-    tight = slots[(np.abs(limbs[slots]) > _ROOM).any(axis=1)]
+    tight = slots[(np.abs(limbs.take(slots, axis=0)) > _ROOM).any(axis=1)]
     if len(tight):
         limbs[tight] = normalised(limbs[tight])
 
@@ -239,10 +242,10 @@ def _raise_windows(limbs: Limbs, top: Limbs, slots: Ints, wanted: Limbs) -> None
         return
     movers = distinct(slots[higher])
     before = top[movers]
-    np.maximum.at(top, slots[higher], wanted[higher])
+    np.maximum.at(top, slots[higher], wanted[higher].astype(top.dtype))
     shift = top[movers] - before
     source = np.arange(WINDOW_LIMBS)[None, :] + shift[:, None]
-    kept = np.take_along_axis(limbs[movers], np.minimum(source, WINDOW_LIMBS - 1), axis=1)
+    kept = np.take_along_axis(limbs.take(movers, axis=0), np.minimum(source, WINDOW_LIMBS - 1), axis=1)
     limbs[movers] = np.where(source < WINDOW_LIMBS, kept, 0)
 
 

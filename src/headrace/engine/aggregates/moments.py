@@ -39,7 +39,7 @@ class _Counted(Accumulator):
         return WindowedSum(
             self._slab,
             self._part(part, np.int64, width=limbs.WINDOW_LIMBS),
-            self._part(f"{part}_top", np.int64, fill=limbs.NO_TOP),
+            self._part(f"{part}_top", np.int16, fill=limbs.NO_TOP),
             self._part(f"{part}_special", np.uint8),
             squares=squares,
         )

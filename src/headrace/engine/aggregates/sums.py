@@ -20,6 +20,7 @@ from headrace.engine.aggregates.accumulator import Accumulator, RowRefused, Rows
 from headrace.engine.aggregates.limbs import Floats, Limbs
 from headrace.engine.state.arrays import Ints, Mask
 from headrace.engine.state.slab import Slab
+from headrace.native import native
 
 OVERFLOW = "process.overflow"
 LONG_MAX = 2**63 - 1
@@ -36,16 +37,22 @@ class WindowedSum:
     def __init__(self, slab: Slab, limbs_column: str, top_column: str, special_column: str, *, squares: bool) -> None:
         self._slab = slab
         self._limbs, self._top, self._special = limbs_column, top_column, special_column
-        self._add_finite = limbs.add_squares if squares else limbs.add_doubles
+        self._squares = squares
         self.origin_bits = limbs.SQUARES_ORIGIN_BITS if squares else limbs.ORIGIN_BITS
 
     def add(self, slots: Ints, values: Floats) -> None:
+        columns = self._slab[self._limbs], self._slab[self._top], self._slab[self._special]
+        if native is not None and not self._squares:
+            native.add_doubles_at(*columns, slots, values)
+            return
+        columns[2][slots] |= np.uint8(limbs.HAS_VALUE)
         finite = np.isfinite(values)
         if not finite.all():
             special = ~finite
             np.bitwise_or.at(self._slab[self._special], slots[special], limbs.special_flags(values[special]))
             slots, values = slots[finite], values[finite]
-        self._add_finite(self._slab[self._limbs], self._slab[self._top], slots, values)
+        add_finite = limbs.add_squares if self._squares else limbs.add_doubles
+        add_finite(*columns[:2], slots, values)
 
     def merge(self, into: Ints, other: Ints) -> None:
         np.bitwise_or.at(self._slab[self._special], into, self._slab[self._special][other])
@@ -56,16 +63,24 @@ class WindowedSum:
 
     def exponent(self, slots: Ints) -> Limbs:
         """Power of two of each sum's lowest limb."""
-        result: Limbs = limbs.LIMB_BITS * (self._slab[self._top][slots] - (limbs.WINDOW_LIMBS - 1)) - self.origin_bits
-        return result
+        top: Limbs = self._slab[self._top][slots].astype(np.int64)
+        return limbs.LIMB_BITS * (top - (limbs.WINDOW_LIMBS - 1)) - self.origin_bits
 
     def limbs(self, slots: Ints) -> Limbs:
-        result: Limbs = self._slab[self._limbs][slots]
+        return self._slab.taken(self._limbs, slots)
+
+    def has_value(self, slots: Ints) -> Mask:
+        """Which sums have a term."""
+        result: Mask = self._slab[self._special][slots] & np.uint8(limbs.HAS_VALUE) != 0
         return result
 
     def quotient(self, slots: Ints, divisor: Floats) -> Floats:
         """The sums, divided; not finite where a term was not."""
-        number, exponent = limbs.rounded(self.limbs(slots), self.exponent(slots))
+        if native is None:
+            number, exponent = limbs.rounded(self.limbs(slots), self.exponent(slots))
+        else:
+            number, exponent = np.empty(len(slots)), self.exponent(slots)
+            native.round_at(self._slab[self._limbs], slots, number)
         with np.errstate(over="ignore"):
             result = np.ldexp(number / divisor, exponent)
         return self.with_specials(slots, result)
@@ -82,11 +97,10 @@ class DoubleSum(Accumulator):
 
     def __init__(self, slab: Slab, name: str) -> None:
         super().__init__(slab, name)
-        self._count = self._part("count", np.int64)
         self._sum = WindowedSum(
             slab,
             self._part("sum", np.int64, width=limbs.WINDOW_LIMBS),
-            self._part("top", np.int64, fill=limbs.NO_TOP),
+            self._part("top", np.int16, fill=limbs.NO_TOP),
             self._part("special", np.uint8),
             squares=False,
         )
@@ -94,15 +108,13 @@ class DoubleSum(Accumulator):
     def _add(self, rows: Rows) -> None:
         assert rows.values is not None
         self._sum.add(rows.slots, to_array(rows.values, pl.Float64()))
-        np.add.at(self._slab[self._count], rows.slots, 1)
 
     def merge(self, into: Ints, other: Ints) -> None:
         self._sum.merge(into, other)
-        np.add.at(self._slab[self._count], into, self._slab[self._count][other])
 
     def result(self, slots: Ints) -> pl.Series:
         sums = self._sum.quotient(slots, np.ones(len(slots)))
-        return with_nulls(pl.Series(self.name, sums), self._slab[self._count][slots] == 0)
+        return with_nulls(pl.Series(self.name, sums), ~self._sum.has_value(slots))
 
     def settle(self, changed: Ints) -> None:
         self._sum.relieve(changed)

@@ -35,7 +35,7 @@ from headrace.engine.operator import (
 )
 from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
 from headrace.engine.operators.aggregate_rows import AggregateRows
-from headrace.engine.state.arrays import NO_INTS, Ints, Mask, distinct
+from headrace.engine.state.arrays import NO_INTS, Ints, Mask, by_small_number, distinct_by_last
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.slab import Slab
 from headrace.engine.stream_time import BEFORE_ALL_MS
@@ -267,7 +267,7 @@ class AggregateState(AggregateRows):
 
     def _marked(self) -> Ints:
         """Slots that were marked since the last flush, in the order of the rows that made them what they are."""
-        return distinct(np.concatenate([NO_INTS, *reversed([each[::-1] for each in self._unflushed])]))[::-1]
+        return distinct_by_last(np.concatenate([NO_INTS, *self._unflushed]))
 
     def _flushed(self, slots: Ints, context: OperatorContext) -> pl.DataFrame:
         """What a flush says of these slots, in their order."""
@@ -275,7 +275,7 @@ class AggregateState(AggregateRows):
 
     def _flush_order(self, slots: Ints) -> Ints:
         """Slots in the order in which their updates are told."""
-        ordered: Ints = slots[np.argsort(self._slab["partition"][slots], kind="stable")]
+        ordered: Ints = slots[by_small_number(self._slab["partition"][slots])]
         return ordered
 
     def _withdrawn(self, slots: Ints) -> pl.DataFrame:
@@ -367,8 +367,8 @@ class AggregateState(AggregateRows):
             return
         group = self._groups.intern_restored(frame)
         slots = self._put(partition, group, frame)
-        self._slab["time_ms"][slots] = frame[TIME].to_numpy()
-        self._slab["stream_time_ms"][slots] = frame[STREAM_TIME].to_numpy()
+        self._slab.put("time_ms", slots, frame[TIME].to_numpy())
+        self._slab.put("stream_time_ms", slots, frame[STREAM_TIME].to_numpy())
         for holder in self._holders:
             holder.load(slots, frame)
 
@@ -417,7 +417,7 @@ class AggregateState(AggregateRows):
         if not len(slots):
             return {}
         partition = self._slab["partition"][slots]
-        order = np.argsort(partition, kind="stable")
+        order = by_small_number(partition)
         frame: pl.DataFrame = make(slots[order])
         numbers, starts, counts = np.unique(partition[order], return_index=True, return_counts=True)
         cuts = zip(numbers.tolist(), starts.tolist(), counts.tolist(), strict=True)

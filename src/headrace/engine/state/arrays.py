@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from headrace.native import native
+
 Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -22,6 +24,7 @@ Name = TypeVar("Name")
 NO_INTS: Ints = np.empty(0, np.int64)
 DOUBLED_ROWS_MAX = 1 << 18
 FAR = 4
+SMALL_NUMBER_END = 1 << 15
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -85,15 +88,33 @@ def starts_of_runs(*columns: Array) -> Mask:
 
 
 def distinct(slots: Ints) -> Ints:
-    """The different values (small and not negative) in order of first appearance. No sort: scatter and look."""
+    """The different values (small and not negative) in order of first appearance. Not to be written to."""
     if len(slots) <= 1:
         return slots
+    if native is not None:
+        return np.frombuffer(native.distinct_slots(np.ascontiguousarray(slots)), np.int64)
     rows = np.arange(len(slots), dtype=np.int64)
-    # Never initialised: only places that were written are read. Backwards, so that the first appearance stays.
+    # No sort: scatter and look. Never initialised: only places that were written are read. Backwards, so that the
+    # first appearance stays.
     first = np.empty(int(slots.max()) + 1, np.int64)
     first[slots[::-1]] = rows[::-1]
     is_first = first[slots] == rows
     return slots if is_first.all() else slots[is_first]
+
+
+def distinct_by_last(slots: Ints) -> Ints:
+    """The same, in order of last appearance."""
+    if native is not None:
+        return np.frombuffer(native.distinct_slots(np.ascontiguousarray(slots), by_last=True), np.int64)
+    return distinct(slots[::-1])[::-1]
+
+
+def by_small_number(numbers: Array) -> Ints:
+    """The order (stable) of rows by a column of integers of few different sizes, as partitions are."""
+    if len(numbers) and 0 <= numbers.min() and numbers.max() < SMALL_NUMBER_END:
+        # Of 16 bits: then NumPy sorts by digits.
+        return np.argsort(numbers.astype(np.int16), kind="stable")
+    return np.argsort(numbers, kind="stable")
 
 
 def next_power_of_two(values: Ints) -> Ints:

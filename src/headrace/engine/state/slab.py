@@ -4,7 +4,8 @@ Owns slots (which are live, which are free), their columns and the undo log of t
 since the last commit.
 
 - A column is one NumPy array over all slots; it grows by doubling, so `slab["x"]` must not be kept across `allocate`.
-- Before a slot of the last commit changes, `touch` keeps its old values; `rollback` puts them back.
+- Before a slot of the last commit changes, `touch` keeps its old values; `rollback` puts them back. A constant column
+  is written where a slot is new, and never after: nothing of it is kept.
 - A slot that is freed is not given out again in the same epoch, so an undo never meets a new owner.
 - Work is in proportion to the slots named, never to all slots (growth, `commit` of columns and counting aside).
 """
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.engine.state.arrays import NO_INTS, Array, Ints, Mask, distinct, grow, more_than
+from headrace.native import native
 
 CAPACITY_MIN = 64
 
@@ -41,6 +43,7 @@ class Slab:
     def __init__(self) -> None:
         self._columns: dict[str, Array] = {}
         self._fills: dict[str, Any] = {}
+        self._constant: set[str] = set()
         self._capacity = CAPACITY_MIN
         self._end = 0
         self._live: Mask = np.zeros(CAPACITY_MIN, np.bool_)
@@ -53,16 +56,37 @@ class Slab:
 
     # Columns
 
-    def add_column(self, name: str, dtype: npt.DTypeLike, *, fill: Any = 0, width: int = 0) -> None:
+    def add_column(
+        self, name: str, dtype: npt.DTypeLike, *, fill: Any = 0, width: int = 0, constant: bool = False
+    ) -> None:
         """A new column; `width` makes each row an array. Only before the first slot."""
         assert not self._end, "columns come before slots"
         assert name not in self._columns, f"column {name} twice"
         shape = (self._capacity, width) if width else (self._capacity,)
         self._columns[name] = np.full(shape, fill, dtype)
         self._fills[name] = fill
+        if constant:
+            self._constant.add(name)
 
     def __getitem__(self, name: str) -> Array:
         return self._columns[name]
+
+    def taken(self, name: str, slots: Ints) -> Array:
+        """A copy of the column's rows of these slots; for columns whose rows are arrays much faster than an index."""
+        return self._columns[name].take(slots, axis=0)
+
+    def put(self, name: str, slots: Ints, values: Any) -> None:
+        """Set the column's rows of these slots (each once, or all of them to one value)."""
+        column = self._columns[name]
+        if _is_run(slots):
+            column[slots[0] : slots[-1] + 1] = values
+        elif column.ndim == 1:
+            column[slots] = values
+        else:
+            # One place of all rows at a time: an index over rows that are arrays is slow.
+            spread = np.broadcast_to(values, (len(slots), column.shape[1]))
+            for place in range(column.shape[1]):
+                column[:, place][slots] = spread[:, place]
 
     def committed(self, name: str, slots: Ints) -> Array:
         """Values of the slots at the last commit; the fill value for slots that are new since."""
@@ -70,7 +94,7 @@ class Slab:
         undo_row = self._undo_row[slots]
         values[undo_row == _NEW] = self._fills[name]
         logged = undo_row >= _LOGGED
-        if logged.any():
+        if logged.any() and name not in self._constant:
             old = np.concatenate([columns[name] for _, columns in self._undo])
             values[logged] = old[undo_row[logged] - _LOGGED]
         return values
@@ -81,7 +105,8 @@ class Slab:
         """New slots, columns at their fill values. `logged=False` is for restored state: no undo."""
         slots = self._reuse(count)
         for name in self._columns if len(slots) else ():
-            self._columns[name][slots] = self._fills[name]
+            if name not in self._constant:
+                self.put(name, slots, self._fills[name])
         missing = count - len(slots)
         if missing:
             fresh = self._extend(missing)
@@ -118,13 +143,12 @@ class Slab:
 
     def touch(self, slots: Ints) -> None:
         """Keep the values of these slots before their first change since the last commit. Repeats are welcome."""
-        fresh = slots[self._undo_row[slots] == _UNTOUCHED]
+        fresh = self._mark_fresh(slots)
         if not len(fresh):
             return
-        fresh = distinct(fresh)
-        self._undo_row[fresh] = np.arange(_LOGGED + self._undo_count, _LOGGED + self._undo_count + len(fresh))
         self._undo_count += len(fresh)
-        self._undo.append((fresh.copy(), {name: column[fresh] for name, column in self._columns.items()}))
+        kept = {name: self.taken(name, fresh) for name in self._columns if name not in self._constant}
+        self._undo.append((fresh, kept))
 
     def live(self) -> Ints:
         """All live slots, ascending."""
@@ -189,6 +213,19 @@ class Slab:
         undo = sum(old.nbytes for _, kept in self._undo for old in kept.values())
         return columns + undo + self._live.nbytes + self._undo_row.nbytes
 
+    def _mark_fresh(self, slots: Ints) -> Ints:
+        """The slots, each once, that are not marked as changed; now they are, as the next rows of the undo."""
+        first = _LOGGED + self._undo_count
+        if native is not None:
+            marked = native.mark_fresh(self._undo_row, np.ascontiguousarray(slots), first)
+            return NO_INTS if marked is None else np.frombuffer(marked, np.int64).copy()
+        fresh = slots[self._undo_row[slots] == _UNTOUCHED]
+        if not len(fresh):
+            return NO_INTS
+        fresh = distinct(fresh).copy()
+        self._undo_row[fresh] = np.arange(first, first + len(fresh))
+        return fresh
+
     def _end_epoch(self) -> None:
         for slots, _ in self._undo:
             self._undo_row[slots[slots >= 0]] = _UNTOUCHED
@@ -227,6 +264,11 @@ class Slab:
             for name in names:
                 # Columns get their fills slot by slot.
                 grow(arrays, name, capacity, 0)
+
+
+def _is_run(slots: Ints) -> bool:
+    """Whether the slots are a run, one after the other, as new ones mostly are."""
+    return len(slots) > 0 and slots[-1] - slots[0] == len(slots) - 1 and bool((slots[1:] - slots[:-1] == 1).all())
 
 
 def _joined(pieces: list[Ints]) -> Ints:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from headrace.engine.state.arrays import NO_INTS, Ints, starts_of_runs
+from headrace.engine.state.arrays import NO_INTS, Ints, by_small_number, starts_of_runs
 
 _NEVER = 2**63 - 1
+_CODE_END = 2**62
 
 
 class TimeBuckets:
@@ -31,7 +32,7 @@ class TimeBuckets:
         if not len(slots):
             return
         bucket = due_ms // self._width_ms
-        order = np.lexsort((bucket, partitions))
+        order = _by_partition_and_bucket(partitions, bucket)
         starts = np.flatnonzero(starts_of_runs(partitions[order], bucket[order]))
         heads = order[starts]
         for piece, partition, number in zip(
@@ -72,3 +73,12 @@ class TimeBuckets:
     @property
     def bytes(self) -> int:
         return sum(piece.nbytes for notes in self._notes.values() for pieces in notes.values() for piece in pieces)
+
+
+def _by_partition_and_bucket(partitions: Ints, buckets: Ints) -> Ints:
+    """The order of rows by both."""
+    first, last = int(buckets.min()), int(buckets.max())
+    span = last - first + 1
+    if span * (int(partitions.max()) + 1) >= _CODE_END:
+        return np.lexsort((buckets, partitions))
+    return by_small_number(partitions * span + (buckets - first))

@@ -1,0 +1,25 @@
+//! State: keys to numbers, and numbers to columns, many at a time.
+//!
+//! Owns what `headrace.engine.state` leaves to compiled code; that package owns the slots, their columns and the undo.
+//!
+//! - `table`: from hashes to numbers. `int_index`, `row_dictionary`: from integer keys, from rows of any columns.
+//! - `slots`: gathers, scatters and lists of different slots. `doubles`: exact sums of doubles.
+//! - Numbers are given in order of first appearance, as the NumPy path gives them; no hash shows in any result.
+
+use pyo3::prelude::*;
+
+mod doubles;
+mod hash;
+mod int_index;
+mod memory;
+mod row_columns;
+mod row_dictionary;
+mod slots;
+mod table;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    doubles::register(module)?;
+    int_index::register(module)?;
+    row_dictionary::register(module)?;
+    slots::register(module)
+}
