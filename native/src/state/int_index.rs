@@ -201,9 +201,13 @@ impl IntIndex {
         check_lengths(new.len(), self.pending.len())?;
         check_slots(new, PENDING as usize)?;
         py.detach(|| {
-            for (number, hash) in self.pending.drain(..).enumerate() {
-                self.table.replace(hash, PENDING + number as u32, new[number] as u32);
+            for (number, hash) in self.pending.iter().enumerate() {
+                if let Some(later) = self.pending.get(number + AHEAD) {
+                    self.table.prefetch(*later);
+                }
+                self.table.replace(*hash, PENDING + number as u32, new[number] as u32);
             }
+            self.pending.clear();
             for row in 0..slots.len() {
                 let place = usize::try_from(-1 - slots.get(row));
                 if let Some(slot) = place.ok().and_then(|place| new.get(place)) {

@@ -3,7 +3,7 @@
 Owns the format of changelog topics and the rule when a partition writes its state whole.
 
 - A change is one `StateChange` of one partition: an Arrow IPC stream (LZ4) with the small numbers of the partition in
-  the schema metadata.
+  the schema metadata, and there what its columns stand for (`changelog_columns`).
 - A change is cut into as many messages as it needs, each `HEADER` and a piece of the stream. So a list that grew for
   days fits into a topic whose records are of the broker's default size.
 - A message's key tells delta (`d`) or snapshot (`s`). A snapshot is a run of changes inside one transaction, all
@@ -27,6 +27,7 @@ from typing import Self
 import polars as pl
 import pyarrow as pa
 
+from headrace.engine.changelog_columns import packed, unpacked
 from headrace.engine.operator import StateChange
 from headrace.errors import HeadraceError
 
@@ -76,8 +77,9 @@ def encode(
 
 
 def _to_stream(change: StateChange, more: Mapping[str, object]) -> pa.Buffer:
-    table = change.frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    meta = json.dumps({"state": dict(change.meta), **more})
+    frame, columns = packed(change.frame)
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    meta = json.dumps({"state": dict(change.meta), "columns": columns, "rows": change.frame.height, **more})
     table = table.replace_schema_metadata({META: meta.encode()})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema, options=_WRITING) as writer:
@@ -165,8 +167,9 @@ def _from_stream(partition: int, stream: pa.Buffer, commit: int) -> ChangelogMes
             table = reader.read_all()
         meta = json.loads((table.schema.metadata or {})[META])
         state, store, fingerprint = meta["state"], meta["store"], meta["fingerprint"]
+        written = pl.from_arrow(table)
+        assert isinstance(written, pl.DataFrame), "a table becomes a frame"
+        frame = unpacked(written, meta["columns"], meta["rows"])
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
         raise ChangelogUnreadable(f"a changelog message holds no state change ({error})") from error
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
     return ChangelogMessage(StateChange(partition, frame, state, store), fingerprint, commit)

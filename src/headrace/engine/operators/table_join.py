@@ -47,12 +47,15 @@ class TableLookup:
         joined = stream.hstack(self._store.take(rows, self._step.renames))
         if self._step.how == "inner":
             self._drop_null_keys(stream, keys, context)
-            joined = joined.filter(pl.Series(rows != ABSENT, dtype=pl.Boolean))
+            found = rows != ABSENT
+            joined = joined if found.all() else joined.filter(pl.Series(found, dtype=pl.Boolean))
         system = [name for name in stream.columns if name.startswith("__")]
         return joined.select(*self._columns, *system)
 
     def _drop_null_keys(self, stream: pl.DataFrame, keys: pl.DataFrame, context: OperatorContext) -> None:
         names = [theirs for _, theirs in self._step.on]
+        if not any(keys[name].null_count() for name in names):
+            return
         unkeyed = keys.select(pl.any_horizontal(pl.col(names).is_null())).to_series().to_numpy()
         drop_unkeyed(stream, unkeyed, f"null in {', '.join(mine for mine, _ in self._step.on)}", context)
 

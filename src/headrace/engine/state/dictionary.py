@@ -56,6 +56,8 @@ class Dictionary:
     def reserve(self, count: int) -> None:
         """Make room for so many ids at once."""
         self._rows.reserve(count)
+        # All of them are to be used.
+        self._retain_at = max(self._retain_at, 2 * count)
 
     def retain(self, ids: Ints) -> None:
         """Drop all ids but these (any order, repeats allowed)."""

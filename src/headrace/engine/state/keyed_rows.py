@@ -108,11 +108,7 @@ class KeyedRows:
         if not len(self._rows) or not self._values:
             return self._nothing.clear(len(slots))
         rows = np.where(slots >= 0, self._slab[_ROW][slots], NO_ROW)
-        absent = rows == NO_ROW
-        if not absent.any():
-            return self._rows.take(rows)
-        index = pl.Series(rows).set(pl.Series(absent), None)
-        return self._rows.take_optional(index)
+        return self._rows.take_optional(rows)
 
     def __getitem__(self, name: str) -> Array:
         """A number column, or `partition`, by slot; not to be kept across `upsert`."""

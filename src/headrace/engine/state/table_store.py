@@ -17,15 +17,14 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, TIME
-from headrace.engine.state.arrays import bisected
+from headrace.engine.state.arrays import Array, Mask, bisected, distinct, grow, more_than
 from headrace.engine.state.dictionary import Dictionary
+from headrace.engine.state.row_store import RowStore
 from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
 
 ABSENT = -1
 GARBAGE_ROWS_MIN = 50_000
 """Replaced rows kept before the store is compacted, at least; beyond that, when they outnumber the live ones."""
-CHUNKS_MAX = 32
-"""Appended pieces before they are joined into one: gathers slow down with pieces."""
 GROWTH = 2
 
 Rows = npt.NDArray[np.int64]
@@ -47,13 +46,17 @@ class TableStore:
         self, key: Sequence[str], schema: Mapping[str, pl.DataType], *, versioned: bool, history_ms: int | None
     ) -> None:
         self._key = list(key)
-        self._columns = list(schema)
         self._versioned, self._history_ms = versioned, history_ms
         self._index = Dictionary({PARTITION: pl.Int32(), **{name: schema[name] for name in key}})
-        self._rows = pl.DataFrame(schema=dict(schema))
-        self._slot = np.empty(0, np.int64)
-        self._time = np.empty(0, np.int64)
-        self._deleted = np.empty(0, bool)
+        self._schema = dict(schema)
+        self._rows = RowStore(schema)
+        self._by_row: dict[str, Array] = {
+            "slot": np.empty(0, np.int64),
+            "time_ms": np.empty(0, np.int64),
+            "deleted": np.empty(0, bool),
+        }
+        """Arrays with room to grow; what counts of them are the first `_count` rows."""
+        self._count = 0
         self._current = np.full(1024, ABSENT, np.int64)
         self._versions: _Versions | None = None
         self._observed: dict[int, int] = {}
@@ -70,8 +73,20 @@ class TableStore:
     @property
     def bytes(self) -> int:
         """Memory held, about."""
-        arrays = (self._slot, self._time, self._deleted, self._current)
-        return int(self._index.bytes + self._rows.estimated_size() + sum(each.nbytes for each in arrays))
+        arrays = (*self._by_row.values(), self._current)
+        return int(self._index.bytes + self._rows.bytes + sum(each.nbytes for each in arrays))
+
+    @property
+    def _slot(self) -> Rows:
+        return self._by_row["slot"][: self._count]
+
+    @property
+    def _time(self) -> Rows:
+        return self._by_row["time_ms"][: self._count]
+
+    @property
+    def _deleted(self) -> Mask:
+        return self._by_row["deleted"][: self._count]
 
     # Reading and writing
 
@@ -99,12 +114,8 @@ class TableStore:
 
     def take(self, rows: Rows, columns: Mapping[str, str]) -> pl.DataFrame:
         """Columns (source name to output name) of these rows; nulls where `ABSENT`."""
-        index = pl.Series(np.where(rows == ABSENT, 0, rows)).set(pl.Series(rows == ABSENT), None)
-        if not self._rows.height:
-            return pl.DataFrame(
-                {new: pl.Series(new, [None] * len(rows), self._rows.schema[old]) for old, new in columns.items()}
-            )
-        return self._rows.select(pl.col(old).gather(index).alias(new) for old, new in columns.items())
+        found = self._rows.take_optional(rows, list(dict.fromkeys(columns)))
+        return pl.DataFrame([found[old].alias(new) for old, new in columns.items()])
 
     # Asked from outside, between transactions
 
@@ -137,7 +148,7 @@ class TableStore:
         rows = rows[rows != ABSENT]
         rows = rows[~self._deleted[rows]]
         partitions = self._partition_of_rows(rows)
-        return self._rows[rows].with_columns(pl.Series(PARTITION, partitions, pl.Int32))
+        return self._rows.take(rows).with_columns(pl.Series(PARTITION, partitions, pl.Int32))
 
     def _partition_of_rows(self, rows: Rows) -> npt.NDArray[np.int64]:
         return self._index.take(self._slot[rows])[PARTITION].to_numpy()
@@ -145,15 +156,19 @@ class TableStore:
     def _append(self, table: pl.DataFrame) -> Rows:
         if not table.height:
             return np.empty(0, np.int64)
-        slots = self._index.intern(table.select(PARTITION, *self._key))
+        slots = self._index.intern(pl.DataFrame([table[name] for name in (PARTITION, *self._key)]))
         self._grow(int(slots.max()) + 1)
-        self._rows = self._rows.vstack(table.select(pl.col(n).cast(self._rows.schema[n]) for n in self._columns))
-        if self._rows.n_chunks() > CHUNKS_MAX:
-            self._rows = self._rows.rechunk()
-        self._slot = np.concatenate([self._slot, slots])
-        self._time = np.concatenate([self._time, table[TIME].to_numpy()])
-        self._deleted = np.concatenate([self._deleted, table[DELETED].to_numpy()])
+        self._rows.append(pl.DataFrame([_as(table[name], dtype) for name, dtype in self._schema.items()]))
+        self._put_rows(slots, table[TIME].to_numpy(), table[DELETED].to_numpy())
         return slots
+
+    def _put_rows(self, slot: Rows, time_ms: Rows, deleted: Mask) -> None:
+        """What is known of new rows beside their columns."""
+        begin, self._count = self._count, self._count + len(slot)
+        for name, values in (("slot", slot), ("time_ms", time_ms), ("deleted", deleted)):
+            if self._count > len(self._by_row[name]):
+                grow(self._by_row, name, max(self._count, more_than(len(self._by_row[name]))), 0)
+            self._by_row[name][begin : self._count] = values
 
     def _grow(self, slots: int) -> None:
         if slots > len(self._current):
@@ -162,7 +177,9 @@ class TableStore:
             self._current = larger
 
     def _find_slots(self, keys: pl.DataFrame) -> Rows:
-        columns = keys.select(PARTITION, *self._key)
+        columns = pl.DataFrame([keys[name] for name in (PARTITION, *self._key)])
+        if not any(columns[name].null_count() for name in columns.columns):
+            return self._index.find(columns)
         known = columns.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
         slots = np.full(keys.height, ABSENT, np.int64)
         if known.any():
@@ -234,6 +251,8 @@ class TableStore:
         return self._index.take(self._slot[rows])[PARTITION].to_numpy()
 
     def _observe(self, table: pl.DataFrame) -> None:
+        if not self._versioned or not table.height:
+            return
         for partition, time_ms in table.group_by(PARTITION).agg(pl.col(TIME).max()).iter_rows():
             self._observed[partition] = max(time_ms, self._observed.get(partition, BEFORE_ALL_MS))
         self._observed_rows = len(self._slot)
@@ -261,7 +280,7 @@ class TableStore:
         """Let `current` show the new rows."""
         if not len(slots_put):
             return
-        changed = np.unique(slots_put)
+        changed = distinct(slots_put)
         self._undo.append((changed, self._current[changed].copy()))
         # The last assignment of a repeated slot stays.
         self._current[slots_put] = before + np.arange(len(slots_put))
@@ -301,8 +320,8 @@ class TableStore:
             self._current[slots] = rows
         self._undo.clear()
         count = self._kept_rows
-        self._rows = self._rows.head(count)
-        self._slot, self._time, self._deleted = self._slot[:count], self._time[:count], self._deleted[:count]
+        self._rows.cut(count)
+        self._count = count
         self._observed = dict(self._kept_observed)
         self._observed_rows = count
         self._versions = None
@@ -322,14 +341,17 @@ class TableStore:
         rows = np.sort(rows)
         kept_keys = self._index.take(self._slot[rows])
         self._index = Dictionary(dict(kept_keys.schema))
-        self._rows = self._rows[rows].rechunk()
-        self._time, self._deleted = self._time[rows], self._deleted[rows]
+        self._rows.keep(rows)
+        time_ms, deleted = self._time[rows], self._deleted[rows]
         self._current[:] = ABSENT
+        self._count = 0
         if len(rows):
-            self._slot = self._index.intern(kept_keys)
+            self._put_rows(self._index.intern(kept_keys), time_ms, deleted)
             self._grow(int(self._slot.max()) + 1)
             self._current[self._slot] = np.arange(len(rows))
-        else:
-            self._slot = np.empty(0, np.int64)
         self._kept_rows = self._observed_rows = len(rows)
         self._versions = None
+
+
+def _as(series: pl.Series, dtype: pl.DataType) -> pl.Series:
+    return series if series.dtype == dtype else series.cast(dtype)

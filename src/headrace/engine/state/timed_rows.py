@@ -264,7 +264,7 @@ class TimedRows:
             return self._nothing.clear(len(slots))
         if not absent.any():
             return self._rows.take(self._slab[_ROW][slots])
-        return self._rows.take_optional(pl.Series(self._slab[_ROW][slots]).set(pl.Series(absent), None))
+        return self._rows.take_optional(np.where(absent, -1, self._slab[_ROW][slots]))
 
     def keys(self, slots: Ints) -> pl.DataFrame:
         """The key columns of these slots."""

@@ -1,0 +1,104 @@
+"""Columns of a state change on their way into a message, and out of it.
+
+Owns how a frame becomes the columns of an Arrow table: state has many columns, and most say little.
+
+- A column of whole numbers (or of yes and no) that has one value in all rows is a line in the description.
+- A column whose rows are arrays of one width becomes as many columns, each of which may be such a line.
+- All others are as they are. Nothing is lost: types, nulls and the order of columns come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from headrace.engine.state.arrays import Array
+
+PLAIN, SAME, ARRAYS = "plain", "same", "arrays"
+
+_NUMBERS: dict[str, pl.DataType] = {
+    str(dtype): dtype
+    for dtype in (
+        pl.Int8(),
+        pl.Int16(),
+        pl.Int32(),
+        pl.Int64(),
+        pl.UInt8(),
+        pl.UInt16(),
+        pl.UInt32(),
+        pl.UInt64(),
+        pl.Boolean(),
+    )
+}
+
+_NAMES = {dtype: name for name, dtype in _NUMBERS.items()}
+
+Description = Sequence[Sequence[Any]]
+"""Per column its name, what became of it, and what that takes."""
+
+
+def packed(frame: pl.DataFrame) -> tuple[pl.DataFrame, Description]:
+    """The columns to be written, named by their places, and what they stand for."""
+    columns: list[pl.Series] = []
+    description = [[series.name, *_packed(series, columns)] for series in frame.get_columns()]
+    return pl.DataFrame([series.alias(str(place)) for place, series in enumerate(columns)]), description
+
+
+def unpacked(frame: pl.DataFrame, description: Description, rows: int) -> pl.DataFrame:
+    """The frame again. Raises `ValueError` or `KeyError` where the description does not fit."""
+    columns = iter(frame.get_columns())
+    return pl.DataFrame([_unpacked(list(each[1:]), columns, rows).alias(each[0]) for each in description])
+
+
+def _packed(series: pl.Series, columns: list[pl.Series]) -> list[Any]:
+    """How a column is told; what is written of it is added to `columns`."""
+    if not len(series) or series.null_count():
+        return _plain(series, columns)
+    dtype = series.dtype
+    if dtype in _NAMES:
+        return _packed_numbers(series.to_numpy(), dtype) or _plain(series, columns)
+    if isinstance(dtype, pl.Array) and len(dtype.shape) == 1 and dtype.inner in _NAMES:
+        parts = series.to_numpy()
+        each = (parts[:, place] for place in range(parts.shape[1]))
+        return [ARRAYS, [_packed_numbers(part, dtype.inner) or _plain(pl.Series(part), columns) for part in each]]
+    return _plain(series, columns)
+
+
+def _packed_numbers(values: Array, dtype: Any) -> list[Any] | None:
+    """How numbers that are all the same are told; None for others."""
+    # Most are seen to differ at a glance.
+    if values[0] != values[-1] or not (values == values[0]).all():
+        return None
+    return [SAME, _NAMES[dtype], values[0].item()]
+
+
+def _plain(series: pl.Series, columns: list[pl.Series]) -> list[Any]:
+    columns.append(series)
+    return [PLAIN]
+
+
+def _unpacked(how: Sequence[Any], columns: Iterator[pl.Series], rows: int) -> pl.Series:
+    match how:
+        case [str(kind)] if kind == PLAIN:
+            return _next(columns)
+        case [str(kind), str(dtype), value] if kind == SAME:
+            return pl.Series([value], dtype=_NUMBERS[dtype]).new_from_index(0, rows)
+        case [str(kind), parts] if kind == ARRAYS:
+            return pl.Series(_side_by_side([_unpacked(part, columns, rows) for part in parts], rows))
+    raise ValueError(f"a column is told as {how!r}")
+
+
+def _next(columns: Iterator[pl.Series]) -> pl.Series:
+    for series in columns:
+        return series
+    raise ValueError("columns are missing")
+
+
+def _side_by_side(parts: Sequence[pl.Series], rows: int) -> Array:
+    arrays = np.empty((rows, len(parts)), parts[0].to_numpy().dtype)
+    for place, part in enumerate(parts):
+        arrays[:, place] = part.to_numpy()
+    return arrays
