@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from headrace.log.columns import binary_column
 from headrace.log.partitioner import NO_PARTITION, murmur2, murmur2_of, partition_for
+from tests.engine.ways import each_way
+
+__all__ = ["each_way"]
 
 JAVA_VECTORS = {
     b"21": -973932308,
@@ -28,14 +31,14 @@ def test_one_key_hashes_as_in_java(key: bytes, expected: int) -> None:
 
 
 @pytest.mark.parametrize("copies", [1, 50])
-def test_columns_hash_as_in_java(copies: int) -> None:
+def test_columns_hash_as_in_java(each_way: str, copies: int) -> None:
     """The column implementation gives the same numbers, for few keys and for many."""
     keys = list(JAVA_VECTORS) * copies
     assert murmur2(binary_column(keys)).tolist() == [JAVA_VECTORS[key] for key in keys]
 
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=40)), max_size=60), st.integers(0, 10))
-def test_columns_equal_the_plain_hash(keys: list[bytes | None], cut: int) -> None:
+def test_columns_equal_the_plain_hash(each_way: str, keys: list[bytes | None], cut: int) -> None:
     """Any mixture of lengths, nulls and cut columns hashes as each key does by itself."""
     column = binary_column([b"cut", *keys]).slice(min(cut, len(keys)))
     expected = [murmur2_of(key or b"") for key in column.to_pylist()]
@@ -44,7 +47,7 @@ def test_columns_equal_the_plain_hash(keys: list[bytes | None], cut: int) -> Non
     assert result.tolist() == expected
 
 
-def test_a_few_long_keys_among_many_short_ones() -> None:
+def test_a_few_long_keys_among_many_short_ones(each_way: str) -> None:
     """Long keys are finished one by one and still count right."""
     keys: list[bytes | None] = [bytes([number % 256]) * (number % 13) for number in range(500)]
     keys[100], keys[200] = b"long" * 2_000 + b"xyz", b"q" * 4_001

@@ -20,6 +20,8 @@ from headrace.engine.state.arrays import Ints
 from headrace.engine.state.slab import Slab
 from tests.engine.reference import float_sum
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 DOUBLES = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.floats(-1e6, 1e6),

@@ -14,6 +14,8 @@ from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, SOURCE, STREA
 from headrace.flow.values import Emit, Window
 from tests.engine.operators.aggregate_driver import END, Driver, aggregate, comparable, make_step, session, tumbling
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 COLUMNS: dict[str, pl.DataType] = {"key": pl.String(), "text": pl.String(), "number": pl.Float64()}
 AGGREGATES = [
     aggregate("rows", "count", None, COLUMNS),

@@ -17,6 +17,8 @@ from headrace.engine.state import table_store
 from headrace.flow.steps import TableJoinStep
 from headrace.flow.values import Column
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 @dataclass(frozen=True)
 class Event:

@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal, assert_series_equal
 
-from headrace.engine.state import dictionary as state_dictionary
+from headrace.engine.state import key_rows
 from headrace.engine.state.dictionary import RETAIN_ROWS_MIN, Dictionary
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.row_store import RowStore
 from headrace.engine.state.value_codes import ValueCodes
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 UTC = datetime.UTC
 VALUES: dict[str, tuple[pl.DataType, list[Any]]] = {
@@ -101,7 +103,8 @@ def test_equal_rows_have_one_number_and_it_gives_them_back(batches: list[list[di
 @pytest.mark.parametrize("kind", list(VALUES))
 def test_different_rows_with_one_hash_stay_apart(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hash is only a hint: with a hash that is always the same, numbers are as ever, for any type."""
-    monkeypatch.setattr(state_dictionary, "hash_frame", lambda frame: np.full(frame.height, 7, np.uint64))
+    monkeypatch.setattr(key_rows, "hash_frame", lambda frame: np.full(frame.height, 7, np.uint64))
+    monkeypatch.setattr(key_rows, "HASH_MASK", 0)
     dtype, values = VALUES[kind]
     dictionary = Dictionary({"k": dtype, "n": pl.Int64()})
     frame = pl.DataFrame({"k": pl.Series([*values, None, *values], dtype=dtype), "n": 1}, {"k": dtype, "n": pl.Int64})

@@ -14,6 +14,8 @@ from headrace.engine.operator import PARTITION
 from headrace.engine.state import keyed_rows
 from headrace.engine.state.keyed_rows import KeyedRows
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 KEY = {"name": pl.String(), "number": pl.Int64()}
 VALUES = {"text": pl.String(), "parts": pl.List(pl.Int64())}
 

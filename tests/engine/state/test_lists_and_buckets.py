@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.engine.state.slab import Slab
 from headrace.engine.state.slot_lists import ARENA_CAPACITY_MIN, SlotLists
 from headrace.engine.state.time_buckets import TimeBuckets
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 
 def test_an_undo_gives_back_lists_that_grew_moved_or_were_replaced() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.engine.state.slot_hints import SlotHints
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 PIECES = st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), max_size=12), max_size=20)
 

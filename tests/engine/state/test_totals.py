@@ -6,11 +6,14 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.engine.state.slab import Slab
 from headrace.engine.state.totals import Totals
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 SLOTS = 4
 ADDED = st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(-3, 3), st.integers(-2, 2)), max_size=12)

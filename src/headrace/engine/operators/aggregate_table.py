@@ -27,7 +27,7 @@ class TableAggregate(SlotAggregate):
     """Groups since the beginning."""
 
     def __init__(self, step: AggregateStep, columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]) -> None:
-        super().__init__(step, columns, functions, KeyedSlab(("partition", "group")))
+        super().__init__(step, columns, functions, KeyedSlab(("partition", "group"), narrow=("partition", "group")))
         self._emits_updates = True
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:

@@ -29,6 +29,10 @@ PAIRS_MAX = 500_000
 """(row, window) pairs at work at once; more windows per row means fewer rows."""
 
 
+def _keyed_slab() -> KeyedSlab:
+    return KeyedSlab(("partition", "group", WINDOW_START), narrow=("partition", "group"))
+
+
 class WindowAggregate(SlotAggregate):
     """Tumbling and hopping windows."""
 
@@ -36,7 +40,7 @@ class WindowAggregate(SlotAggregate):
         assert step.window is not None
         self._fixed = FixedWindows.of(step.window)
         self._size_ms, self._grace_ms = self._fixed.size_ms, self._fixed.grace_ms
-        super().__init__(step, columns, functions, KeyedSlab(("partition", "group", WINDOW_START)))
+        super().__init__(step, columns, functions, _keyed_slab())
         # By window start, so that a bucket is a window and closes whole.
         self._due = TimeBuckets(self._fixed.advance_ms)
 

@@ -39,9 +39,10 @@ def mix(values: Hashes) -> Hashes:
 
 def hash_ints(columns: Sequence[Ints]) -> Hashes:
     """One 64-bit hash per row of integer columns."""
-    result = mix(columns[0].view(np.uint64) + _GOLDEN)
-    for column in columns[1:]:
-        result = mix((result * _GOLDEN) ^ (column.view(np.uint64) + _GOLDEN))
+    wide = [column.astype(np.int64, copy=False).view(np.uint64) for column in columns]
+    result = mix(wide[0] + _GOLDEN)
+    for column in wide[1:]:
+        result = mix((result * _GOLDEN) ^ (column + _GOLDEN))
     return result
 
 
@@ -92,7 +93,7 @@ def distinct(slots: Ints) -> Ints:
     if len(slots) <= 1:
         return slots
     if native is not None:
-        return np.frombuffer(native.distinct_slots(np.ascontiguousarray(slots)), np.int64)
+        return np.frombuffer(native.distinct_slots(np.ascontiguousarray(slots, np.int64)), np.int64)
     rows = np.arange(len(slots), dtype=np.int64)
     # No sort: scatter and look. Never initialised: only places that were written are read. Backwards, so that the
     # first appearance stays.
@@ -105,7 +106,7 @@ def distinct(slots: Ints) -> Ints:
 def distinct_by_last(slots: Ints) -> Ints:
     """The same, in order of last appearance."""
     if native is not None:
-        return np.frombuffer(native.distinct_slots(np.ascontiguousarray(slots), by_last=True), np.int64)
+        return np.frombuffer(native.distinct_slots(np.ascontiguousarray(slots, np.int64), by_last=True), np.int64)
     return distinct(slots[::-1])[::-1]
 
 
@@ -124,8 +125,8 @@ def next_power_of_two(values: Ints) -> Ints:
 
 
 def more_than(capacity: int) -> int:
-    """The next size of an array that is full: double, then, since `resize` moves large ones for free, an eighth."""
-    return capacity + min(capacity, max(DOUBLED_ROWS_MAX, capacity // 8))
+    """The next size of an array that is full: double, then, since `resize` moves large ones for free, a sixteenth."""
+    return capacity + min(capacity, max(DOUBLED_ROWS_MAX // 4, capacity // 16))
 
 
 def grow(arrays: MutableMapping[Name, Array], name: Name, capacity: int, fill: Any) -> None:

@@ -88,11 +88,11 @@ class CompiledIntKeys:
 
     def remove(self, stored: Stored, slots: Ints) -> None:
         if len(slots):
-            self._index.remove(list(stored()), np.ascontiguousarray(slots))
+            self._index.remove(list(stored()), np.ascontiguousarray(slots, np.int64))
 
     def restore(self, stored: Stored, slots: Ints) -> None:
         if len(slots):
-            self._index.restore(list(stored()), np.ascontiguousarray(slots))
+            self._index.restore(list(stored()), np.ascontiguousarray(slots, np.int64))
 
 
 class PlainIntKeys:

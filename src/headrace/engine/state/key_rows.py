@@ -112,14 +112,14 @@ class CompiledKeyRows:
         if len(ids) > TAKEN_ROWS_MAX:
             pieces = range(0, len(ids), TAKEN_ROWS_MAX)
             return pl.concat([self.take(ids[at : at + TAKEN_ROWS_MAX]) for at in pieces], rechunk=False)
-        taken = self._rows.take(np.ascontiguousarray(ids))
+        taken = self._rows.take(np.ascontiguousarray(ids, np.int64))
         columns = zip(self._schema.items(), self._physical.values(), self._arrow.values(), taken, strict=True)
         return pl.DataFrame(
             [_series(name, len(ids), dtype, physical, arrow, *each) for (name, dtype), physical, arrow, each in columns]
         )
 
     def retain(self, ids: Ints) -> int:
-        self._rows.retain(np.ascontiguousarray(ids))
+        self._rows.retain(np.ascontiguousarray(ids, np.int64))
         return len(self)
 
     def _given(self, frame: pl.DataFrame) -> list[Any]:

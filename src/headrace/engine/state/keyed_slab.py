@@ -8,7 +8,7 @@ Owns the key columns (part of the slab) and the index over them. Text and other 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -20,12 +20,13 @@ from headrace.engine.state.slab import Rollback, Slab
 class KeyedSlab(Slab):
     """A slab whose slots have keys."""
 
-    def __init__(self, key_columns: Sequence[str]) -> None:
+    def __init__(self, key_columns: Sequence[str], *, narrow: Collection[str] = ()) -> None:
+        """`narrow`: columns whose values fit into 32 bits, as partitions and ids of a dictionary do."""
         super().__init__()
         self._keys = tuple(key_columns)
         self._index = make_int_keys()
         for name in self._keys:
-            self.add_column(name, np.int64, constant=True)
+            self.add_column(name, np.int32 if name in narrow else np.int64, constant=True)
 
     def reserve(self, capacity: int) -> None:
         if capacity > self._capacity:

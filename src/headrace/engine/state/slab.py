@@ -217,7 +217,7 @@ class Slab:
         """The slots, each once, that are not marked as changed; now they are, as the next rows of the undo."""
         first = _LOGGED + self._undo_count
         if native is not None:
-            marked = native.mark_fresh(self._undo_row, np.ascontiguousarray(slots), first)
+            marked = native.mark_fresh(self._undo_row, np.ascontiguousarray(slots, np.int64), first)
             return NO_INTS if marked is None else np.frombuffer(marked, np.int64).copy()
         fresh = slots[self._undo_row[slots] == _UNTOUCHED]
         if not len(fresh):

@@ -8,9 +8,8 @@ Owns a note of every slot under a bucket of time, so that closing windows looks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 
 from headrace.engine.state.arrays import NO_INTS, Ints, by_small_number, starts_of_runs
 
@@ -24,7 +23,7 @@ class TimeBuckets:
     def __init__(self, width_ms: int) -> None:
         assert width_ms > 0
         self._width_ms = width_ms
-        self._notes: dict[int, dict[int, list[Ints]]] = {}
+        self._notes: dict[int, dict[int, list[npt.NDArray[np.int32]]]] = {}
         self._first: dict[int, int] = {}
 
     def add(self, partitions: Ints, due_ms: Ints, slots: Ints) -> None:
@@ -38,7 +37,7 @@ class TimeBuckets:
         for piece, partition, number in zip(
             np.split(slots[order], starts[1:]), partitions[heads].tolist(), bucket[heads].tolist(), strict=True
         ):
-            self._notes.setdefault(partition, {}).setdefault(number, []).append(piece)
+            self._notes.setdefault(partition, {}).setdefault(number, []).append(piece.astype(np.int32))
             self._first[partition] = min(number, self._first.get(partition, _NEVER))
 
     def take(self, partition: int, until_ms: int) -> Ints:
@@ -48,9 +47,9 @@ class TimeBuckets:
             return NO_INTS
         notes = self._notes[partition]
         due = sorted(number for number in notes if number <= last)
-        pieces: Sequence[Ints] = [piece for number in due for piece in notes.pop(number)]
+        pieces = [piece for number in due for piece in notes.pop(number)]
         self._first[partition] = min(notes, default=_NEVER)
-        return np.concatenate(pieces)
+        return np.concatenate(pieces).astype(np.int64)
 
     def starts_ms(self, partition: int) -> Ints:
         """Where the buckets that hold notes of a partition begin, ascending."""
@@ -81,4 +80,4 @@ def _by_partition_and_bucket(partitions: Ints, buckets: Ints) -> Ints:
     span = last - first + 1
     if span * (int(partitions.max()) + 1) >= _CODE_END:
         return np.lexsort((buckets, partitions))
-    return by_small_number(partitions * span + (buckets - first))
+    return by_small_number(partitions.astype(np.int64) * span + (buckets - first))
