@@ -8,13 +8,10 @@
 use pyo3::prelude::*;
 
 mod arrow_c;
+mod arrow_in;
 mod avro;
 mod buffer;
 mod kafka;
-pub mod arrow_in;
-pub mod avro;
-pub mod buffer;
-pub mod buffer;
 mod murmur2;
 mod state;
 
@@ -24,11 +21,9 @@ const API_VERSION: u32 = 1;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("API_VERSION", API_VERSION)?;
-    buffer::register(module)?;
     avro::register(module)?;
+    buffer::register(module)?;
     kafka::register(module)?;
-    avro::register(module)?;
-    buffer::register(module)?;
     murmur2::register(module)?;
     state::register(module)?;
     Ok(())

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.engine.ways import each_way
 
 from headrace.log.columns import binary_column
 from headrace.log.partitioner import NO_PARTITION, murmur2, murmur2_of, partition_for
-from tests.engine.ways import each_way
 
 __all__ = ["each_way"]
 

@@ -90,15 +90,15 @@ def test_slots_are_the_same(mask: int, actions: list[tuple[str, Any]]) -> None:
                 slabs.append(KeyedSlab(("a", "b", "c")))
                 slabs[-1].add_column("value", np.int64, fill=5)
         for name, given_ in actions:
-            said = [_on(way, lambda slab=slab: act(slab, name, given_)) for way, slab in zip(WAYS, slabs, strict=True)]
+            said = [_on(way, act, slab, name, given_) for way, slab in zip(WAYS, slabs, strict=True)]
             assert said[0] == said[1], name
-            shown = [_on(way, lambda slab=slab: seen(slab)) for way, slab in zip(WAYS, slabs, strict=True)]
+            shown = [_on(way, seen, slab) for way, slab in zip(WAYS, slabs, strict=True)]
             assert shown[0] == shown[1], name
 
 
-def _on(way: str, what: Callable[[], Any]) -> Any:
+def _on(way: str, what: Callable[..., Any], *arguments: Any) -> Any:
     with taking(way):
-        return what()
+        return what(*arguments)
 
 
 def _mask_plain_hashes(patch: pytest.MonkeyPatch, mask: int) -> None:
@@ -118,7 +118,7 @@ def test_a_hundred_thousand_keys_come_and_go_the_same() -> None:
             slabs[way] = KeyedSlab(("a", "b"))
     for turn in range(25):
         keys = [generator.integers(0, 3, 9_000), generator.integers(0, 60_000, 9_000) + 3_000 * turn]
-        said = [_on(way, lambda way=way: slabs[way].upsert(keys)) for way in WAYS]
+        said = [_on(way, slabs[way].upsert, keys) for way in WAYS]
         for left, right in zip(*said, strict=True):
             assert (left == right).all()
         gone = generator.permutation(slabs[PLAIN].live())[:4_000]
@@ -126,7 +126,7 @@ def test_a_hundred_thousand_keys_come_and_go_the_same() -> None:
             with taking(way):
                 slabs[way].drop(gone)
                 slabs[way].rollback() if turn % 5 == 4 else slabs[way].commit()
-        found = [_on(way, lambda way=way: slabs[way].find(keys)) for way in WAYS]
+        found = [_on(way, slabs[way].find, keys) for way in WAYS]
         assert (found[0] == found[1]).all()
 
 
@@ -158,7 +158,7 @@ def test_ids_are_the_same(mask: int, batches: list[pl.DataFrame], data: st.DataO
     """For columns of texts, numbers and nulls, cut frames too; also after some were dropped and given again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(key_rows, "HASH_MASK", mask)
-        made = [_on(way, lambda: Dictionary(batches[0].schema)) for way in WAYS]
+        made = [_on(way, Dictionary, batches[0].schema) for way in WAYS]
     for batch in batches:
         cut = data.draw(st.integers(0, batch.height))
         known = [each.find(batch.slice(cut)).tolist() for each in made]
@@ -236,7 +236,7 @@ def test_different_slots_come_in_the_same_order(slots: list[int]) -> None:
     """By first and by last appearance."""
     given_ = np.array(slots, np.int64)
     for order in (distinct, distinct_by_last):
-        found = [_on(way, lambda order=order: order(given_).tolist()) for way in WAYS]
+        found = [_on(way, order, given_).tolist() for way in WAYS]
         assert found[0] == found[1]
 
 

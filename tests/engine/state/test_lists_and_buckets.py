@@ -76,7 +76,7 @@ def test_nothing_due_is_missed_and_nothing_comes_twice(
         may = [note for note in held if note[0] == partition and note[1] // 7 <= until_ms // 7]
         assert taken == sorted(slot for _, _, slot in may)
         held = [note for note in held if note not in may]
-    assert buckets.bytes == 8 * len(held)
+    assert buckets.bytes == 4 * len(held)
 
 
 def test_a_partition_that_left_has_no_notes() -> None:

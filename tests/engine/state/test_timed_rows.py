@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,8 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from headrace.engine.operator import PARTITION
 from headrace.engine.state.arrays import Ints
 from headrace.engine.state.timed_rows import TimedRows
-
-pytestmark = pytest.mark.usefixtures("each_way")
 
 KEY = {"name": pl.String(), "number": pl.Int64()}
 VALUES = {"text": pl.String(), "list": pl.List(pl.Int64()), "pair": pl.Struct({"a": pl.Int32(), "b": pl.String()})}

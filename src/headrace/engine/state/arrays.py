@@ -112,7 +112,7 @@ def distinct_by_last(slots: Ints) -> Ints:
 
 def by_small_number(numbers: Array) -> Ints:
     """The order (stable) of rows by a column of integers of few different sizes, as partitions are."""
-    if len(numbers) and 0 <= numbers.min() and numbers.max() < SMALL_NUMBER_END:
+    if len(numbers) and numbers.min() >= 0 and numbers.max() < SMALL_NUMBER_END:
         # Of 16 bits: then NumPy sorts by digits.
         return np.argsort(numbers.astype(np.int16), kind="stable")
     return np.argsort(numbers, kind="stable")

@@ -42,7 +42,7 @@ class Dictionary:
         return len(self) >= self._retain_at
 
     def find(self, frame: pl.DataFrame) -> Ints:
-        """Ids of the rows, -1 for unknown ones."""
+        """Ids of the rows, -1 for unknown ones. Columns that are no key are passed over."""
         return self._rows.find(frame)
 
     def intern(self, frame: pl.DataFrame) -> Ints:

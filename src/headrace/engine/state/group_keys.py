@@ -24,9 +24,7 @@ class GroupKeys:
     def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
         self._schema = dict(schema)
         self._dictionary = Dictionary(schema) if schema else None
-        self._names = list(self._schema)
-        self._columns = [_one_zero(n) if dtype.is_float() else pl.col(n) for n, dtype in self._schema.items()]
-        self._has_floats = any(dtype.is_float() for dtype in self._schema.values())
+        self._zeros = [_one_zero(name) for name, dtype in self._schema.items() if dtype.is_float()]
 
     def without_key(self, frame: pl.DataFrame) -> Mask:
         """Rows that belong to no group."""
@@ -39,17 +37,13 @@ class GroupKeys:
         """The id of each row's group, new ones added."""
         if self._dictionary is None:
             return np.zeros(frame.height, np.int64)
-        return self._dictionary.intern(self._keys(frame))
+        return self._dictionary.intern(self._with_one_zero(frame))
 
     def find(self, frame: pl.DataFrame) -> Ints:
         """The id of each row's group, -1 for unknown ones."""
         if self._dictionary is None:
             return np.zeros(frame.height, np.int64)
-        return self._dictionary.find(self._keys(frame))
-
-    def _keys(self, frame: pl.DataFrame) -> pl.DataFrame:
-        # Names alone need no query engine, which costs more than a small batch.
-        return frame.select(self._columns) if self._has_floats else frame[self._names]
+        return self._dictionary.find(self._with_one_zero(frame))
 
     def take(self, ids: Ints) -> pl.DataFrame:
         """The group columns of these groups. Without group columns a frame without columns."""
@@ -63,6 +57,10 @@ class GroupKeys:
         """Make room for so many groups at once."""
         if self._dictionary is not None:
             self._dictionary.reserve(count)
+
+    def _with_one_zero(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Both zeros are one group: one spelling for output, whichever came first."""
+        return frame.with_columns(self._zeros) if self._zeros else frame
 
     @property
     def wants_retain(self) -> bool:
@@ -80,5 +78,5 @@ class GroupKeys:
 
 
 def _one_zero(name: str) -> pl.Expr:
-    """Both zeros are one group: one spelling for output, whichever came first. (Polars takes `+ 0.0` away.)"""
+    # Polars takes `+ 0.0` away.
     return pl.when(pl.col(name) == 0).then(0.0).otherwise(pl.col(name)).alias(name)

@@ -45,10 +45,10 @@ class KeyRows(Protocol):
     def reserve(self, count: int) -> None: ...
 
     def find(self, frame: pl.DataFrame) -> Ints:
-        """Ids of the rows, -1 for unknown ones."""
+        """Ids of the rows, -1 for unknown ones. Columns that are no key are passed over."""
 
     def intern(self, frame: pl.DataFrame) -> Ints:
-        """Ids of the rows; unknown ones are added."""
+        """The same; unknown rows are added."""
 
     def take(self, ids: Ints) -> pl.DataFrame:
         """The rows of these ids."""
@@ -138,6 +138,8 @@ def _arrow_type(physical: pl.DataType) -> pa.DataType:
 
 
 def _given(series: pl.Series, dtype: pl.DataType) -> tuple[Any, int, Any, list[Any]]:
+    if series.dtype != dtype:
+        series = series.cast(dtype)
     plain = series.cast(pl.UInt8) if dtype == pl.Boolean else series.to_physical()
     array = plain.rechunk().to_arrow(compat_level=_VIEWS)
     validity, values, *texts = array.buffers()
@@ -145,7 +147,14 @@ def _given(series: pl.Series, dtype: pl.DataType) -> tuple[Any, int, Any, list[A
 
 
 def _series(
-    name: str, rows: int, dtype: pl.DataType, physical: pl.DataType, arrow: pa.DataType, validity: Any, values: Any, texts: Any
+    name: str,
+    rows: int,
+    dtype: pl.DataType,
+    physical: pl.DataType,
+    arrow: pa.DataType,
+    validity: Any,
+    values: Any,
+    texts: Any,
 ) -> pl.Series:
     buffers = [None if validity is None else pa.py_buffer(validity), pa.py_buffer(values)]
     if texts is not None:
@@ -161,6 +170,7 @@ class PlainKeyRows:
     """Polars and NumPy: rows of any columns, some passes over a batch."""
 
     def __init__(self, schema: Mapping[str, pl.DataType]) -> None:
+        self._names = list(schema)
         self._store = RowStore(schema)
         self._index = HashIndex()
         self._row_of_id: Ints = np.full(64, -1, np.int64)
@@ -175,9 +185,11 @@ class PlainKeyRows:
         return self._store.bytes + self._index.bytes + self._row_of_id.nbytes
 
     def find(self, frame: pl.DataFrame) -> Ints:
+        frame = self._narrowed(frame)
         return self._find(frame, hash_frame(frame))
 
     def intern(self, frame: pl.DataFrame) -> Ints:
+        frame = self._narrowed(frame)
         hashes = hash_frame(frame)
         ids = self._find(frame, hashes)
         missing = np.flatnonzero(ids < 0)
@@ -206,6 +218,9 @@ class PlainKeyRows:
             self._store.keep(self._row_of_id[kept])
             self._row_of_id[kept] = np.arange(len(kept))
         return len(kept)
+
+    def _narrowed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame if frame.columns == self._names else pl.DataFrame([frame[name] for name in self._names])
 
     def _find(self, frame: pl.DataFrame, hashes: Hashes) -> Ints:
         def same(rows: Ints, ids: Ints) -> Mask:

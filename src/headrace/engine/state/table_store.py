@@ -156,7 +156,7 @@ class TableStore:
     def _append(self, table: pl.DataFrame) -> Rows:
         if not table.height:
             return np.empty(0, np.int64)
-        slots = self._index.intern(pl.DataFrame([table[name] for name in (PARTITION, *self._key)]))
+        slots = self._index.intern(table)
         self._grow(int(slots.max()) + 1)
         self._rows.append(pl.DataFrame([_as(table[name], dtype) for name, dtype in self._schema.items()]))
         self._put_rows(slots, table[TIME].to_numpy(), table[DELETED].to_numpy())
@@ -177,9 +177,9 @@ class TableStore:
             self._current = larger
 
     def _find_slots(self, keys: pl.DataFrame) -> Rows:
-        columns = pl.DataFrame([keys[name] for name in (PARTITION, *self._key)])
-        if not any(columns[name].null_count() for name in columns.columns):
-            return self._index.find(columns)
+        if not any(keys[name].null_count() for name in (PARTITION, *self._key)):
+            return self._index.find(keys)
+        columns = keys.select(PARTITION, *self._key)
         known = columns.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
         slots = np.full(keys.height, ABSENT, np.int64)
         if known.any():
