@@ -14,7 +14,7 @@ mod field;
 
 pub use array::{Array, Bits, Bytes, Ranges};
 pub use c_data::Table;
-pub use field::{Field, TimeUnit, Type, Width};
+pub use field::{Field, TimeUnit, Type};
 
 /// Why a column cannot be read here. Whoever asked has another way to read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
-from typing import Any
 
 API_VERSION: int
 
@@ -109,6 +108,7 @@ class KafkaProducer:
     def purge(self) -> None: ...
     def brokers(self, topic: str | None, timeout_ms: int) -> int: ...
     def free(self) -> None: ...
+
 class AvroReader:
     """Reads framed Avro records into columns. `contracts/binary/native_steps.py` describes columns and steps."""
 

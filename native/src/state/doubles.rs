@@ -42,7 +42,11 @@ impl Sums {
             self.special.set(slot, before | HAS_VALUE | special);
         }
         if special == 0 && (field | fraction) != 0 {
-            let mantissa = if field > 0 { fraction | 1 << 52 } else { fraction };
+            let mantissa = if field > 0 {
+                fraction | 1 << 52
+            } else {
+                fraction
+            };
             self.add_finite(slot, mantissa, field.max(1) - 1, value < 0.0);
         }
     }
@@ -59,7 +63,10 @@ impl Sums {
         let lower = (mantissa & MASK) << shift;
         let upper = ((mantissa >> LIMB_BITS) << shift) + (lower >> LIMB_BITS);
         let lowest = (exponent >> 5) - (top - (LIMBS as i64 - 1));
-        for (place, piece) in [lower & MASK, upper & MASK, upper >> LIMB_BITS].into_iter().enumerate() {
+        for (place, piece) in [lower & MASK, upper & MASK, upper >> LIMB_BITS]
+            .into_iter()
+            .enumerate()
+        {
             let limb = lowest + place as i64;
             if piece != 0 && (0..LIMBS as i64).contains(&limb) {
                 let at = slot * LIMBS + limb as usize;
@@ -73,7 +80,11 @@ impl Sums {
     fn raise(&self, slot: usize, shift: usize) {
         for limb in 0..LIMBS {
             let source = limb.saturating_add(shift);
-            let value = if source < LIMBS { self.limbs.get(slot * LIMBS + source) } else { 0 };
+            let value = if source < LIMBS {
+                self.limbs.get(slot * LIMBS + source)
+            } else {
+                0
+            };
             self.limbs.set(slot * LIMBS + limb, value);
         }
     }
@@ -89,11 +100,21 @@ fn add_doubles_at(
     slots: &Bound<'_, PyAny>,
     values: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let sums = Sums { limbs: Cells::of(limbs)?, top: Cells::of(top)?, special: Cells::of(special)? };
+    let sums = Sums {
+        limbs: Cells::of(limbs)?,
+        top: Cells::of(top)?,
+        special: Cells::of(special)?,
+    };
     let (slots, values) = (View::<i64>::of(slots)?, View::<f64>::of(values)?);
     let (slots, values) = (slots.slice(), values.slice());
     check_lengths(slots.len(), values.len())?;
-    check_slots(slots, sums.top.len().min(sums.special.len()).min(sums.limbs.len() / LIMBS))?;
+    check_slots(
+        slots,
+        sums.top
+            .len()
+            .min(sums.special.len())
+            .min(sums.limbs.len() / LIMBS),
+    )?;
     py.detach(|| {
         for (row, (slot, value)) in slots.iter().zip(values).enumerate() {
             if let Some(later) = slots.get(row + AHEAD) {
@@ -124,7 +145,12 @@ fn rounded(limbs: &[i64]) -> f64 {
         low as f64
     } else {
         let shift = high.leading_zeros();
-        let first = high << shift | if shift == 0 { 0 } else { u128::from(low) << 64 >> (128 - shift) };
+        let first = high << shift
+            | if shift == 0 {
+                0
+            } else {
+                u128::from(low) << 64 >> (128 - shift)
+            };
         let lost = if shift >= 64 { 0 } else { low << shift };
         // A lost bit shows in the last of 64, so that rounding to 53 sees that the number is not a tie.
         let rest = (first as u64 != 0) | (lost != 0);
@@ -142,7 +168,11 @@ fn round_at(
     slots: &Bound<'_, PyAny>,
     out: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let (limbs, slots, out) = (View::<i64>::of(limbs)?, View::<i64>::of(slots)?, Cells::<f64>::of(out)?);
+    let (limbs, slots, out) = (
+        View::<i64>::of(limbs)?,
+        View::<i64>::of(slots)?,
+        Cells::<f64>::of(out)?,
+    );
     let (limbs, slots) = (limbs.slice(), slots.slice());
     check_lengths(slots.len(), out.len())?;
     check_slots(slots, limbs.len() / LIMBS)?;
@@ -174,7 +204,9 @@ fn any_beyond(
             if let Some(later) = slots.get(row + AHEAD) {
                 prefetch(limbs.as_ptr().wrapping_add(*later as usize * width));
             }
-            limbs[*slot as usize * width..][..width].iter().any(|limb| limb.unsigned_abs() > room as u64)
+            limbs[*slot as usize * width..][..width]
+                .iter()
+                .any(|limb| limb.unsigned_abs() > room as u64)
         })
     }))
 }

@@ -59,7 +59,10 @@ impl Keys<'_> {
 
     #[inline(always)]
     fn equal(&self, row: usize, others: &Keys<'_>, other: usize) -> bool {
-        self.0.iter().zip(&others.0).all(|(mine, theirs)| mine.get(row) == theirs.get(other))
+        self.0
+            .iter()
+            .zip(&others.0)
+            .all(|(mine, theirs)| mine.get(row) == theirs.get(other))
     }
 
     fn prefetch(&self, row: usize) {
@@ -69,7 +72,10 @@ impl Keys<'_> {
 
 fn check_shape(stored: &Keys<'_>, asked: &Keys<'_>, slots: usize) -> PyResult<()> {
     check_lengths(stored.0.len(), asked.0.len())?;
-    asked.0.iter().try_for_each(|column| check_lengths(column.len(), slots))
+    asked
+        .0
+        .iter()
+        .try_for_each(|column| check_lengths(column.len(), slots))
 }
 
 /// Visits every row with its hash, its memory asked for before.
@@ -101,9 +107,12 @@ impl IntIndex {
 
     fn find_slots(&mut self, stored: &Keys<'_>, asked: &Keys<'_>, slots: &Cells<i64>) {
         let end = stored.len();
-        let hashes: Vec<u64> = (0..slots.len()).map(|row| asked.hash(self.hasher, row)).collect();
+        let hashes: Vec<u64> = (0..slots.len())
+            .map(|row| asked.hash(self.hasher, row))
+            .collect();
         visit(&hashes, &mut self.table, stored, |table, row, hash| {
-            let is_it = |slot: u32| (slot as usize) < end && stored.equal(slot as usize, asked, row);
+            let is_it =
+                |slot: u32| (slot as usize) < end && stored.equal(slot as usize, asked, row);
             slots.set(row, table.find(hash, is_it).map_or(ABSENT, i64::from));
         });
     }
@@ -111,7 +120,9 @@ impl IntIndex {
     /// The first row of each key that is new; its rows get -1, -2, ... as slots.
     fn add_missing(&mut self, stored: &Keys<'_>, asked: &Keys<'_>, slots: &Cells<i64>) -> Vec<i64> {
         let end = stored.len();
-        let hashes: Vec<u64> = (0..slots.len()).map(|row| asked.hash(self.hasher, row)).collect();
+        let hashes: Vec<u64> = (0..slots.len())
+            .map(|row| asked.hash(self.hasher, row))
+            .collect();
         let mut first: Vec<i64> = Vec::new();
         let pending = &mut self.pending;
         visit(&hashes, &mut self.table, stored, |table, row, hash| {
@@ -138,7 +149,11 @@ impl IntIndex {
     #[new]
     #[pyo3(signature = (hash_mask = u64::MAX))]
     fn new(hash_mask: u64) -> Self {
-        Self { table: Table::new(), hasher: Hasher::new(hash_mask), pending: Vec::new() }
+        Self {
+            table: Table::new(),
+            hasher: Hasher::new(hash_mask),
+            pending: Vec::new(),
+        }
     }
 
     fn __len__(&self) -> usize {
@@ -162,7 +177,11 @@ impl IntIndex {
         asked: Vec<Bound<'_, PyAny>>,
         slots: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let (stored, asked, slots) = (Columns::of(&stored)?, Columns::of(&asked)?, Cells::of(slots)?);
+        let (stored, asked, slots) = (
+            Columns::of(&stored)?,
+            Columns::of(&asked)?,
+            Cells::of(slots)?,
+        );
         let (stored, asked) = (stored.keys(), asked.keys());
         check_shape(&stored, &asked, slots.len())?;
         py.detach(|| {
@@ -181,7 +200,11 @@ impl IntIndex {
         asked: Vec<Bound<'_, PyAny>>,
         slots: &Bound<'_, PyAny>,
     ) -> PyResult<Option<Buffer>> {
-        let (stored, asked, slots) = (Columns::of(&stored)?, Columns::of(&asked)?, Cells::of(slots)?);
+        let (stored, asked, slots) = (
+            Columns::of(&stored)?,
+            Columns::of(&asked)?,
+            Cells::of(slots)?,
+        );
         let (stored, asked) = (stored.keys(), asked.keys());
         check_shape(&stored, &asked, slots.len())?;
         if slots.len() >= (u32::MAX - PENDING) as usize {
@@ -195,7 +218,12 @@ impl IntIndex {
     }
 
     /// Gives the pending keys their slots, in their order, in the table and in `slots` of the `upsert` before.
-    fn settle(&mut self, py: Python<'_>, new: &Bound<'_, PyAny>, slots: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn settle(
+        &mut self,
+        py: Python<'_>,
+        new: &Bound<'_, PyAny>,
+        slots: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         let (new, slots) = (View::<i64>::of(new)?, Cells::<i64>::of(slots)?);
         let new = new.slice();
         check_lengths(new.len(), self.pending.len())?;
@@ -205,7 +233,8 @@ impl IntIndex {
                 if let Some(later) = self.pending.get(number + AHEAD) {
                     self.table.prefetch(*later);
                 }
-                self.table.replace(*hash, PENDING + number as u32, new[number] as u32);
+                self.table
+                    .replace(*hash, PENDING + number as u32, new[number] as u32);
             }
             self.pending.clear();
             for row in 0..slots.len() {
@@ -229,18 +258,27 @@ impl IntIndex {
         let (stored, slots) = (stored.keys(), slots.slice());
         check_slots(slots, stored.len().min(PENDING as usize))?;
         let missing = py.detach(|| {
-            let hashes: Vec<u64> =
-                slots.iter().map(|slot| stored.hash(self.hasher, *slot as usize)).collect();
+            let hashes: Vec<u64> = slots
+                .iter()
+                .map(|slot| stored.hash(self.hasher, *slot as usize))
+                .collect();
             let mut missing = 0;
-            visit(&hashes, &mut self.table, &Keys(Vec::new()), |table, row, hash| {
-                missing += usize::from(!table.remove(hash, slots[row] as u32));
-            });
+            visit(
+                &hashes,
+                &mut self.table,
+                &Keys(Vec::new()),
+                |table, row, hash| {
+                    missing += usize::from(!table.remove(hash, slots[row] as u32));
+                },
+            );
             missing
         });
         if missing == 0 {
             return Ok(());
         }
-        Err(PyAssertionError::new_err("a slot is removed that is not in the index"))
+        Err(PyAssertionError::new_err(
+            "a slot is removed that is not in the index",
+        ))
     }
 
     /// Puts slots in whose keys are in the columns, and not in the index.

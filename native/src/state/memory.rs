@@ -47,10 +47,17 @@ impl<T: Pod> Cells<T> {
         let bytes = memory.len_bytes();
         let is_whole = bytes.is_multiple_of(size_of::<T>()) && (bytes == 0 || start.is_aligned());
         if memory.readonly() || !memory.is_c_contiguous() || !is_whole {
-            return Err(PyValueError::new_err("not a contiguous array of these numbers that may be written"));
+            return Err(PyValueError::new_err(
+                "not a contiguous array of these numbers that may be written",
+            ));
         }
         let length = bytes / size_of::<T>();
-        Ok(Self { _memory: memory, start, length, elements: PhantomData })
+        Ok(Self {
+            _memory: memory,
+            start,
+            length,
+            elements: PhantomData,
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -137,11 +144,16 @@ impl IntSlice<'_> {
 /// Whether all slots lie below `end`; else the error to raise.
 pub fn check_slots(slots: &[i64], end: usize) -> PyResult<()> {
     // One look for all of them: as an unsigned number a negative one is the largest.
-    let largest = slots.iter().fold(0, |largest, slot| largest.max(*slot as u64));
+    let largest = slots
+        .iter()
+        .fold(0, |largest, slot| largest.max(*slot as u64));
     if slots.is_empty() || largest < end as u64 {
         return Ok(());
     }
-    Err(PyIndexError::new_err(format!("slot {} of {end}", largest as i64)))
+    Err(PyIndexError::new_err(format!(
+        "slot {} of {end}",
+        largest as i64
+    )))
 }
 
 /// Whether two columns belong together; else the error to raise.
@@ -149,5 +161,7 @@ pub fn check_lengths(left: usize, right: usize) -> PyResult<()> {
     if left == right {
         return Ok(());
     }
-    Err(PyValueError::new_err(format!("columns of {left} and {right} rows")))
+    Err(PyValueError::new_err(format!(
+        "columns of {left} and {right} rows"
+    )))
 }

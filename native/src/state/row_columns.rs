@@ -31,7 +31,12 @@ pub struct Column {
 }
 
 /// Validity, offset, values, buffers of texts.
-pub type Given<'py> = (Option<Bound<'py, PyAny>>, usize, Bound<'py, PyAny>, Vec<Bound<'py, PyAny>>);
+pub type Given<'py> = (
+    Option<Bound<'py, PyAny>>,
+    usize,
+    Bound<'py, PyAny>,
+    Vec<Bound<'py, PyAny>>,
+);
 /// Validity, values, bytes of texts.
 pub type Taken = (Option<Buffer>, Buffer, Option<Buffer>);
 
@@ -44,11 +49,22 @@ impl Column {
             values: View::of(values)?,
             texts: texts.iter().map(View::of).collect::<PyResult<_>>()?,
         };
-        let end = offset.checked_add(rows).ok_or_else(|| PyValueError::new_err("too many rows"))?;
-        let width = if let Kind::Fixed(width) = kind { width } else { VIEW_BYTES };
-        let has_bits = column.validity.as_ref().is_none_or(|bits| bits.slice().len() >= end.div_ceil(8));
+        let end = offset
+            .checked_add(rows)
+            .ok_or_else(|| PyValueError::new_err("too many rows"))?;
+        let width = if let Kind::Fixed(width) = kind {
+            width
+        } else {
+            VIEW_BYTES
+        };
+        let has_bits = column
+            .validity
+            .as_ref()
+            .is_none_or(|bits| bits.slice().len() >= end.div_ceil(8));
         if !has_bits || column.values.slice().len() / width < end {
-            return Err(PyValueError::new_err("a column has fewer rows than it should"));
+            return Err(PyValueError::new_err(
+                "a column has fewer rows than it should",
+            ));
         }
         Ok(column)
     }
@@ -75,7 +91,8 @@ impl Part<'_> {
     #[inline(always)]
     fn is_there(&self, row: usize) -> bool {
         let bit = self.offset + row;
-        self.validity.is_none_or(|bits| bits[bit / 8] >> (bit % 8) & 1 == 1)
+        self.validity
+            .is_none_or(|bits| bits[bit / 8] >> (bit % 8) & 1 == 1)
     }
 
     #[inline(always)]
@@ -87,7 +104,9 @@ impl Part<'_> {
     #[inline(always)]
     fn text(&self, row: usize) -> Option<&[u8]> {
         let view = self.fixed(row, VIEW_BYTES);
-        let number = |at: usize| u32::from_le_bytes(view[at..at + 4].try_into().expect("four bytes")) as usize;
+        let number = |at: usize| {
+            u32::from_le_bytes(view[at..at + 4].try_into().expect("four bytes")) as usize
+        };
         let length = number(0);
         if length <= INLINE_MAX {
             return Some(&view[4..4 + length]);
@@ -137,7 +156,13 @@ impl Layout {
             }
         }
         let last_text = kinds.iter().rposition(|kind| *kind == Kind::Text);
-        Self { kinds, bits, places, texts_from, last_text }
+        Self {
+            kinds,
+            bits,
+            places,
+            texts_from,
+            last_text,
+        }
     }
 
     pub fn kinds(&self) -> &[Kind] {
@@ -146,7 +171,10 @@ impl Layout {
 
     /// The rows as bytes. None where a text points outside of its buffer, or is too long.
     pub fn rows(&self, parts: &[Part<'_>], count: usize) -> Option<Rows> {
-        let mut rows = Rows { bytes: Vec::with_capacity(count * (self.texts_from + 16)), starts: vec![0] };
+        let mut rows = Rows {
+            bytes: Vec::with_capacity(count * (self.texts_from + 16)),
+            starts: vec![0],
+        };
         rows.starts.reserve(count);
         for row in 0..count {
             self.put_row(parts, row, &mut rows.bytes)?;
@@ -181,7 +209,11 @@ impl Layout {
     }
 
     /// Rows as columns again.
-    pub fn columns<'a>(&self, rows: impl Iterator<Item = &'a [u8]> + Clone, count: usize) -> Vec<Taken> {
+    pub fn columns<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a [u8]> + Clone,
+        count: usize,
+    ) -> Vec<Taken> {
         let taken = |column| {
             let validity = self.validity(rows.clone(), column, count);
             let (values, texts) = match self.kinds[column] {
@@ -196,7 +228,12 @@ impl Layout {
         (0..self.kinds.len()).map(taken).collect()
     }
 
-    fn validity<'a>(&self, rows: impl Iterator<Item = &'a [u8]>, column: usize, count: usize) -> Option<Buffer> {
+    fn validity<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a [u8]>,
+        column: usize,
+        count: usize,
+    ) -> Option<Buffer> {
         let mut bits = vec![0u8; count.div_ceil(8)];
         let mut there = 0;
         for (number, row) in rows.enumerate() {

@@ -31,20 +31,30 @@ struct Arena {
 impl Arena {
     /// Where the row lies; None when there is no more room to point into.
     fn add(&mut self, row: &[u8]) -> Option<u32> {
-        let place = u32::try_from(self.bytes.len() / ALIGNMENT).ok().filter(|place| *place != NO_ROW)?;
+        let place = u32::try_from(self.bytes.len() / ALIGNMENT)
+            .ok()
+            .filter(|place| *place != NO_ROW)?;
         let needed = row.len() + 5 + ALIGNMENT;
         if self.bytes.capacity() - self.bytes.len() < needed {
-            self.bytes.reserve_exact(needed.max(self.bytes.len().min(DOUBLED_BYTES_MAX.max(self.bytes.len() / 8))));
+            self.bytes.reserve_exact(
+                needed.max(
+                    self.bytes
+                        .len()
+                        .min(DOUBLED_BYTES_MAX.max(self.bytes.len() / 8)),
+                ),
+            );
         }
         match u8::try_from(row.len()) {
             Ok(length) if length < LONG => self.bytes.push(length),
             _ => {
                 self.bytes.push(LONG);
-                self.bytes.extend_from_slice(&u32::try_from(row.len()).ok()?.to_le_bytes());
+                self.bytes
+                    .extend_from_slice(&u32::try_from(row.len()).ok()?.to_le_bytes());
             }
         }
         self.bytes.extend_from_slice(row);
-        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
         Some(place)
     }
 
@@ -81,16 +91,28 @@ struct Dictionary {
 impl Dictionary {
     /// Visits every row with its hash, its memory asked for before.
     #[inline(always)]
-    fn visit(&mut self, rows: &Rows, mut row_is: impl FnMut(&mut Self, usize, u64) -> Option<()>) -> Option<()> {
-        let hashes: Vec<u64> = (0..rows.len()).map(|row| self.hasher.of_bytes(rows.row(row))).collect();
+    fn visit(
+        &mut self,
+        rows: &Rows,
+        mut row_is: impl FnMut(&mut Self, usize, u64) -> Option<()>,
+    ) -> Option<()> {
+        let hashes: Vec<u64> = (0..rows.len())
+            .map(|row| self.hasher.of_bytes(rows.row(row)))
+            .collect();
         for (row, hash) in hashes.iter().enumerate() {
             if let Some(later) = hashes.get(row + 3 * AHEAD) {
                 self.table.prefetch(*later);
             }
-            if let Some(id) = hashes.get(row + 2 * AHEAD).and_then(|later| self.table.hint(*later)) {
+            if let Some(id) = hashes
+                .get(row + 2 * AHEAD)
+                .and_then(|later| self.table.hint(*later))
+            {
                 prefetch(self.places.as_ptr().wrapping_add(id as usize));
             }
-            if let Some(id) = hashes.get(row + AHEAD).and_then(|soon| self.table.hint(*soon)) {
+            if let Some(id) = hashes
+                .get(row + AHEAD)
+                .and_then(|soon| self.table.hint(*soon))
+            {
                 self.arena.prefetch(self.places[id as usize]);
             }
             row_is(self, row, *hash)?;
@@ -100,12 +122,18 @@ impl Dictionary {
 
     #[inline(always)]
     fn id_of(&self, row: &[u8], hash: u64) -> Option<u32> {
-        self.table.find(hash, |id| self.arena.row(self.places[id as usize]) == row)
+        self.table
+            .find(hash, |id| self.arena.row(self.places[id as usize]) == row)
     }
 
     fn find(&mut self, rows: &Rows, ids: &Cells<i64>) {
         self.visit(rows, |dictionary, row, hash| {
-            ids.set(row, dictionary.id_of(rows.row(row), hash).map_or(ABSENT, i64::from));
+            ids.set(
+                row,
+                dictionary
+                    .id_of(rows.row(row), hash)
+                    .map_or(ABSENT, i64::from),
+            );
             Some(())
         });
     }
@@ -128,9 +156,14 @@ impl Dictionary {
         let id = match self.free.pop() {
             Some(id) => id,
             None => {
-                let id = u32::try_from(self.places.len()).ok().filter(|id| *id < NUMBER_END)?;
+                let id = u32::try_from(self.places.len())
+                    .ok()
+                    .filter(|id| *id < NUMBER_END)?;
                 if self.places.len() == self.places.capacity() {
-                    let more = self.places.len().clamp(64, (DOUBLED_BYTES_MAX / 4).max(self.places.len() / 8));
+                    let more = self
+                        .places
+                        .len()
+                        .clamp(64, (DOUBLED_BYTES_MAX / 4).max(self.places.len() / 8));
                     self.places.reserve_exact(more);
                 }
                 self.places.push(NO_ROW);
@@ -149,7 +182,9 @@ impl Dictionary {
             is_wanted[*id as usize] = true;
         }
         let kept: usize = wanted.len().min(self.places.len());
-        let mut arena = Arena { bytes: Vec::with_capacity(self.arena.bytes.len().min(kept * 64)) };
+        let mut arena = Arena {
+            bytes: Vec::with_capacity(self.arena.bytes.len().min(kept * 64)),
+        };
         let mut dead = Vec::new();
         for (id, is_wanted) in is_wanted.into_iter().enumerate() {
             let place = self.places[id];
@@ -201,7 +236,13 @@ impl RowDictionary {
         if widths.is_empty() {
             return Err(PyValueError::new_err("a dictionary has columns"));
         }
-        let kind = |width| if width == 0 { Kind::Text } else { Kind::Fixed(width) };
+        let kind = |width| {
+            if width == 0 {
+                Kind::Text
+            } else {
+                Kind::Fixed(width)
+            }
+        };
         Ok(Self(Dictionary {
             layout: Layout::new(widths.into_iter().map(kind).collect()),
             hasher: Hasher::new(hash_mask),
@@ -218,14 +259,19 @@ impl RowDictionary {
 
     #[getter]
     fn bytes(&self) -> usize {
-        let (arena, places) = (self.0.arena.bytes.capacity(), self.0.places.capacity() + self.0.free.capacity());
+        let (arena, places) = (
+            self.0.arena.bytes.capacity(),
+            self.0.places.capacity() + self.0.free.capacity(),
+        );
         arena + places * size_of::<u32>() + self.0.table.bytes()
     }
 
     fn reserve(&mut self, py: Python<'_>, count: usize) {
         py.detach(|| {
             self.0.table.reserve(count);
-            self.0.places.reserve_exact(count.saturating_sub(self.0.places.len()));
+            self.0
+                .places
+                .reserve_exact(count.saturating_sub(self.0.places.len()));
         });
     }
 
@@ -275,7 +321,10 @@ impl RowDictionary {
                 arena.row(*place)
             });
             let bytes = rows.clone().map(<[u8]>::len).sum();
-            self.0.layout.fits(bytes).then(|| self.0.layout.columns(rows, ids.len()))
+            self.0
+                .layout
+                .fits(bytes)
+                .then(|| self.0.layout.columns(rows, ids.len()))
         })
         .ok_or_else(|| PyOverflowError::new_err("so many bytes of keys do not fit into one column"))
     }

@@ -59,7 +59,11 @@ fn is_number(entry: u64) -> bool {
 impl Shard {
     fn with_capacity(capacity: usize) -> Self {
         let entries = vec![EMPTY; capacity];
-        Self { entries, used: 0, live: 0 }
+        Self {
+            entries,
+            used: 0,
+            live: 0,
+        }
     }
 
     #[inline(always)]
@@ -69,7 +73,11 @@ impl Shard {
 
     #[inline(always)]
     fn next(&self, at: usize) -> usize {
-        if at + 1 == self.entries.len() { 0 } else { at + 1 }
+        if at + 1 == self.entries.len() {
+            0
+        } else {
+            at + 1
+        }
     }
 
     fn limit(&self) -> usize {
@@ -115,7 +123,11 @@ impl Shard {
         while self.entries[last] == REMOVED {
             self.entries[last] = EMPTY;
             self.used -= 1;
-            last = if last == 0 { self.entries.len() - 1 } else { last - 1 };
+            last = if last == 0 {
+                self.entries.len() - 1
+            } else {
+                last - 1
+            };
         }
     }
 
@@ -138,7 +150,9 @@ impl Table {
     pub fn new() -> Self {
         let sized = |shard: usize| CAPACITY_MIN * GROWN.powf(shard as f64 / SHARDS as f64);
         Self {
-            shards: (0..SHARDS).map(|shard| Shard::with_capacity(sized(shard) as usize)).collect(),
+            shards: (0..SHARDS)
+                .map(|shard| Shard::with_capacity(sized(shard) as usize))
+                .collect(),
         }
     }
 
@@ -147,7 +161,10 @@ impl Table {
     }
 
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.entries.len() * size_of::<u64>()).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.entries.len() * size_of::<u64>())
+            .sum()
     }
 
     /// Room for so many numbers, hashes assumed even.
@@ -182,7 +199,9 @@ impl Table {
     pub fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let (shard, tag) = split(hash);
         let shard = &self.shards[shard];
-        shard.find(tag, is_it).map(|at| number_of(shard.entries[at]))
+        shard
+            .find(tag, is_it)
+            .map(|at| number_of(shard.entries[at]))
     }
 
     /// Puts in a number whose key is not here.
