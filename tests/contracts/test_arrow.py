@@ -375,3 +375,27 @@ def test_values_in_a_frame_are_pythons() -> None:
     assert frame.row(1, named=True)["u"] is None
     some = to_frame(table.select(["d", "e"]), schema)
     assert dict(some.schema) == {"d": pl.Decimal(5, 2), "e": pl.Enum(["A", "B"])}
+
+
+def test_enums_become_frames_by_their_symbols_whatever_the_dictionary() -> None:
+    """In the order of the schema or another, in several chunks, with nulls or without rows: the same values of the
+    same type. A symbol that the schema does not have is refused, not lost."""
+    schema = AvroSchema.parse(
+        {
+            "type": "record",
+            "name": "R",
+            "fields": [{"name": "e", "type": ["null", {"type": "enum", "name": "E", "symbols": ["A", "B", "C"]}]}],
+        }
+    )
+
+    def column(symbols: list[str], indexes: list[int | None]) -> pa.DictionaryArray:
+        return pa.DictionaryArray.from_arrays(pa.array(indexes, pa.int32()), pa.array(symbols, pa.string()))
+
+    own, other = column(["A", "B", "C"], [2, None, 0]), column(["C", "A"], [0, None, 1])
+    for chunks in ([own], [other], [own, other], [own, own], [own.slice(0, 0)], [column(["A", "B", "C"], [None] * 3)]):
+        table = pa.table({"e": pa.chunked_array(chunks)})
+        frame = to_frame(table, schema)
+        assert dict(frame.schema) == to_polars(schema)
+        assert frame["e"].to_list() == table.column("e").to_pylist()
+    with pytest.raises(pl.exceptions.InvalidOperationError):
+        to_frame(pa.table({"e": column(["A", "Z"], [0, 1])}), schema)

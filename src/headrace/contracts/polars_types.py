@@ -59,6 +59,8 @@ _AVRO_SIMPLE: dict[type[pl.DataType], AvroType] = {
     pl.Time: {"type": "long", "logicalType": "time-micros"},
 }
 _UNITS = {"ms": "millis", "us": "micros", "ns": "nanos"}
+_POLARS_ENUM = b"_PL_ENUM_VALUES2"
+"""Key of the Arrow field metadata by which Polars tells an enum's categories, each behind its length and a `;`."""
 
 
 def to_polars(schema: AvroSchema) -> dict[str, pl.DataType]:
@@ -111,14 +113,15 @@ def dtype_to_avro(dtype: DtypeLike, *, nullable: bool, path: str) -> AvroType:
 
 def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
     """The table as a frame of exactly the types `to_polars(schema)` gives; nothing is copied where types agree."""
-    dtypes, foreign = _columns(schema), _foreign(schema)
+    dtypes, foreign, enums = _columns(schema), _foreign(schema), _enums(schema)
     names = table.column_names
-    if not foreign.keys().isdisjoint(names):
+    if not (foreign.keys() | enums.keys()).isdisjoint(names):
         columns = [
             _polars_ready(table.column(name), foreign[name]) if name in foreign else table.column(name)
             for name in names
         ]
-        table = pa.Table.from_arrays(columns, names=names)
+        fields = [_polars_field(name, each, enums.get(name)) for name, each in zip(names, columns, strict=True)]
+        table = pa.Table.from_arrays(columns, schema=pa.schema(fields))
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
     # Column by column: a cast of the frame goes through the query engine, which a batch of one row feels.
@@ -220,6 +223,30 @@ def _polars_ready(column: pa.ChunkedArray, shape: Shape) -> pa.ChunkedArray:
     return pa.chunked_array(
         [_ready(chunk, shape) for chunk in column.chunks] or [_ready(column.combine_chunks(), shape)]
     )
+
+
+@lru_cache(maxsize=SHAPES_KEPT_MAX)
+def _enums(schema: AvroSchema) -> Mapping[str, tuple[str, ...]]:
+    """The columns that are enums, with their symbols."""
+    shapes = record_shape(schema).children
+    return {child.name: child.shape.symbols for child in shapes if child.shape.kind is Kind.ENUM}
+
+
+def _polars_field(name: str, column: pa.ChunkedArray, symbols: tuple[str, ...] | None) -> pa.Field:
+    """The field of a column. Where an enum's dictionary is its symbols, Polars is told so as it tells others: to cast
+    from its own categories would cost more than all other columns. Without, the cast refuses other symbols."""
+    metadata = None
+    if symbols is not None and pa.types.is_dictionary(column.type):
+        dictionary, metadata = _enum_metadata(symbols)
+        if not all(chunk.dictionary.equals(dictionary) for chunk in column.chunks):
+            metadata = None
+    return pa.field(name, column.type, metadata=metadata)
+
+
+@lru_cache(maxsize=SHAPES_KEPT_MAX)
+def _enum_metadata(symbols: tuple[str, ...]) -> tuple[pa.Array, dict[bytes, bytes]]:
+    texts = [symbol.encode() for symbol in symbols]
+    return pa.array(symbols, pa.string()), {_POLARS_ENUM: b"".join(b"%d;%s" % (len(text), text) for text in texts)}
 
 
 def _is_foreign(shape: Shape) -> bool:

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::cursor::{PIECE_BYTES, Read, Refused};
+use super::cursor::{PIECE_BYTES, Pieces, Read, Refused};
 
 /// How a column lies in memory.
 pub enum Layout {
@@ -163,12 +163,7 @@ impl<'a> Columns<'a> {
 
     /// Append a text. Refuses what is not UTF-8.
     #[inline(always)]
-    pub fn push_text(
-        &mut self,
-        column: usize,
-        text: &[u8],
-        pieces: Option<&[[u8; PIECE_BYTES]]>,
-    ) -> Read {
+    pub fn push_text(&mut self, column: usize, text: &[u8], pieces: Option<Pieces<'_>>) -> Read {
         let Some(pieces) = pieces else {
             return self.push_last_text(column, text);
         };
@@ -278,7 +273,7 @@ impl<'a> Columns<'a> {
 
 /// Append the first `length` bytes of the pieces, which end in the last of them. Whether all are ASCII.
 #[inline(always)]
-fn push_pieces(data: &mut Vec<u8>, length: usize, pieces: &[[u8; PIECE_BYTES]]) -> bool {
+fn push_pieces(data: &mut Vec<u8>, length: usize, pieces: Pieces<'_>) -> bool {
     const HIGH: u128 = 0x8080_8080_8080_8080_8080_8080_8080_8080;
     let begin = data.len();
     data.reserve(pieces.len() * PIECE_BYTES);

@@ -11,6 +11,7 @@ pub const ZERO_SIZE_ITEMS_MAX: u64 = 65_536;
 
 /// Short texts are copied in pieces of so many bytes: cheaper than to copy as many as there are.
 pub const PIECE_BYTES: usize = 16;
+pub type Pieces<'a> = &'a [[u8; PIECE_BYTES]];
 
 /// The record is not what its schema says, or more than this way of reading is made for.
 #[derive(Debug)]
@@ -147,7 +148,7 @@ impl<'a> Cursor<'a> {
 
     /// The same, and the whole pieces of `PIECE_BYTES` that begin with them, where the batch goes on so far.
     #[inline(always)]
-    pub fn bytes_in_pieces(&mut self) -> Read<(&'a [u8], Option<&'a [[u8; PIECE_BYTES]]>)> {
+    pub fn bytes_in_pieces(&mut self) -> Read<(&'a [u8], Option<Pieces<'a>>)> {
         let bytes = self.bytes()?;
         let start = self.position - bytes.len();
         let length = bytes.len().next_multiple_of(PIECE_BYTES);
@@ -192,8 +193,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn checked_count(&mut self, count: u64, item_bytes_min: usize) -> Read<u64> {
-        if item_bytes_min > 0 {
-            let most = self.remaining() / item_bytes_min;
+        if let Some(most) = self.remaining().checked_div(item_bytes_min) {
             return if count <= most as u64 {
                 Ok(count)
             } else {

@@ -102,6 +102,7 @@ impl AvroReader {
     /// Read the values `first` to `first + count` of an Arrow column: `data[offsets[i]:offsets[i + 1]]`.
     ///
     /// `validity` is its bitmap. `numbers` names the writer of each value that has no prefix; -1 is for those that have one, less for those to leave.
+    #[allow(clippy::too_many_arguments)] // Python names them.
     #[pyo3(signature = (data, offsets, first, count, validity=None, numbers=None))]
     fn read(
         &self,
