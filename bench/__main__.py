@@ -7,7 +7,7 @@ import sys
 
 import structlog
 
-from bench import engine
+from bench import batches, engine
 from bench.nexmark import benchmark as nexmark
 from bench.peers import benchmark as peers
 from bench.recovery import benchmark as recovery
@@ -21,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of headrace.")
     commands = parser.add_subparsers(dest="command", required=True)
     engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
+    batches.add_arguments(commands.add_parser("batches", help="what a batch costs the engine, by size and stage"))
     nexmark.add_arguments(commands.add_parser("nexmark", help="the queries of an auction house, each answer checked"))
     recovery.add_arguments(commands.add_parser("recovery", help="restore, failover, latency, scaling, memory"))
     peers.add_arguments(commands.add_parser("peers", help="headrace and its peers in turn on one broker"))
@@ -28,6 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     runs = {
         "engine": engine.run,
+        "batches": batches.run,
         "nexmark": nexmark.run,
         "recovery": recovery.run,
         "peers": peers.run,
