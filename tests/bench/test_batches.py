@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from bench.batches import STAGES
 
 from bench import __main__ as bench
-from bench.batches import STAGES
 
 
 def test_each_size_of_each_job(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
