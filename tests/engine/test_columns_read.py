@@ -30,6 +30,10 @@ def total(selection: str | None) -> Any:
     return stream.group_by("who").agg(orders=hr.count()).to("narrow.table", emit="updates")
 
 
+def joined(table: str) -> Any:
+    return hr.stream("orders").filter(col("id") >= 0).join(hr.table(table), on="who", how="left")
+
+
 def whole() -> Any:
     return hr.stream("orders").map_batches(lambda frame: frame.select("id"), schema={"id": pl.Int64}).to("o.rows")
 
@@ -37,6 +41,11 @@ def whole() -> Any:
 NARROW = {
     "aggregate": compiled(lambda: total(None)),
     "projection": compiled(lambda: total("amount")),
+    "join": compiled(lambda: joined("people").filter(col("rank") > 0).select("id", "city").to("joined.rows")),
+    "join of two": compiled(
+        lambda: joined("people").join(hr.table("cities"), on="city", how="left").select("who", "land").to("two.rows")
+    ),
+    "join, then aggregate": compiled(lambda: joined("people").group_by("who").agg(n=hr.max("rank")).to("rank.table")),
     "nothing but rows": compiled(lambda: hr.stream("orders").select(one=1).to("ones.rows")),
 }
 
@@ -67,7 +76,12 @@ def test_the_results_are_those_of_whole_rows(name: str, events: list[Event]) -> 
         (lambda: hr.stream("orders").drop_nulls("amount").select("id").to("o.rows"), {"orders": {"id", "amount"}}),
         (lambda: hr.stream("orders").filter(col("id") > 0).to("o.rows"), {}),
         (whole, {}),
-        (lambda: hr.stream("orders").join(hr.table("people"), on="who").select("id").to("o.rows"), {}),
+        (lambda: joined("people").select("rank").to("o.rows"), {"orders": {"id", "who"}}),
+        (lambda: joined("people").to("o.rows"), {}),
+        (
+            lambda: hr.stream("orders").join(hr.stream("payments"), on="who", within="1s").select("id").to("o.rows"),
+            {},
+        ),
         (
             lambda: (hr.stream("orders").select("id").to("o.rows"), hr.stream("orders").select("who").to("w.rows")),
             {"orders": {"id", "who"}},

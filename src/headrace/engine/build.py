@@ -6,7 +6,7 @@ Owns the choice of operator for each step and the column types between them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,7 @@ from headrace.engine.operators.turns import Origin
 from headrace.engine.outbox import Partitioner
 from headrace.engine.subtopology import StepContext, SubtopologyRunner
 from headrace.engine.topic_reader import columns_to_decode
-from headrace.flow.columns_read import columns_read, narrowed
+from headrace.flow.columns_read import carried, columns_read
 from headrace.flow.plan import CompiledPipeline, Plan, Subtopology
 from headrace.flow.steps import (
     AggregateStep,
@@ -98,9 +98,10 @@ def frame_schemas(plan: Plan, contracts: Mapping[str, Contract]) -> dict[str, Sc
     """Types of all columns of each step's frames, without those that nobody reads and that are not decoded."""
     schemas = {step.name: frame_schema(step) for step in plan.steps}
     read = columns_read(plan)
-    for name, topic in narrowed(plan).items():
-        if topic in read:
-            kept = {*columns_to_decode(contracts[topic], read[topic]), *system_schema(plan.step(name))}
+    for name, rows in carried(plan).items():
+        if rows.topic in read:
+            decoded = columns_to_decode(contracts[rows.topic], read[rows.topic])
+            kept = {*decoded, *rows.added, *system_schema(plan.step(name))}
             schemas[name] = {column: dtype for column, dtype in schemas[name].items() if column in kept}
     return schemas
 
@@ -123,11 +124,13 @@ def build_runner(
     for step in steps:
         contexts[step.name] = StepContext(step.name, dead_letters, dropped, now_ms)
         if not isinstance(step, SourceStep | SinkStep | RepartitionStep | LateStep):
-            operators[step.name] = _operator(step, compiled, bridge)
+            columns = [name for name in schemas[step.name] if name not in system_schema(step)]
+            operators[step.name] = _operator(step, compiled, bridge, columns)
     return SubtopologyRunner(plan, subtopology, operators, schemas, contexts)
 
 
-def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge) -> Operator:
+def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge, columns: Sequence[str]) -> Operator:
+    """`columns`: of the step's frames, without system columns."""
     plan = compiled.plan
     first = plan.step(step.inputs[0])
     match step:
@@ -149,7 +152,7 @@ def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge) ->
             return MapAsync(step, function, list(user_schema(first)), bridge)
         case TableJoinStep():
             table = plan.step(step.inputs[1])
-            return TableJoin(step, user_schema(table), history_ms=_history_ms(compiled, table))
+            return TableJoin(step, user_schema(table), history_ms=_history_ms(compiled, table), columns=columns)
         case BufferedTableJoinStep():
             table = plan.step(step.inputs[1])
             return BufferedTableJoin(
@@ -158,7 +161,7 @@ def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge) ->
         case StreamJoinStep():
             return StreamJoin(step, user_schema(first), user_schema(plan.step(step.inputs[1])))
         case BroadcastJoinStep():
-            return BroadcastJoin(step, user_schema(plan.step(step.inputs[1])))
+            return BroadcastJoin(step, user_schema(plan.step(step.inputs[1])), columns=columns)
         case ProcessStep():
             return Process(step, compiled.functions[step.name], user_schema(first))
         case DedupeStep():

@@ -24,8 +24,14 @@ EVERYWHERE = 0
 class BroadcastJoin(TableLookup):
     """Looks rows of the first input up in the second."""
 
-    def __init__(self, step: BroadcastJoinStep, table_schema: Mapping[str, pl.DataType]) -> None:
-        super().__init__(step, table_schema, versioned=False, history_ms=None)
+    def __init__(
+        self,
+        step: BroadcastJoinStep,
+        table_schema: Mapping[str, pl.DataType],
+        *,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(step, table_schema, versioned=False, history_ms=None, columns=columns)
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
         stream, table = inputs

@@ -29,11 +29,13 @@ class TableLookup:
         *,
         versioned: bool,
         history_ms: int | None,
+        columns: Sequence[str] | None,
     ) -> None:
+        """`columns`: those of the step's that its rows have; None: all."""
         self._step = step
         key = [theirs for _, theirs in step.on]
         self._on = [pl.col(mine).cast(table_schema[theirs]).alias(theirs) for mine, theirs in step.on]
-        self._columns = [column.name for column in step.columns]
+        self._columns = [column.name for column in step.columns] if columns is None else list(columns)
         self._store = TableStore(key, table_schema, versioned=versioned, history_ms=history_ms)
 
     def _keys(self, stream: pl.DataFrame) -> pl.DataFrame:
@@ -95,8 +97,15 @@ class TableLookup:
 class TableJoin(TableLookup):
     """Looks rows of the first input up in the second, in one partition."""
 
-    def __init__(self, step: TableJoinStep, table_schema: Mapping[str, pl.DataType], *, history_ms: int | None) -> None:
-        super().__init__(step, table_schema, versioned=step.as_of, history_ms=history_ms)
+    def __init__(
+        self,
+        step: TableJoinStep,
+        table_schema: Mapping[str, pl.DataType],
+        *,
+        history_ms: int | None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(step, table_schema, versioned=step.as_of, history_ms=history_ms, columns=columns)
 
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
         stream, table = inputs
