@@ -2,8 +2,9 @@
 
 Owns how a frame becomes the columns of an Arrow table: state has many columns, and most say little.
 
-- A column of whole numbers (or of yes and no) that has one value in all rows is a line in the description.
-- A column whose rows are arrays of one width becomes as many columns, each of which may be such a line.
+- A column of whole numbers (or of yes and no) that has one value in all rows is a line in the description. One whose
+  numbers lie close together is written as distances from the smallest, in as few bytes as they need.
+- A column whose rows are arrays of one width becomes as many columns, each of which may be told like that.
 - All others are as they are. Nothing is lost: types, nulls and the order of columns come back.
 """
 
@@ -17,7 +18,7 @@ import polars as pl
 
 from headrace.engine.state.arrays import Array
 
-PLAIN, SAME, ARRAYS = "plain", "same", "arrays"
+PLAIN, SAME, CLOSE, ARRAYS = "plain", "same", "close", "arrays"
 
 _NUMBERS: dict[str, pl.DataType] = {
     str(dtype): dtype
@@ -34,6 +35,7 @@ _NUMBERS: dict[str, pl.DataType] = {
     )
 }
 
+_DISTANCES = tuple(np.dtype(narrow) for narrow in (np.uint8, np.uint16, np.uint32))
 _NAMES = {dtype: name for name, dtype in _NUMBERS.items()}
 
 Description = Sequence[Sequence[Any]]
@@ -59,20 +61,25 @@ def _packed(series: pl.Series, columns: list[pl.Series]) -> list[Any]:
         return _plain(series, columns)
     dtype = series.dtype
     if dtype in _NAMES:
-        return _packed_numbers(series.to_numpy(), dtype) or _plain(series, columns)
+        return _packed_numbers(series.to_numpy(), dtype, columns) or _plain(series, columns)
     if isinstance(dtype, pl.Array) and len(dtype.shape) == 1 and dtype.inner in _NAMES:
         parts = series.to_numpy()
         each = (parts[:, place] for place in range(parts.shape[1]))
-        return [ARRAYS, [_packed_numbers(part, dtype.inner) or _plain(pl.Series(part), columns) for part in each]]
+        told = (_packed_numbers(part, dtype.inner, columns) or _plain(pl.Series(part), columns) for part in each)
+        return [ARRAYS, list(told)]
     return _plain(series, columns)
 
 
-def _packed_numbers(values: Array, dtype: Any) -> list[Any] | None:
-    """How numbers that are all the same are told; None for others."""
-    # Most are seen to differ at a glance.
-    if values[0] != values[-1] or not (values == values[0]).all():
-        return None
-    return [SAME, _NAMES[dtype], values[0].item()]
+def _packed_numbers(values: Array, dtype: Any, columns: list[pl.Series]) -> list[Any] | None:
+    """How numbers that are all the same, or close together, are told; None for others."""
+    smallest, largest = values.min().item(), values.max().item()
+    if smallest == largest:
+        return [SAME, _NAMES[dtype], smallest]
+    for narrow in _DISTANCES if values.dtype.kind in "iu" else ():
+        if narrow.itemsize < values.dtype.itemsize and largest - smallest <= np.iinfo(narrow).max:
+            columns.append(pl.Series((values - values.dtype.type(smallest)).astype(narrow)))
+            return [CLOSE, _NAMES[dtype], smallest]
+    return None
 
 
 def _plain(series: pl.Series, columns: list[pl.Series]) -> list[Any]:
@@ -86,6 +93,9 @@ def _unpacked(how: Sequence[Any], columns: Iterator[pl.Series], rows: int) -> pl
             return _next(columns)
         case [str(kind), str(dtype), value] if kind == SAME:
             return pl.Series([value], dtype=_NUMBERS[dtype]).new_from_index(0, rows)
+        case [str(kind), str(dtype), int(smallest)] if kind == CLOSE:
+            wide = _next(columns).cast(_NUMBERS[dtype]).to_numpy()
+            return pl.Series(wide + wide.dtype.type(smallest))
         case [str(kind), parts] if kind == ARRAYS:
             return pl.Series(_side_by_side([_unpacked(part, columns, rows) for part in parts], rows))
     raise ValueError(f"a column is told as {how!r}")
