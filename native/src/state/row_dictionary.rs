@@ -3,7 +3,7 @@
 //! Owns the rows, each once, as bytes (`row_columns` says how), and the number (`id`) of each.
 //!
 //! - An id stays until `retain` drops it; ids are given as `Dictionary` of the Python path gives them.
-//! - A row lies at a multiple of four bytes, its length (one byte, or five) before it.
+//! - A row lies at a multiple of two bytes, its length (one byte, or five) before it.
 
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
@@ -16,7 +16,7 @@ use crate::buffer::View;
 
 const ABSENT: i64 = -1;
 const NO_ROW: u32 = u32::MAX;
-const ALIGNMENT: usize = 4;
+const ALIGNMENT: usize = 2;
 const LONG: u8 = u8::MAX;
 const AHEAD: usize = 6;
 /// Up to here memory doubles; beyond, where moving it costs nothing, an eighth is added.

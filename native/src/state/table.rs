@@ -12,7 +12,7 @@ const SHARDS: usize = 1 << SHARD_BITS;
 const CAPACITY_MIN: f64 = 16.0;
 /// A shard is rebuilt when this part of it is used, to the load after which it is `GROWN` times as large.
 const LOAD_MAX: f64 = 0.82;
-const GROWN: f64 = 1.28;
+const GROWN: f64 = 1.22;
 
 const EMPTY: u64 = 0;
 const REMOVED: u64 = u32::MAX as u64;

@@ -35,7 +35,12 @@ _NUMBERS: dict[str, pl.DataType] = {
     )
 }
 
-_DISTANCES = tuple(np.dtype(narrow) for narrow in (np.uint8, np.uint16, np.uint32))
+_DISTANCES: tuple[tuple[np.dtype[Any], int], ...] = (
+    (np.dtype(np.uint8), 2**8 - 1),
+    (np.dtype(np.uint16), 2**16 - 1),
+    (np.dtype(np.uint32), 2**32 - 1),
+)
+"""Types of distances, and the largest that each holds."""
 _NAMES = {dtype: name for name, dtype in _NUMBERS.items()}
 
 Description = Sequence[Sequence[Any]]
@@ -75,8 +80,8 @@ def _packed_numbers(values: Array, dtype: Any, columns: list[pl.Series]) -> list
     smallest, largest = values.min().item(), values.max().item()
     if smallest == largest:
         return [SAME, _NAMES[dtype], smallest]
-    for narrow in _DISTANCES if values.dtype.kind in "iu" else ():
-        if narrow.itemsize < values.dtype.itemsize and largest - smallest <= np.iinfo(narrow).max:
+    for narrow, distance_max in _DISTANCES if values.dtype.kind in "iu" else ():
+        if narrow.itemsize < values.dtype.itemsize and largest - smallest <= distance_max:
             columns.append(pl.Series((values - values.dtype.type(smallest)).astype(narrow)))
             return [CLOSE, _NAMES[dtype], smallest]
     return None

@@ -61,8 +61,8 @@ class SlotAggregate(AggregateState):
 
     def _put_in(self, taken: Taken, entries: Entries, values: Sequence[pl.Series | None]) -> None:
         time_ms = taken.time_ms[entries.row]
-        np.maximum.at(self._slab["time_ms"], entries.slot, time_ms)
-        np.maximum.at(self._slab["stream_time_ms"], entries.slot, taken.stream_time_ms[entries.row])
+        self._raise_times("time_ms", entries.slot, time_ms)
+        self._raise_times("stream_time_ms", entries.slot, taken.stream_time_ms[entries.row])
         # Every row once and in order is the common case: then nothing needs gathering.
         as_it_is = len(entries.row) == len(taken.row) and bool((entries.row == np.arange(len(taken.row))).all())
         for accumulator, column in zip(self._accumulators, values, strict=True):

@@ -35,6 +35,7 @@ from headrace.engine.operator import (
 )
 from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
 from headrace.engine.operators.aggregate_rows import AggregateRows
+from headrace.engine.operators.aggregate_times import SlotTimes
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, by_small_number, distinct_by_last
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.slab import Slab
@@ -76,7 +77,7 @@ class Taken:
         )
 
 
-class AggregateState(AggregateRows):
+class AggregateState(SlotTimes, AggregateRows):
     """Base of the aggregate operators."""
 
     def __init__(
@@ -87,8 +88,7 @@ class AggregateState(AggregateRows):
         self._emits_updates = step.emit is Emit.UPDATES
         self._groups = GroupKeys({name: columns[name] for name in step.group})
         self._inputs = sorted({*step.group, *(each.column for each in step.aggregates if each.column is not None)})
-        for name, fill in (("time_ms", BEFORE_ALL_MS), ("stream_time_ms", BEFORE_ALL_MS)):
-            slab.add_column(name, np.int64, fill=fill)
+        self._add_times(slab)
         slab.add_column("unflushed", np.bool_)
         self._late = Latecomers(step.late, columns)
         self._accumulators = self._made(columns, functions)
@@ -185,8 +185,8 @@ class AggregateState(AggregateRows):
             return self._empty
         results = [each.result(slots).cast(self._dtypes[each.name]) for each in self._accumulators]
         columns = [*self._key_output(self._slab["group"][slots], self._window_columns(slots)), *results]
-        time_ms = self._slab["time_ms"][slots]
-        stream_time_ms = self._slab["stream_time_ms"][slots] if self._emits_updates else time_ms
+        time_ms = self._times("time_ms", slots)
+        stream_time_ms = self._times("stream_time_ms", slots) if self._emits_updates else time_ms
         partition = self._slab["partition"][slots]
         return self._with_system(columns, partition, time_ms, stream_time_ms, deleted=False)
 
@@ -367,8 +367,8 @@ class AggregateState(AggregateRows):
             return
         group = self._groups.intern_restored(frame)
         slots = self._put(partition, group, frame)
-        self._slab.put("time_ms", slots, frame[TIME].to_numpy())
-        self._slab.put("stream_time_ms", slots, frame[STREAM_TIME].to_numpy())
+        self._set_times("time_ms", slots, frame[TIME].to_numpy())
+        self._set_times("stream_time_ms", slots, frame[STREAM_TIME].to_numpy())
         for holder in self._holders:
             holder.load(slots, frame)
 
@@ -376,8 +376,8 @@ class AggregateState(AggregateRows):
         """State columns of live slots."""
         columns: list[pl.Series] = [
             *self._key_columns(slots, whole=whole),
-            pl.Series(TIME, self._slab["time_ms"][slots]),
-            pl.Series(STREAM_TIME, self._slab["stream_time_ms"][slots]),
+            pl.Series(TIME, self._times("time_ms", slots)),
+            pl.Series(STREAM_TIME, self._times("stream_time_ms", slots)),
         ]
         for holder in self._holders:
             columns.extend(holder.state(slots, whole=whole))

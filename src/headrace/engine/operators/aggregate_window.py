@@ -19,14 +19,17 @@ from headrace.engine.operator import OperatorContext
 from headrace.engine.operators.aggregate_slots import SlotAggregate
 from headrace.engine.operators.aggregate_state import Taken
 from headrace.engine.operators.fixed_windows import FixedWindows
-from headrace.engine.state.arrays import NO_INTS, Ints, distinct
+from headrace.engine.state.arrays import NO_INTS, Array, Ints, distinct
 from headrace.engine.state.keyed_slab import KeyedSlab
+from headrace.engine.state.slab import Slab
 from headrace.engine.state.time_buckets import TimeBuckets
 from headrace.flow.steps import AggregateStep
 from headrace.flow.values import WINDOW_END, WINDOW_START
 
 PAIRS_MAX = 500_000
 """(row, window) pairs at work at once; more windows per row means fewer rows."""
+DISTANCE_END_MS = 2**31
+"""Windows that close sooner after their start hold times in 32 bits: nearly all do, this is 24 days."""
 
 
 def _keyed_slab() -> KeyedSlab:
@@ -108,6 +111,27 @@ class WindowAggregate(SlotAggregate):
                 pieces.append(mine[is_due])
                 self._close_until(partition, time_ms)
         return np.concatenate(pieces)
+
+    # Both times of a window's rows lie between its start and its closing: what is held is how far behind the start.
+
+    def _add_times(self, slab: Slab) -> None:
+        for name in ("time_ms", "stream_time_ms"):
+            slab.add_column(name, np.int32 if self._hold_ms < DISTANCE_END_MS else np.int64)
+
+    def _times(self, name: str, slots: Ints) -> Ints:
+        times: Ints = self._slab[name][slots] + self._slab[WINDOW_START][slots]
+        return times
+
+    def _set_times(self, name: str, slots: Ints, time_ms: Ints) -> None:
+        self._slab.put(name, slots, self._distances(name, slots, time_ms))
+
+    def _raise_times(self, name: str, slots: Ints, time_ms: Ints) -> None:
+        np.maximum.at(self._slab[name], slots, self._distances(name, slots, time_ms))
+
+    def _distances(self, name: str, slots: Ints, time_ms: Ints) -> Array:
+        dtype = self._slab[name].dtype
+        # Restored state may be of a plan that waited longer.
+        return np.minimum(time_ms - self._slab[WINDOW_START][slots], np.iinfo(dtype).max).astype(dtype)
 
     def _note(self, slots: Ints) -> None:
         self._due.add(self._slab["partition"][slots], self._slab[WINDOW_START][slots], slots)
