@@ -6,6 +6,7 @@ Owns the options, the order of runs, the file of results and the exit status.
   every second round: what disturbs the machine disturbs all.
 - All data is published before anything is measured.
 - A system that cannot be installed is told and left out; one that `--systems` names must be there.
+- A run that fails is a wrong answer, and the others follow.
 - The status is 1 when a measured answer was wrong or missing, or a named system is.
 """
 
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--systems", help="names, separated by commas; all that are there, when it is left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", metavar="FILE", help="write the rows: one a line if it ends in .jsonl, else a list")
-    parser.add_argument("--plot", metavar="FILE", help="draw the warm rates as SVG")
+    parser.add_argument("--plot", metavar="FILE", help="draw the rates as SVG; beside the rows, when left out")
     parser.add_argument("--records", type=int, default=RECORDS, help="orders of a run; slow systems get a part of them")
     parser.add_argument(
         "--keys", help="of J2, J3, J4, SSJ and TABLE, separated by commas; all of the job's, when left out"
@@ -79,14 +80,23 @@ def run(arguments: argparse.Namespace) -> int:
             for job, keys in cases:
                 able = _able(job, systems)
                 for system in able if number % 2 == 0 else able[::-1]:
-                    for row in runners[job.kind].runs(job, keys, system, number):
+                    for row in _all_of(runners[job.kind], job, keys, system, number):
                         rows.append(row)
                         print(report.line(row), file=sys.stderr, flush=True)
                         _write(arguments.json, rows)
     print(report.text(rows, missing))
-    if arguments.plot:
-        Path(arguments.plot).write_text(plot.svg(rows), encoding="utf-8")
+    picture = arguments.plot or (arguments.json and Path(arguments.json).with_suffix(".svg"))
+    if picture:
+        Path(picture).write_text(plot.svg(rows), encoding="utf-8")
     return status(rows, missing, named=arguments.systems is not None)
+
+
+def _all_of(runner: Runner, job: Job, keys: int, system: System, number: int) -> Iterator[Row]:
+    """Its rows; one that says what happened where it does not come to its end, so that the others are measured."""
+    try:
+        yield from runner.runs(job, keys, system, number)
+    except Exception as error:  # noqa: BLE001 - told in the row, which is not correct
+        yield Row(job.name, keys, system.name, number, 0, error=f"{type(error).__name__}: {error}")
 
 
 def status(rows: Sequence[Row], missing: Mapping[str, str], *, named: bool) -> int:

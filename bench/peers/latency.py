@@ -63,10 +63,9 @@ class Latency:
             order = replace(order, linger_ms=LINGER_MS, ends=False)
             start = system.start(order)
             with started(start, order) as process, contextlib.closing(_Reader(order)) as reader:
-                ready_s = _wait_until_ready(order, process, reader, self.topics.schema_id("order"))
                 row = Row(job.name, keys, system.name, number, rate_records, delivery=job.delivery)
-                row = replace(row, commit_interval_ms=interval_ms, first_output_seconds=ready_s)
-                if ready_s is None:
+                row = replace(row, commit_interval_ms=interval_ms)
+                if not _is_ready(order, process, reader, self.topics.schema_id("order")):
                     return replace(row, error=f"no output within {READY_TIMEOUT_S:.0f} s: {process.tail()}")
                 return self._measured(row, order, process, reader, copies=system.copies)
 
@@ -92,7 +91,7 @@ class Latency:
         reader.poll_until(wanted, TRAILING_S)
         unique = len(set(reader.seen))
         error = "" if len(reader.seen) == unique == wanted else f"{len(reader.seen)} rows, {unique} orders of {wanted}"
-        low, high = np.percentile(delays_ms, [50, 99]) if len(delays_ms) else (np.nan, np.nan)
+        low, high = np.percentile(delays_ms, [50, 99]).tolist() if len(delays_ms) else (None, None)
         return replace(
             row,
             seconds=round(seconds, 3),
@@ -101,8 +100,8 @@ class Latency:
             records_per_second=RATE,
             peak_rss_mb=round(process.peak_rss_mb(), 1),
             output_rows=len(reader.seen),
-            latency_p50_ms=round(float(low), 2),
-            latency_p99_ms=round(float(high), 2),
+            latency_p50_ms=low and round(low, 2),
+            latency_p99_ms=high and round(high, 2),
             correct=not error,
             load=round(os.getloadavg()[0], 2),
             error=error,
@@ -157,15 +156,15 @@ class _Reader:
         self._consumer.close()
 
 
-def _wait_until_ready(order: Order, process: SystemProcess, reader: _Reader, schema_id: int) -> float | None:
-    """Send orders until one comes out; the seconds from the start of the process, None when nothing does."""
+def _is_ready(order: Order, process: SystemProcess, reader: _Reader, schema_id: int) -> bool:
+    """Send orders until one comes out, and wait for the others; False when nothing comes."""
     producer = pacing.producer_of(order.bootstrap)
-    sent_at, came_at, first = 0.0, 0.0, None
+    sent_at, came_at = 0.0, None
     while time.perf_counter() - process.started < READY_TIMEOUT_S and not process.has_ended():
         now = time.perf_counter()
         if reader.poll():
-            came_at, first = now, first or now
-        elif first is None and now - sent_at > PRIME_S:
+            came_at = now
+        elif came_at is None and now - sent_at > PRIME_S:
             for customer in range(PRIMERS):
                 moment_ns = time.time_ns()
                 key, value = pacing.order_bytes(schema_id, moment_ns, customer, data.PAID)
@@ -173,6 +172,6 @@ def _wait_until_ready(order: Order, process: SystemProcess, reader: _Reader, sch
                 producer.produce(order.inputs[0], value, key)
             producer.flush(FLUSH_TIMEOUT_S)
             sent_at = now
-        elif first is not None and now - came_at > PRIME_S:
-            return round(first - process.started, 3)  # What was sent before is out: nothing came for a while.
-    return None
+        elif came_at is not None and now - came_at > PRIME_S:
+            return True  # What was sent before is out: nothing came for a while.
+    return False

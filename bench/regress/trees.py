@@ -77,7 +77,7 @@ def with_native(side: Side) -> Side:
     cargo = shutil.which("cargo")
     if cargo is None or not (sources / "Cargo.toml").is_file():
         return side
-    target = CACHE / "target" / side.root.name
+    target = CACHE / "target"  # Of all sides: what they depend on is built once.
     command = [cargo, "build", "--release", "--quiet", "--features", "pyo3/extension-module"]
     environment: Mapping[str, str] = {**os.environ, "CARGO_TARGET_DIR": str(target)}
     subprocess.run(command, cwd=sources, env=environment, timeout=BUILD_TIMEOUT_S, check=True)

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -326,3 +326,20 @@ def test_headrace_does_j1_and_the_clients_copy_on_a_real_broker(
     paid = data.make_orders(20_000, 1_000, BEGIN_MS).frame.filter(pl.col("status") == data.PAID).height
     assert rows["headrace"]["output_rows"] == paid
     assert "### J1, 1,000 keys" in capfd.readouterr().out
+    assert (tmp_path / "rows.svg").read_text().startswith("<svg")
+
+
+def test_a_run_that_fails_is_a_wrong_answer_and_no_end() -> None:
+    """What it said before stays, and why it ended is in the row after it."""
+
+    class Fails:
+        def prepare(self, job: Job, keys: int, system: systems.System) -> None: ...
+
+        def runs(self, job: Job, keys: int, system: systems.System, number: int) -> Iterator[Row]:
+            yield made()
+            raise RuntimeError("the broker is gone")
+
+    rows = list(benchmark._all_of(Fails(), JOBS["J1"], 1_000, SYSTEMS["quix"], 2))
+    assert [row.correct for row in rows] == [True, False]
+    assert (rows[1].system, rows[1].round, rows[1].error) == ("quix", 2, "RuntimeError: the broker is gone")
+    assert benchmark.status(rows, {}, named=False) == 1
