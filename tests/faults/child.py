@@ -69,7 +69,7 @@ def run_pass(
 
 
 class FaultyProducer:
-    """Points around the calls of a transaction, in a subclass of the client."""
+    """Points around the calls of a transaction, in a subclass of either client."""
 
     @staticmethod
     def of(client: type) -> type:
@@ -95,7 +95,7 @@ class FaultyProducer:
                     stand_still()
                 if take("late_reply") is not None:
                     # The request goes out, the answer is not waited for: the client raises that it may be asked again.
-                    super().commit_transaction(0.0005)
+                    super().commit_transaction(0.0)
                     return
                 super().commit_transaction(*arguments)
                 _here.in_transaction = False
@@ -114,10 +114,11 @@ def install() -> None:
     faulthandler.register(signal.SIGUSR1)
     from headrace.engine import worker
     from headrace.engine.subtopology import SubtopologyRunner
-    from headrace.log.kafka import log, producer, settings
+    from headrace.log.kafka import choice, log, settings
 
     wrap(SubtopologyRunner, "run", run_pass)
-    producer.Client = FaultyProducer.of(producer.Client)  # type: ignore[misc]
+    choice.NativeProducer = FaultyProducer.of(choice.NativeProducer)  # type: ignore[misc]
+    choice.PythonProducer = FaultyProducer.of(choice.PythonProducer)  # type: ignore[misc]
     worker.RebalanceListener = _told(worker.RebalanceListener)  # type: ignore[misc]
     timeout_ms = os.environ.get(TRANSACTION_TIMEOUT_VARIABLE)
     if timeout_ms:

@@ -6,9 +6,8 @@ Owns one `confluent_kafka.Consumer`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from headrace.log.kafka.client import Listing, OnRebalance, PartitionAnswer, Piece, Trouble
 from headrace.log.kafka.messages import batches_of, collector_paused
@@ -25,13 +24,6 @@ class PythonConsumer:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._client = Consumer(settings)
-        self.assign = self._client.assign
-        self.incremental_assign = self._client.incremental_assign
-        self.incremental_unassign = self._client.incremental_unassign
-        self.pause = self._client.pause
-        self.resume = self._client.resume
-        self.seek = self._client.seek
-        self.close = self._client.close
 
     def take(self, records_max: int, timeout_s: float) -> Piece:
         wanted, messages = min(PIECE_RECORDS, records_max), []
@@ -50,11 +42,29 @@ class PythonConsumer:
     ) -> None:
         self._client.subscribe(topics, on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost)
 
-    def committed(self, partitions: list[Any], timeout: float) -> Sequence[PartitionAnswer]:
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self._client.assign(partitions)
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        self._client.incremental_assign(partitions)
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        self._client.incremental_unassign(partitions)
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        self._client.pause(partitions)
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        self._client.resume(partitions)
+
+    def seek(self, partition: TopicPartition) -> None:
+        self._client.seek(partition)
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> Sequence[PartitionAnswer]:
         answer: Sequence[PartitionAnswer] = self._client.committed(partitions, timeout=timeout)
         return answer
 
-    def commit(self, offsets: list[Any]) -> Sequence[PartitionAnswer]:
+    def commit(self, offsets: list[TopicPartition]) -> Sequence[PartitionAnswer]:
         answer: Sequence[PartitionAnswer] = self._client.commit(offsets=offsets, asynchronous=False)
         return answer
 
@@ -65,6 +75,9 @@ class PythonConsumer:
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Listing:
         listing: Listing = self._client.list_topics(topic, timeout=timeout)
         return listing
+
+    def close(self) -> None:
+        self._client.close()
 
 
 def piece_of(messages: Sequence[Message], *, may_have_more: bool) -> Piece:

@@ -29,20 +29,32 @@ class PythonProducer:
                 on_failure(error, message.topic(), 1)
 
         self._client = Producer({**settings, "on_delivery": on_delivery})
-        self.init_transactions = self._client.init_transactions
-        self.begin_transaction = self._client.begin_transaction
-        self.commit_transaction = self._client.commit_transaction
-        self.abort_transaction = self._client.abort_transaction
-        self.flush = self._client.flush
-        self.poll = self._client.poll
 
     def feed(self, records: Outgoing, *, may_group: bool) -> Feed:
         return _Rows(self._client, records)
+
+    def init_transactions(self, timeout: float) -> None:
+        self._client.init_transactions(timeout)
+
+    def begin_transaction(self) -> None:
+        self._client.begin_transaction()
 
     def send_offsets_to_transaction(
         self, positions: list[Any], group_metadata: GroupMetadata | None, timeout: float
     ) -> None:
         self._client.send_offsets_to_transaction(positions, group_metadata, timeout)
+
+    def commit_transaction(self, timeout: float) -> None:
+        self._client.commit_transaction(timeout)
+
+    def abort_transaction(self, timeout: float) -> None:
+        self._client.abort_transaction(timeout)
+
+    def flush(self, timeout: float) -> int:
+        return self._client.flush(timeout)
+
+    def poll(self, timeout: float) -> int:
+        return self._client.poll(timeout)
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Listing:
         listing: Listing = self._client.list_topics(topic, timeout=timeout)
