@@ -358,7 +358,7 @@ class KafkaProducer:
         self._raise_if_broken()
 
     def _attempt(self, call: Callable[[], None]) -> None:
-        """One call. Why it reaches nobody a client tells only to who polls it; the call's own error stays what it is."""
+        """One call. Why it reaches nobody a client tells only who polls it; the call's own error stays what it is."""
         try:
             call()
         except KafkaException:
