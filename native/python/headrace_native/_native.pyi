@@ -1,9 +1,8 @@
 """Signatures of the compiled module."""
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
-from collections.abc import Sequence
-from typing import Any
 
 API_VERSION: int
 
@@ -158,6 +157,7 @@ class AvroBatch:
     @property
     def is_full(self) -> bool:
         """Whether a record was left because the columns have no room for it."""
+
 # Keys and partitions
 
 def murmur2(offsets: Any, data: Any, validity: Any | None, first_bit: int) -> Buffer: ...
