@@ -11,22 +11,8 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use crate::arrow_in::c_data::CArray;
 use crate::buffer::Buffer;
-
-/// `struct ArrowArray` of the interface.
-#[repr(C)]
-pub struct ArrowArray {
-    length: i64,
-    null_count: i64,
-    offset: i64,
-    n_buffers: i64,
-    n_children: i64,
-    buffers: *mut *const c_void,
-    children: *mut *mut ArrowArray,
-    dictionary: *mut ArrowArray,
-    release: Option<unsafe extern "C" fn(*mut ArrowArray)>,
-    private_data: *mut c_void,
-}
 
 /// One array: its buffers in the order of the format, the validity first (None: no nulls) where its type has one.
 pub struct Node {
@@ -37,16 +23,16 @@ pub struct Node {
     pub dictionary: Option<Box<Node>>,
 }
 
-/// What an `ArrowArray` points to.
+/// What a `CArray` points to.
 struct Owned {
     _memory: Vec<Option<Buffer>>,
     pointers: Vec<*const c_void>,
-    children: Vec<*mut ArrowArray>,
-    dictionary: *mut ArrowArray,
+    children: Vec<*mut CArray>,
+    dictionary: *mut CArray,
 }
 
 impl Node {
-    pub fn into_array(self) -> ArrowArray {
+    pub fn into_array(self) -> CArray {
         let boxed = |node: Node| Box::into_raw(Box::new(node.into_array()));
         let mut owned = Box::new(Owned {
             pointers: self.buffers.iter().map(pointer).collect(),
@@ -54,7 +40,7 @@ impl Node {
             children: self.children.into_iter().map(boxed).collect(),
             dictionary: self.dictionary.map_or(ptr::null_mut(), |node| boxed(*node)),
         });
-        ArrowArray {
+        CArray {
             length: self.length as i64,
             null_count: self.nulls as i64,
             offset: 0,
@@ -81,7 +67,7 @@ fn pointer(buffer: &Option<Buffer>) -> *const c_void {
 ///
 /// # Safety
 /// `array` is one that `into_array` made and that was not released, as the interface demands.
-unsafe extern "C" fn release(array: *mut ArrowArray) {
+unsafe extern "C" fn release(array: *mut CArray) {
     // SAFETY: the caller's promise; `private_data` is the box that `into_array` let go of.
     let owned = unsafe { Box::from_raw((*array).private_data.cast::<Owned>()) };
     for &below in owned.children.iter().chain([&owned.dictionary]) {
@@ -94,7 +80,7 @@ unsafe extern "C" fn release(array: *mut ArrowArray) {
     unsafe { (*array).release = None };
 }
 
-impl Drop for ArrowArray {
+impl Drop for CArray {
     fn drop(&mut self) {
         if let Some(release) = self.release {
             // SAFETY: it has a release, so that it was neither moved away nor released.
@@ -104,9 +90,9 @@ impl Drop for ArrowArray {
 }
 
 // SAFETY: what it points to is its own, and never changes.
-unsafe impl Send for ArrowArray {}
+unsafe impl Send for CArray {}
 // SAFETY: as above.
-unsafe impl Sync for ArrowArray {}
+unsafe impl Sync for CArray {}
 
 /// Bytes of 0 and 1 as bits, the lowest first.
 pub fn pack_bits(flags: &[u8]) -> Vec<u8> {

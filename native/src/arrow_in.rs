@@ -9,7 +9,7 @@
 //!   made them: the callers let pyarrow validate its tables before.
 
 mod array;
-mod c_data;
+pub mod c_data;
 mod field;
 
 pub use array::{Array, Bits, Bytes, Ranges};

@@ -58,10 +58,6 @@ impl<'a> Array<'a> {
         self.length
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
     /// Some of the rows.
     pub fn part(self, start: usize, length: usize) -> Result<Self, Unreadable> {
         if start

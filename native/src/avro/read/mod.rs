@@ -17,7 +17,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::arrow_c::ArrowArray;
+use crate::arrow_in::c_data::CArray;
 use crate::buffer::{Buffer, View};
 use batch::{Batch, Outcome};
 use columns::Spec;
@@ -150,7 +150,7 @@ pub struct AvroBatch {
 }
 
 /// Changed from outside, by whoever imports it.
-struct Exported(UnsafeCell<ArrowArray>);
+struct Exported(UnsafeCell<CArray>);
 
 // SAFETY: nothing here looks into it; importing twice at once would be the importer's mistake, as with any such array.
 unsafe impl Sync for Exported {}
