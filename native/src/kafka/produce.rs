@@ -82,7 +82,8 @@ fn is_unknown_partition(refused: &Option<(usize, KafkaFailure)>) -> bool {
 /// Queues messages for one partition; the first one refused, and why.
 ///
 /// Of a batch with partitions of its own for each row librdkafka queues rows behind one that it refuses, and leaks that
-/// one; of a batch for one partition, or for the partitioner, all rows behind the first refused one are refused.
+/// one. Of a batch for one partition, or for the partitioner, it refuses all rows behind the first, unless that one is
+/// too large; sizes are looked at before anything is queued.
 unsafe fn queue_piece(
     to: Target<'_>,
     partition: i32,

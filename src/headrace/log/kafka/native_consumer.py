@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.log.kafka.client import OnRebalance, Piece, Trouble
@@ -61,12 +61,16 @@ class NativeConsumer:
         # Never more at once: the fetch ended because there was no more, or because it has enough.
         return Piece([_batch(*each) for each in columns], [_trouble(*each) for each in troubles], may_have_more=False)
 
-    def _serve(self) -> None:
-        """Run the group's callbacks and tell the rest."""
+    def _serve(self, *, may_raise: bool = True) -> None:
+        """Run the group's callbacks and tell the rest; a fatal error is raised, unless the client ends anyway."""
         rebalances, errors, lines, statistics, lost, _ = self._client.news()
         for kind, partitions in rebalances:
             self._listeners[kind](self, [KafkaPartition(topic, number) for topic, number in partitions])
-        self._callbacks.serve(errors, lines, statistics, lost)
+        try:
+            self._callbacks.serve(errors, lines, statistics, lost)
+        except KafkaException:
+            if may_raise:
+                raise
 
     def subscribe(
         self, topics: list[str], *, on_assign: OnRebalance, on_revoke: OnRebalance, on_lost: OnRebalance
@@ -109,7 +113,7 @@ class NativeConsumer:
         try:
             if self._client.begin_close():
                 while not self._client.is_closed(CLOSE_POLL_MS):
-                    self._serve()
+                    self._serve(may_raise=False)
             elif "lost" in self._listeners:
                 # It failed for good, and says nothing any more.
                 partitions = [KafkaPartition(topic, number) for topic, number in self._client.assignment()]
