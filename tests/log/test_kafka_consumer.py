@@ -33,13 +33,15 @@ class ScriptedClient:
 
     def __init__(self) -> None:
         self.script: list[Step] = []
+        self.waits: list[float] = []
         self.assigned: dict[TopicPartition, int] = {}
         self.seeks: list[tuple[TopicPartition, int]] = []
 
     def subscribe(self, _: Sequence[str], **callbacks: Any) -> None:
         self.callbacks = callbacks
 
-    def take(self, records_max: int, _: float) -> Piece:
+    def take(self, records_max: int, timeout_s: float) -> Piece:
+        self.waits.append(timeout_s)
         messages = self._play()
         assert len(messages) <= records_max
         return piece_of(messages, may_have_more=bool(self.script))
@@ -282,6 +284,15 @@ def test_callbacks_see_each_partition_once(consumer: KafkaConsumer, diary: Diary
     client.call("on_lost", A)
     assert diary.calls == [("assigned", (A, B)), ("revoked", (B,)), ("lost", (A,))]
     assert client.assigned == {}
+
+
+def test_only_the_first_record_is_waited_for(consumer: KafkaConsumer) -> None:
+    """Word of the end of a partition is none, and the wait goes on; beside a record nothing is waited for."""
+    client = client_of(consumer)
+    end = Message(*A, offset=0, error=KafkaError(KafkaError._PARTITION_EOF, "end"))
+    client.script, client.waits = [[end], [message(A, 0)], [message(A, 1)]], []
+    assert sum(map(len, consumer.poll(10, 5.0))) == 2
+    assert [wait > 0 for wait in client.waits] == [True, True, False]
 
 
 def failing(consumer: KafkaConsumer, *messages: Message) -> Step:

@@ -245,7 +245,7 @@ class KafkaConsumer:
         """Add rows until there are enough or no more at once; waits only for the first."""
         deadline = time.monotonic() + timeout_s
         while True:
-            left_s = max(0.0, deadline - time.monotonic())
+            left_s = 0.0 if self._rows else max(0.0, deadline - time.monotonic())
             piece = self._take(max(1, records_max - len(self._rows)), left_s)
             if self._failures or len(self._rows) >= records_max:
                 return
