@@ -1,6 +1,7 @@
-"""The record codec in Python: Avro records in Confluent's wire format to Arrow columns and back.
+"""The record codec: Avro records in Confluent's wire format to Arrow columns and back.
 
-Owns the `RecordCodec` behind `open_codec`. Made of column operations on NumPy and Arrow.
+Owns the `RecordCodec` behind `open_codec`. Made of column operations on NumPy and Arrow; where the compiled reader is
+there it decodes, and what it refuses is read again in Python, which names the reason.
 
 - A bad row never spoils its batch; every failure has a code, `decode.*` or `encode.*`.
 - Values are read by the schema that wrote them and resolved to the codec's own.
