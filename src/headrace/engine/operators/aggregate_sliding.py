@@ -24,6 +24,7 @@ from headrace.engine.aggregates.accumulator import RowRefused, Rows
 from headrace.engine.operator import PARTITION, OperatorContext, RowError, StateChange
 from headrace.engine.operators.aggregate_refusals import RowTrials, may_refuse
 from headrace.engine.operators.aggregate_state import Taken
+from headrace.engine.operators.aggregate_times import SlotTimes
 from headrace.engine.operators.aggregate_window import PAIRS_MAX, WindowAggregate
 from headrace.engine.operators.sliding_late import SlidingLate
 from headrace.engine.operators.sliding_plan import SlidingPlan, SlidingPlanner, SlidingRows
@@ -78,6 +79,12 @@ class _Refused:
 
 class SlidingAggregate(WindowAggregate):
     """Sliding windows."""
+
+    # A row may make a window that starts behind it: times are no distances from the start.
+    _add_times = SlotTimes._add_times
+    _times = SlotTimes._times
+    _set_times = SlotTimes._set_times
+    _raise_times = SlotTimes._raise_times
 
     def __init__(self, step: AggregateStep, columns: Mapping[str, pl.DataType], functions: Mapping[str, Any]) -> None:
         super().__init__(step, columns, functions)
@@ -224,10 +231,10 @@ class SlidingAggregate(WindowAggregate):
         self._slab.touch(slots)
         entry, row = slots[plan.entry_window], plan.entry_row
         time_ms = together.rows.time_ms
-        np.maximum.at(self._slab["time_ms"], entry, time_ms[row])
-        np.maximum.at(self._slab["stream_time_ms"], entry, together.stream_time_ms[row])
+        self._raise_times("time_ms", entry, time_ms[row])
+        self._raise_times("stream_time_ms", entry, together.stream_time_ms[row])
         # A row may make a window that it does not lie in.
-        np.maximum.at(self._slab["stream_time_ms"], slots[made], together.stream_time_ms[plan.made[made]])
+        self._raise_times("stream_time_ms", slots[made], together.stream_time_ms[plan.made[made]])
         for accumulator, column in zip(self._accumulators, values, strict=True):
             if accumulator.in_bulk:
                 accumulator.add(Rows(entry, time_ms[row], None if column is None else column.gather(row)))
