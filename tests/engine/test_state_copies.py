@@ -324,7 +324,7 @@ def test_a_commit_of_unknown_outcome_is_looked_up(
 def test_a_restore_that_is_begun_again_writes_no_commit_twice(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log is cut under a restore, when a part of a commit is in the copy already: the next restores, from the log
     and from the copy, both find everything once."""
-    monkeypatch.setattr(changelog, "encode", functools.partial(changelog.encode, bytes_max=400))
+    monkeypatch.setattr(changelog, "encode", functools.partial(changelog.encode, bytes_max=150))
     monkeypatch.setattr(state_restore, "MIRROR_BYTES_MAX", 1)
     life.run(100)
     life.run(100)

@@ -85,13 +85,13 @@ def only_changelog(at_work: Harness) -> str:
 
 def test_state_in_many_messages_comes_back(log: Log, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change larger than a message is cut, written in one transaction, and put together at the next start."""
-    monkeypatch.setattr(changelog, "encode", functools.partial(changelog.encode, bytes_max=700))
+    monkeypatch.setattr(changelog, "encode", functools.partial(changelog.encode, bytes_max=300))
     at_work = harness(log, registry)
     at_work.publish("calls", calls(0, 500))
     at_work.run_until_caught_up()
     values = [record.value for record in at_work.records(only_changelog(at_work))]
     assert len(values) > 10
-    assert max(len(value or b"") for value in values) <= 700
+    assert max(len(value or b"") for value in values) <= 300
     at_work.publish("calls", calls(500, 10))
     worker = at_work.run_until_caught_up(instance="two")
     assert worker.status().records_restored == len(values)
