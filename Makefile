@@ -14,12 +14,12 @@ INSTALL := $(RUN) -m pip install --disable-pip-version-check --quiet --constrain
 CONNECTORS := $(patsubst %/pyproject.toml,%,$(wildcard connectors/*/pyproject.toml))
 EDITABLE := $(foreach connector,$(CONNECTORS),--editable $(connector))
 PYTEST_WORKERS ?= 2
-KAFKA_WORKERS ?= 4
+KAFKA_WORKERS ?= 3
 PYTEST_ARGS ?=
 BENCH_ARGS ?= engine
 MINUTES ?= 10
 SEED ?= 1
-# Tests with Kafka mostly wait, for sessions to end and brokers to come back: more of them fit side by side.
+# Tests with Kafka mostly wait, for sessions to end and brokers to come back: more of them fit side by side than there are cores.
 # PYTEST_ARGS may choose tests of one half alone; pytest ends with 5 for the other.
 NO_TEST_CHOSEN = { test $$? -eq 5 && test -n "$(PYTEST_ARGS)"; }
 
