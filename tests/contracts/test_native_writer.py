@@ -152,6 +152,18 @@ def test_columns_that_only_python_writes_stand_between_the_others() -> None:
     assert [each.row for each in same(schema, from_frame(frame), frame).failed] == [1, 2, 3]
 
 
+def test_a_null_record_whose_fields_take_no_nulls(open_way: Any) -> None:
+    """As decoding gives it, beside a part that only Python writes: no column without views is made another."""
+    wide = {"type": "map", "values": {"type": "bytes", "logicalType": "decimal", "precision": 80, "scale": 0}}
+    inner = {"type": "record", "name": "In", "fields": [{"name": "x", "type": "boolean"}]}
+    schema = AvroSchema.parse(record(("f", [inner, wide, "null"])))
+    codec = open_codec(schema, MemoryRegistry(), "t-value")
+    prefix = b"\0" + codec._register().id.to_bytes(4, "big")
+    values = [prefix + body(schema, {"f": value}) for value in (None, {"x": True})]
+    table = codec.decode(pa.array(values, pa.large_binary())).table
+    assert open_way(schema).encode(table, prefix).values.to_pylist() == values
+
+
 @needs_native
 def test_a_column_that_polars_cannot_hand_over() -> None:
     """Polars has 128-bit integers of its own, which no table has: the frame goes the way of a table."""

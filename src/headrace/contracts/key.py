@@ -59,7 +59,7 @@ class KeyCodec:
         """The keys of all rows. Extra columns are ignored. May raise what the registry raises."""
         if native is not None:
             return self._codec.encode(columns)
-        table = as_table(columns)
+        table = as_table(columns, self.fields)
         codes, distinct = _distinct_rows(table.select([name for name in self.fields if name in table.column_names]))
         if codes is None:
             return self._codec.encode(table)
@@ -116,8 +116,8 @@ class StringKeyCodec:
         return self._encode_in_python(columns) if self._native is None else self._native.encode(columns)
 
     def _encode_in_python(self, columns: Columns) -> Encoded:
-        table = without_views(as_table(columns))
         name = self._child.name
+        table = without_views(as_table(columns, {name}))
         if name not in table.column_names:
             return self._all_failed(table, "encode.missing_column", f"{name}: there is no such column")
         given = column = plain(table.column(name).combine_chunks())

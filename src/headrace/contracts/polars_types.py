@@ -10,7 +10,7 @@ Owns the mapping between Avro types and Polars data types.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 import polars as pl
@@ -138,9 +138,12 @@ def from_frame(frame: pl.DataFrame) -> pa.Table:
     return frame.to_arrow()
 
 
-def as_table(columns: Columns) -> pa.Table:
-    """The columns as a table."""
-    return from_frame(columns) if isinstance(columns, pl.DataFrame) else columns
+def as_table(columns: Columns, names: Collection[str]) -> pa.Table:
+    """The columns as a table; of a frame only those of these names, where it has any."""
+    if not isinstance(columns, pl.DataFrame):
+        return columns
+    wanted = [name for name in columns.columns if name in names]
+    return from_frame(columns[wanted] if wanted else columns)
 
 
 def _dtype(shape: Shape) -> pl.DataType:

@@ -56,11 +56,12 @@ class ColumnWriter:
 
     def __init__(self, schema: AvroSchema) -> None:
         self._shape = record_shape(schema)
+        self._fields = frozenset(child.name for child in self._shape.children)
         self._names = schema.names
 
     def encode(self, columns: Columns, prefix: bytes) -> Encoded:
         """`prefix` and a record for each row; null where the row failed."""
-        table = without_views(as_table(columns))
+        table = without_views(as_table(columns, self._fields))
         rows, failed = self._written(table, prefix)
         return Encoded(_without(rows.to_binary(), [each.row for each in failed]), failed)
 

@@ -78,7 +78,7 @@ class NativeWriter:
     def _prepared(self, columns: Columns, names: frozenset[str]) -> Columns:
         """The columns with those of these names written already."""
         for name in names:
-            given = as_table(columns.select([name]))
+            given = as_table(columns.select([name]), {name})
             written = self._python.encode_field(name, given)
             if isinstance(columns, pl.DataFrame):
                 columns = columns.with_columns(pl.Series(name, written, dtype=pl.Binary))

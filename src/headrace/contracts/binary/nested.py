@@ -56,10 +56,18 @@ def _without_null_items(
 def without_views(table: pa.Table) -> pa.Table:
     """The table with text and binary in place of views of them, which many of Arrow's functions do not take."""
     for index, column in enumerate(table.columns):
-        wanted = _without_views(column.type)
-        if not wanted.equals(column.type):
+        if _has_views(column.type):
+            wanted = _without_views(column.type)
             table = table.set_column(index, table.field(index).with_type(wanted), column.cast(wanted))
     return table
+
+
+def _has_views(arrow: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_dictionary(arrow):
+        return _has_views(arrow.value_type)
+    is_view = types.is_string_view(arrow) or types.is_binary_view(arrow)
+    return is_view or any(_has_views(arrow.field(index).type) for index in range(arrow.num_fields))
 
 
 def _without_views(arrow: pa.DataType) -> pa.DataType:
@@ -69,15 +77,19 @@ def _without_views(arrow: pa.DataType) -> pa.DataType:
     if types.is_dictionary(arrow):
         return pa.dictionary(arrow.index_type, _without_views(arrow.value_type), arrow.ordered)
     if types.is_struct(arrow):
-        return pa.struct([each.with_type(_without_views(each.type)) for each in arrow])
+        return pa.struct([_field_without_views(each) for each in arrow])
     if types.is_map(arrow):
-        return pa.map_(_without_views(arrow.key_type), _without_views(arrow.item_type))
+        return pa.map_(_field_without_views(arrow.key_field), _field_without_views(arrow.item_field))
     if types.is_fixed_size_list(arrow):
-        return pa.list_(_without_views(arrow.value_type), arrow.list_size)
+        return pa.list_(_field_without_views(arrow.value_field), arrow.list_size)
     if types.is_list(arrow) or types.is_large_list(arrow):
         make = pa.list_ if types.is_list(arrow) else pa.large_list
-        return make(_without_views(arrow.value_type))
+        return make(_field_without_views(arrow.value_field))
     return arrow
+
+
+def _field_without_views(field: pa.Field) -> pa.Field:
+    return field.with_type(_without_views(field.type))
 
 
 def offsets_of(lengths: npt.NDArray[np.int64]) -> Offsets:
