@@ -158,6 +158,7 @@ def test_a_group_that_does_not_say_where_it_stands_is_asked_again_by_the_next_po
     monkeypatch.setattr("headrace.log.kafka.consumer.PLACE_WITHIN_S", 0.05)
     monkeypatch.setattr(client, "committed", unanswered)
     client.call("on_assign", A)
+    client.call("on_assign")
     client.script = [[message(B, 0)]]
     assert places(consumer) == [(1, 0)]
     assert max(asked) <= 0.05

@@ -321,7 +321,8 @@ class KafkaConsumer:
         return offset is not None and partition in committed and committed[partition].offset > offset
 
     def _on_assigned(self, _: object, partitions: list[KafkaPartition]) -> None:
-        if not self._place(_names(partitions)):
+        # With those of an earlier call that nobody could place yet.
+        if not self._place([*self._unplaced, *_names(partitions)]):
             # The client wants the call in any case; the partitions are placed by a later poll.
             self._client.incremental_assign([])
 
