@@ -254,9 +254,8 @@ impl IntIndex {
         stored: Vec<Bound<'_, PyAny>>,
         slots: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let (stored, slots) = (Columns::of(&stored)?, View::<i64>::of(slots)?);
+        let (stored, slots) = stored_slots(&stored, slots)?;
         let (stored, slots) = (stored.keys(), slots.slice());
-        check_slots(slots, stored.len().min(PENDING as usize))?;
         let missing = py.detach(|| {
             let hashes: Vec<u64> = slots
                 .iter()
@@ -288,9 +287,8 @@ impl IntIndex {
         stored: Vec<Bound<'_, PyAny>>,
         slots: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let (stored, slots) = (Columns::of(&stored)?, View::<i64>::of(slots)?);
+        let (stored, slots) = stored_slots(&stored, slots)?;
         let (stored, slots) = (stored.keys(), slots.slice());
-        check_slots(slots, stored.len().min(PENDING as usize))?;
         py.detach(|| {
             self.forget_pending();
             for slot in slots {
@@ -300,6 +298,16 @@ impl IntIndex {
         });
         Ok(())
     }
+}
+
+/// Columns by slot, and slots that are in them.
+fn stored_slots(
+    stored: &[Bound<'_, PyAny>],
+    slots: &Bound<'_, PyAny>,
+) -> PyResult<(Columns, View<i64>)> {
+    let (stored, slots) = (Columns::of(stored)?, View::<i64>::of(slots)?);
+    check_slots(slots.slice(), stored.keys().len().min(PENDING as usize))?;
+    Ok((stored, slots))
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -225,6 +225,19 @@ impl RowDictionary {
         py.detach(|| layout.rows(&parts, count))
             .ok_or_else(|| PyValueError::new_err("a text points outside of its buffer"))
     }
+
+    /// The rows asked about, and where their ids go.
+    fn asked(
+        &self,
+        py: Python<'_>,
+        count: usize,
+        columns: &[Given<'_>],
+        ids: &Bound<'_, PyAny>,
+    ) -> PyResult<(Rows, Cells<i64>)> {
+        let (rows, ids) = (self.rows(py, count, columns)?, Cells::of(ids)?);
+        check_lengths(count, ids.len())?;
+        Ok((rows, ids))
+    }
 }
 
 #[pymethods]
@@ -283,8 +296,7 @@ impl RowDictionary {
         columns: Vec<Given<'_>>,
         ids: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let (rows, ids) = (self.rows(py, count, &columns)?, Cells::of(ids)?);
-        check_lengths(count, ids.len())?;
+        let (rows, ids) = self.asked(py, count, &columns, ids)?;
         py.detach(|| self.0.find(&rows, &ids));
         Ok(())
     }
@@ -297,8 +309,7 @@ impl RowDictionary {
         columns: Vec<Given<'_>>,
         ids: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let (rows, ids) = (self.rows(py, count, &columns)?, Cells::of(ids)?);
-        check_lengths(count, ids.len())?;
+        let (rows, ids) = self.asked(py, count, &columns, ids)?;
         py.detach(|| self.0.intern(&rows, &ids))
             .ok_or_else(|| PyOverflowError::new_err("the dictionary has no room for more rows"))
     }

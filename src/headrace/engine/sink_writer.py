@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from headrace.contracts.contract import Contract, KeyEncoding, TopicKind
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import open_key_codec
-from headrace.contracts.polars_types import from_frame
 from headrace.contracts.registry import Registry
 from headrace.engine.operator import DELETED, TIME, RowError
 from headrace.log.port import Outgoing
@@ -38,13 +37,13 @@ class SinkWriter:
 
     def encode(self, frame: pl.DataFrame) -> tuple[Outgoing, Sequence[RowError]]:
         """Records of the rows that fit, in order, and the rows that do not."""
-        table = from_frame(frame[self._columns])
+        rows = frame[self._columns]
         deleted = frame[DELETED].to_numpy() if DELETED in frame.columns else np.zeros(frame.height, bool)
         errors: list[RowError] = []
-        values = self._encoded_values(table, deleted, errors)
+        values = self._encoded_values(rows, deleted, errors)
         keys = None
         if self._keys is not None:
-            encoded = self._keys.encode(table)
+            encoded = self._keys.encode(rows)
             failed = [each for each in encoded.failed if not (self._takes_null_keys and each.code == "encode.null")]
             errors.extend(RowError(row, code, f"key: {message}") for row, code, message in failed)
             keys = encoded.values
@@ -57,13 +56,13 @@ class SinkWriter:
             keys = keys.filter(mask) if keys is not None else None
         return Outgoing(self.contract.topic, values, key=keys, timestamp_ms=times), errors
 
-    def _encoded_values(self, table: pa.Table, deleted: np.ndarray, errors: list[RowError]) -> pa.LargeBinaryArray:
+    def _encoded_values(self, rows: pl.DataFrame, deleted: np.ndarray, errors: list[RowError]) -> pa.LargeBinaryArray:
         if not deleted.any():
-            encoded = self._values.encode(table)
+            encoded = self._values.encode(rows)
             errors.extend(RowError(*failed) for failed in encoded.failed)
             return encoded.values
         kept = np.flatnonzero(~deleted)
-        encoded = self._values.encode(table.take(pa.array(kept)))
+        encoded = self._values.encode(rows[kept])
         errors.extend(RowError(int(kept[row]), code, message) for row, code, message in encoded.failed)
         position = np.full(len(deleted), -1, np.int64)
         position[kept] = np.arange(len(kept))
