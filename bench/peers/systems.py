@@ -212,7 +212,7 @@ def _start_copy_native(order: Order) -> Start:
 SYSTEMS: Mapping[str, System] = {
     system.name: system
     for system in (
-        _headrace("headrace", {"HEADRACE_KAFKA_CLIENT": "native"}),
+        _headrace("headrace", {}),
         _headrace("headrace-python", {"HEADRACE_KAFKA_CLIENT": "python"}),
         _headrace("headrace-pure", {"HEADRACE_NATIVE": "0"}),
         System(

@@ -18,11 +18,12 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SWITCH, raising=False)
 
 
-def test_the_native_client_is_used_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And confluent-kafka's by default."""
+def test_the_native_client_is_used_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default; and confluent-kafka's where it cannot."""
     monkeypatch.setattr(choice, "why_not_native", lambda: "")
+    assert chosen_clients().kind == "native"
+    monkeypatch.setattr(choice, "why_not_native", lambda: "no Rust here")
     assert chosen_clients().kind == "python"
-    assert chosen_clients("native").kind == "native"
 
 
 def test_who_is_named_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Which client of Kafka is used: confluent-kafka's, or the native one where it is asked for.
+"""Which client of Kafka is used: the native one where it can be, else confluent-kafka's.
 
 Owns the choice. What was asked for by name (`KafkaLog(client=...)`, or `HEADRACE_KAFKA_CLIENT`) is used or refused,
 never replaced.
@@ -59,19 +59,21 @@ def _is_for_python(settings: ClientSettings) -> bool:
 
 
 def chosen_clients(wanted: ClientKind | None = None) -> Clients:
-    """The clients that were asked for, confluent-kafka's by default."""
-    kind = wanted or os.environ.get(SWITCH) or "python"
-    if kind not in ("native", "python"):
+    """The clients that were asked for, or the native ones where they can be had."""
+    kind = wanted or os.environ.get(SWITCH) or None
+    if kind not in (None, "native", "python"):
         raise SettingsInvalid(f"{SWITCH} is {kind!r}", cure="set it to native or python, or leave it out")
     if kind == "python":
         return PythonClients()
     reason = why_not_native()
-    if reason:
+    if not reason:
+        return NativeClients()
+    if kind == "native":
         raise SettingsInvalid(
             f"the native Kafka client cannot be used: {reason}",
             cure=f"build headrace-native (`make native`), or set {SWITCH}=python",
         )
-    return NativeClients()
+    return PythonClients()
 
 
 @functools.cache
