@@ -33,6 +33,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("kafka")]
 OUTAGE_TIMEOUT_MS = 120_000
 """Longer than a broker takes to come back on a busy machine: the transaction must still be open then."""
 
+QUICKLY_OVER_MS = 1_000
+"""Shorter than a broker takes to come back."""
+
 OWNER = """
 import sys
 from headrace.testing.broker import QUICK_OPTIONS, running_broker
@@ -83,6 +86,29 @@ def test_a_transaction_survives_a_restart_of_the_broker(tmp_path: Path, capsys: 
         stop_broker(home)
     assert find_broker(home) is None
     assert (home / "data").is_dir()
+
+
+def test_an_open_transaction_does_not_outlive_a_killed_broker(tmp_path: Path) -> None:
+    """It times out while the broker comes back, which has nobody yet to tell (KAFKA-20734): its rows must not become
+    those of the next transaction."""
+    home = tmp_path / "kafka"
+    address = start_broker(home, heap=QUICK_OPTIONS).bootstrap
+    try:
+        with closing(KafkaLog(address, transaction_timeout_ms=QUICKLY_OVER_MS)) as log:
+            topic, name = make_topic(log), unique("id")
+            with closing(log.producer(transactional_id=name)) as producer:
+                producer.begin()
+                producer.produce(outgoing(topic, [b"given up"]))
+                producer.flush()
+                assert stop_broker(home, hard=True)
+                assert start_broker(home, heap=QUICK_OPTIONS).bootstrap == address
+            with closing(log.producer(transactional_id=name)) as producer:
+                producer.begin()
+                producer.produce(outgoing(topic, [b"after"]))
+                producer.commit()
+            assert values_of(read(log, topic, 1)) == [b"after"]
+    finally:
+        stop_broker(home)
 
 
 def test_a_broker_dies_with_its_owner() -> None:

@@ -37,6 +37,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from headrace.testing.kafka_jars import BrokerError, file_lock, jar_directory, java_command, kafka_version
+from headrace.testing.kafka_mend import mended_directory
 
 HEAP_OPTIONS = ("-Xms512m", "-Xmx1g")
 QUICK_OPTIONS = ("-Xms256m", "-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -185,7 +186,8 @@ def running_broker(directory: Path | None = None, *, heap: Sequence[str] = HEAP_
 def _start(
     home: Path, configure: Callable[[], _Configured], *, temporary: bool, owner_pid: int | None, heap: Sequence[str]
 ) -> Broker:
-    java, classpath = java_command(), f"{jar_directory()}/*"
+    java, libs = java_command(), jar_directory()
+    classpath = f"{mended_directory(libs, kafka_version())}{os.pathsep}{libs}/*"
     for attempt in range(START_ATTEMPTS_MAX):
         properties, address, behind_proxy = configure()
         command = [java, *heap, f"-Dlog4j2.configurationFile={home / 'log4j2.properties'}", "-cp", classpath]
