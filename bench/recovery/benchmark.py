@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--passes", type=int, default=1, help="how often each key is written before")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each latency measurement")
-    parser.add_argument("--records", type=int, default=2_000_000, help="of the scaling measurement")
+    parser.add_argument("--records", type=int, default=12_000_000, help="of the scaling measurement")
     parser.add_argument("--minutes", type=float, default=1.0, help="of the soak")
     parser.add_argument("--only", default=",".join(MEASUREMENTS), help="names, separated by commas")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
