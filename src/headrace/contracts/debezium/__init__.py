@@ -1,0 +1,1 @@
+"""Debezium's topics as input: what its connectors write, as one model of a change."""

@@ -1,0 +1,50 @@
+"""Debezium's stand-ins for values that the database did not log.
+
+Owns `UnavailableValues`: which values stand for "unchanged", in every form that connectors give them.
+
+- PostgreSQL does not log a large value (TOAST) that an update left alone; Debezium then writes a placeholder in the
+  column's type. No reader may take it for data.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import uuid
+from typing import Any
+
+PLACEHOLDER = "__debezium_unavailable_value"
+"""Debezium's default of `unavailable.value.placeholder`."""
+_HEX = "hex:"
+
+
+class UnavailableValues:
+    """Tells placeholders from data."""
+
+    def __init__(self, placeholder: str = PLACEHOLDER) -> None:
+        """`placeholder` as the connector is configured; `hex:` in front says bytes."""
+        raw = bytes.fromhex(placeholder[len(_HEX) :]) if placeholder.startswith(_HEX) else placeholder.encode()
+        text = raw.decode(errors="replace")
+        self._bytes, self._text = raw, text
+        map_text = json.dumps({text: text}, separators=(",", ":"))
+        # Bytes come as text where `binary.handling.mode` says so.
+        base64_texts = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+        self._texts = frozenset({text, raw.hex(), map_text, *base64_texts, *(t.rstrip("=") for t in base64_texts)})
+        self._codes = [byte - 256 if byte > 127 else byte for byte in raw]
+        # Java's `UUID.nameUUIDFromBytes`: version 3 of the bytes, without a name space in front.
+        self._uuid = str(uuid.UUID(bytes=hashlib.md5(raw, usedforsecurity=False).digest(), version=3))
+
+    def __contains__(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return value in self._texts
+        if isinstance(value, bytes):
+            return value == self._bytes
+        if isinstance(value, list):
+            return self._is_array(value)
+        return isinstance(value, dict) and value == {self._text: self._text}
+
+    def _is_array(self, value: list[Any]) -> bool:
+        if len(value) == 1:
+            return value[0] in (self._text, self._uuid)
+        return value == self._codes
