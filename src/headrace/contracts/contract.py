@@ -46,6 +46,17 @@ class KeyEncoding(enum.Enum):
     """The UTF-8 text of the only key field, as Kafka's StringSerializer writes it."""
 
 
+class ValueFormat(enum.Enum):
+    """Who writes the topic's records, and how."""
+
+    AVRO = "avro"
+    """Framed Avro of the contract's own schema, written by headrace or by any client that follows the contract."""
+    DEBEZIUM_AVRO = "debezium_avro"
+    """Avro that a Debezium connector writes, with schemas and types of its own. Only read."""
+    DEBEZIUM_JSON = "debezium_json"
+    """JSON that a Debezium connector writes, keys too, with or without a schema in each record. Only read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contract:
     """One topic's contract. `retention_ms` None keeps records for ever."""
@@ -58,6 +69,8 @@ class Contract:
     key: tuple[str, ...] = ()
     """Columns of `schema` that make the key, in order; empty for keyless topics."""
     key_encoding: KeyEncoding = KeyEncoding.AVRO
+    format: ValueFormat = ValueFormat.AVRO
+    """How the records are written. Only a topic of kind `change` may be Debezium's."""
     time: str | None = None
     """Column of `schema` with the event time; None for the record's timestamp."""
     record_time: bool = False

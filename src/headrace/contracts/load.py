@@ -22,6 +22,7 @@ from headrace.contracts.contract import (
     Contract,
     KeyEncoding,
     TopicKind,
+    ValueFormat,
 )
 from headrace.contracts.contract_errors import ContractInvalid, ContractsInvalid, Problems
 from headrace.contracts.duration import DurationInvalid, parse_duration_ms
@@ -40,6 +41,7 @@ KEYS = (
     "kind",
     "key",
     "key_encoding",
+    "format",
     "time",
     "compatibility",
     "retention",
@@ -114,6 +116,7 @@ class _ContractFile:
         key = self._key(schema, kind)
         time, ahead_max_ms = self._time(schema)
         encoding = self._key_encoding(schema, key)
+        written = self._format(kind)
         compatibility = self._choice("compatibility", CompatibilityMode, CompatibilityMode.BACKWARD)
         retention_ms, partitions = self._retention(), self._partitions()
         owner, description = self._text("owner"), self._text("description")
@@ -128,6 +131,7 @@ class _ContractFile:
             kind=kind,
             key=key,
             key_encoding=encoding,
+            format=written,
             time=None if time == RECORD_TIMESTAMP else time,
             record_time=time == RECORD_TIMESTAMP,
             time_ahead_max_ms=ahead_max_ms,
@@ -339,6 +343,16 @@ class _ContractFile:
         if column and not (len(branches) == 1 and _kind(branches[0]) in _STRING_KEY_TYPES):
             self._add(f"key_encoding 'string' needs a text key, {key[0]!r} is none", "key_encoding", "use avro")
         return encoding
+
+    def _format(self, kind: TopicKind) -> ValueFormat:
+        written = self._choice("format", ValueFormat, ValueFormat.AVRO)
+        if written is ValueFormat.AVRO:
+            return written
+        if kind is not TopicKind.CHANGE:
+            self._add("a topic that Debezium writes is of kind change", "format", "write kind: change")
+        if written is ValueFormat.DEBEZIUM_JSON and self._source.get("key_encoding") is not None:
+            self._add("keys of debezium-json are JSON, and have no 'key_encoding'", "key_encoding", "leave it out")
+        return written
 
     # --- time, retention, partitions
 

@@ -23,6 +23,7 @@ from headrace.contracts.contract import Contract, TopicKind
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.registry import Registry
+from headrace.contracts.topic_codec import open_topic_codec
 from headrace.egress.config import EgressConfig
 from headrace.egress.sdk import EgressBatch, Mode, Operation
 from headrace.egress.view import View, source_contract
@@ -65,8 +66,11 @@ class Decoder:
     def __init__(self, config: EgressConfig, contract: Contract, registry: Registry, view: View) -> None:
         self._mode, self._contract, self._view = config.mode, contract, view
         self._unwraps = contract.kind is TopicKind.CHANGE and config.mode is not Mode.APPEND
-        wire = source_contract(config, contract).schema if not self._unwraps else contract.value_schema
-        self._values: RecordCodec = open_codec(wire, registry, f"{contract.topic}-value")
+        self._values: RecordCodec = (
+            open_topic_codec(contract, registry)
+            if contract.kind is TopicKind.CHANGE
+            else open_codec(source_contract(config, contract).schema, registry, f"{contract.topic}-value")
+        )
         self._keys: KeyCodec | None = open_key_codec(contract, registry) if contract.key else None
 
     def decode(self, records: RecordBatch) -> DecodedRows:

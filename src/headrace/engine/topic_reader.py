@@ -22,10 +22,10 @@ import pyarrow as pa
 
 from headrace.contracts.codec import Decoded, RecordCodec
 from headrace.contracts.contract import Contract, TopicKind
-from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.polars_types import to_frame
 from headrace.contracts.registry import Registry
+from headrace.contracts.topic_codec import open_topic_codec
 from headrace.engine.operator import DELETED, PARTITION, SOURCE, TIME
 from headrace.log.port import RecordBatch
 
@@ -66,9 +66,8 @@ class TopicReader:
         self.contract = contract
         self._is_table = contract.kind is not TopicKind.EVENT
         self._is_change = contract.kind is TopicKind.CHANGE
-        subject = f"{contract.topic}-value"
         wanted = None if columns is None else columns_to_decode(contract, columns)
-        self._values: RecordCodec = open_codec(contract.value_schema, registry, subject, columns=wanted)
+        self._values: RecordCodec = open_topic_codec(contract, registry, columns=wanted)
         self._keys: KeyCodec | None = open_key_codec(contract, registry) if contract.key else None
         self._key_schema, self._value_schema = contract.key_schema, contract.value_schema
         self._columns = [field.name for field in contract.schema.fields]

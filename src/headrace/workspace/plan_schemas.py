@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.compatibility import Incompatibility, check
 from headrace.contracts.compatibility_warnings import warnings
-from headrace.contracts.contract import Contract, KeyEncoding
+from headrace.contracts.contract import Contract, KeyEncoding, ValueFormat
 from headrace.contracts.registry import RegisteredSchema, Registry
 from headrace.workspace.changes import Change, Problem, RegisterSchema, SchemaVerdict, SetCompatibility
 
@@ -41,7 +41,9 @@ def plan_schemas(contracts: Iterable[Contract], registry: Registry) -> SchemaSta
 
 
 def subjects_of(contract: Contract) -> Iterator[tuple[str, AvroSchema]]:
-    """The subjects of a contract's topic, with their schemas."""
+    """The subjects of a contract's topic, with their schemas. Debezium registers its own."""
+    if contract.format is not ValueFormat.AVRO:
+        return
     if contract.key_schema is not None and contract.key_encoding is KeyEncoding.AVRO:
         yield f"{contract.topic}-key", contract.key_schema
     yield f"{contract.topic}-value", contract.value_schema

@@ -21,9 +21,9 @@ import pyarrow as pa
 
 from headrace.contracts.codec import Decoded, FailedRow, RecordCodec
 from headrace.contracts.contract import Contract
-from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.registry import Registry
+from headrace.contracts.topic_codec import open_topic_codec
 from headrace.errors import HeadraceError
 from headrace.log.port import Consumer, Log, RecordBatch, TopicPartition, UnknownTopic
 from headrace.workspace.errors import did_you_mean
@@ -95,7 +95,7 @@ class Decoder:
         self._values: RecordCodec | None = None
         self._keys: KeyCodec | None = None
         if contract is not None:
-            self._values = open_codec(contract.value_schema, registry, f"{contract.topic}-value")
+            self._values = open_topic_codec(contract, registry)
             self._keys = open_key_codec(contract, registry) if contract.key else None
 
     def decode(self, batch: RecordBatch) -> list[ReadRecord]:

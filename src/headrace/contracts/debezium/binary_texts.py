@@ -6,7 +6,6 @@ Owns the reading of such a text without knowing which of the modes wrote it.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
@@ -20,7 +19,7 @@ def text_bytes(text: str) -> bytes | None:
         return bytes.fromhex(text)
     try:
         return base64.b64decode(text.translate(_TO_STANDARD), validate=True)
-    except binascii.Error:
+    except ValueError:
         return bytes.fromhex(text) if _HEX.fullmatch(text) else None
 
 

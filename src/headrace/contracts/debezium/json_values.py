@@ -10,7 +10,6 @@ Owns strict parsing of JSON texts, and the check of a payload against the type b
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
@@ -144,7 +143,7 @@ def _bytes(value: Any, of: ConnectType, path: str) -> Any:
         raise _wrong(path, "is no text of base64")
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise _wrong(path, "is no text of base64") from None
 
 

@@ -115,24 +115,30 @@ def _variable_scale(value: Any, of: ConnectType) -> Decimal:
 # --- times
 
 
+def _count(value: Any) -> int:
+    """A schema may give the name of a count to any type."""
+    if not isinstance(value, int):
+        raise TypeError("no count")
+    return value
+
+
 def _days(value: Any, of: ConnectType) -> str:
+    value = _count(value)
     return times.INFINITE_DAYS.get(value) or times.date_text(value)
 
 
 def _time(nanos_per_unit: int) -> Meaning:
     def convert(value: Any, of: ConnectType) -> str:
-        text = times.time_text(value * nanos_per_unit)
-        if text is None:
-            # MySQL's TIME is a span of up to 838 hours.
-            return times.duration_text(value * nanos_per_unit // 1000)
-        return text
+        nanos = _count(value) * nanos_per_unit
+        # MySQL's TIME is a span of up to 838 hours.
+        return times.time_text(nanos) or times.duration_text(nanos // 1000)
 
     return convert
 
 
 def _timestamp(nanos_per_unit: int, infinite: Mapping[int, str], zone: str = "") -> Meaning:
     def convert(value: Any, of: ConnectType) -> str:
-        return infinite.get(value) or times.timestamp_text(value * nanos_per_unit, zone)
+        return infinite.get(_count(value)) or times.timestamp_text(value * nanos_per_unit, zone)
 
     return convert
 
@@ -204,8 +210,8 @@ MEANINGS: Mapping[str, Meaning] = {
     "io.debezium.time.IsoDate": _ISO_DATE,
     "io.debezium.time.IsoTime": _ISO_TIME,
     "io.debezium.time.IsoTimestamp": _LOCAL,
-    "io.debezium.time.MicroDuration": lambda value, of: times.duration_text(value),
-    "io.debezium.time.NanoDuration": lambda value, of: times.duration_text(value // 1000),
+    "io.debezium.time.MicroDuration": lambda value, of: times.duration_text(_count(value)),
+    "io.debezium.time.NanoDuration": lambda value, of: times.duration_text(_count(value) // 1000),
     "io.debezium.data.Bits": _bits,
     "io.debezium.data.EnumSet": _enum_set,
     "io.debezium.data.Uuid": _uuid,

@@ -18,6 +18,8 @@ from headrace.contracts.debezium.logical import branch_of, meaning
 from headrace.contracts.debezium.problems import Unreadable
 from headrace.contracts.debezium.types import ConnectType, WriterType, json_type
 
+_NO_NAMES: Mapping[str, ConnectType] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
@@ -25,13 +27,15 @@ class Payload:
 
     value: Any
     type: ConnectType | None = None
-    names: Mapping[str, ConnectType] = field(default_factory=dict)
+    names: Mapping[str, ConnectType] = field(default_factory=lambda: _NO_NAMES)
+    is_unchecked: bool = False
+    """The value is JSON as it was parsed, not yet checked against `type`: whoever takes a part of it does that."""
 
     def field(self, name: str) -> Payload:
         """A field of a struct or object; a payload of None where there is none."""
         value = self.value.get(name) if isinstance(self.value, dict) else None
         found = self.type.field(name) if self.type is not None and value is not None else None
-        return Payload(value, self._resolved(value, found), self.names)
+        return Payload(value, self._resolved(value, found), self.names, self.is_unchecked)
 
     def meant(self, path: str) -> Any:
         """The value as its type means it. Raises `Unreadable`."""
@@ -53,8 +57,12 @@ def json_payload(value: Any) -> Payload:
     schema, payload = value["schema"], value["payload"]
     if schema is None:
         return Payload(untyped(payload))
-    of = json_type(schema)
-    return Payload(typed(payload, of), of)
+    return typed_payload(payload, json_type(schema))
+
+
+def typed_payload(value: Any, of: ConnectType) -> Payload:
+    """A parsed payload of a type. Raises `Unreadable`."""
+    return Payload(typed(value, of), of)
 
 
 def is_wrapped(value: Any) -> bool:

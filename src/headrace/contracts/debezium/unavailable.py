@@ -17,6 +17,8 @@ from typing import Any
 PLACEHOLDER = "__debezium_unavailable_value"
 """Debezium's default of `unavailable.value.placeholder`."""
 _HEX = "hex:"
+_ENCODED_BYTES_MIN = 8
+"""Shorter placeholders are not looked for in base64 or hexadecimal digits: a column may well hold such a text."""
 
 
 class UnavailableValues:
@@ -27,10 +29,8 @@ class UnavailableValues:
         raw = bytes.fromhex(placeholder[len(_HEX) :]) if placeholder.startswith(_HEX) else placeholder.encode()
         text = raw.decode(errors="replace")
         self._bytes, self._text = raw, text
-        map_text = json.dumps({text: text}, separators=(",", ":"))
-        # Bytes come as text where `binary.handling.mode` says so.
-        base64_texts = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
-        self._texts = frozenset({text, raw.hex(), map_text, *base64_texts, *(t.rstrip("=") for t in base64_texts)})
+        map_text = json.dumps({text: text}, separators=(",", ":"), ensure_ascii=False)
+        self._texts = frozenset({text, map_text, *(_encoded(raw) if len(raw) >= _ENCODED_BYTES_MIN else ())})
         self._codes = [byte - 256 if byte > 127 else byte for byte in raw]
         # Java's `UUID.nameUUIDFromBytes`: version 3 of the bytes, without a name space in front.
         self._uuid = str(uuid.UUID(bytes=hashlib.md5(raw, usedforsecurity=False).digest(), version=3))
@@ -45,6 +45,10 @@ class UnavailableValues:
         return isinstance(value, dict) and value == {self._text: self._text}
 
     def _is_array(self, value: list[Any]) -> bool:
-        if len(value) == 1:
-            return value[0] in (self._text, self._uuid)
-        return value == self._codes
+        return value == self._codes or (len(value) == 1 and value[0] in (self._text, self._uuid))
+
+
+def _encoded(raw: bytes) -> set[str]:
+    """The texts of bytes, as `binary.handling.mode` has them."""
+    texts = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+    return {raw.hex(), *texts, *(text.rstrip("=") for text in texts)}

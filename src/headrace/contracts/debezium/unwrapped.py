@@ -26,7 +26,7 @@ from headrace.contracts.debezium.unavailable import UnavailableValues
 PREFIX = "__"
 """Debezium's default of `add.fields.prefix` and `add.headers.prefix`."""
 NEW_KEY_HEADER, OLD_KEY_HEADER = "__debezium.newkey", "__debezium.oldkey"
-CONTEXT_HEADERS = "__debezium.context."
+OWN_HEADERS = "__debezium."
 
 _ENVELOPE_FIELDS = ("op", "deleted", "ts_ms", "ts_us", "ts_ns")
 _SOURCE_FIELDS = (
@@ -60,7 +60,7 @@ def is_row(key: Payload, value: Payload, headers: Mapping[str, Any]) -> bool:
     row = value.value
     if value.type is not None and value.type.name.endswith(".Value"):
         return True
-    if f"{PREFIX}op" in headers or any(name.startswith(CONTEXT_HEADERS) for name in headers):
+    if f"{PREFIX}op" in headers or any(name.startswith(OWN_HEADERS) for name in headers):
         return True
     if f"{PREFIX}deleted" in row or f"{PREFIX}op" in row:
         return True
@@ -96,6 +96,12 @@ def null_value(topic: str, key: Payload, headers: Mapping[str, Any], form: Form 
     if key.value is None:
         raise Unreadable(problems.MISSING_KEY, "a record with neither key nor value")
     return NotAChange(problems.TOMBSTONE, "a tombstone: it lets compaction forget the key", False)
+
+
+def told_operation(row: Mapping[str, Any]) -> tuple[str, bool]:
+    """The operation of an unwrapped row, and whether it is a deletion. Raises `Unreadable`."""
+    operation, _ = _operation(_added(row))
+    return operation.value, operation is Operation.DELETE
 
 
 def moved(change: Change, headers: Mapping[str, Any]) -> Change:
