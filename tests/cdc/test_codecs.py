@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,13 @@ import headrace as hr
 from headrace.contracts.codec import Decoded
 from headrace.contracts.contract import Contract, ValueFormat
 from headrace.contracts.contract_errors import ContractInvalid
+from headrace.contracts.debezium.avro_values import PREFIX_BYTES
+from headrace.contracts.debezium.change import Change
+from headrace.contracts.debezium.json_values import parse_json
+from headrace.contracts.debezium.payloads import NOTHING, avro_payload, json_payload
+from headrace.contracts.debezium.reading import ChangeReader, DebeziumRecord
+from headrace.contracts.debezium.types import writer_type
+from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import open_key_codec
 from headrace.contracts.polars_types import to_frame
 from headrace.contracts.registry_memory import MemoryRegistry
@@ -230,6 +238,46 @@ def test_contracts_that_cannot_be(text: str, problem: str) -> None:
 
     with pytest.raises(ContractInvalid, match=problem):
         contract_of(f"topic: t\n{text}\nfields:\n  id: string\n", "c.yaml")
+
+
+# --- one model
+
+
+def native_change(made: Contract, envelope: pa.Table) -> Change:
+    """What an envelope of headrace's own is to a reader of changes."""
+    encoded = open_codec(made.value_schema, MemoryRegistry(), "t-value").encode(envelope)
+    assert encoded.failed == []
+    (value,) = encoded.values.to_pylist()
+    payload = avro_payload(value[PREFIX_BYTES:], writer_type(made.value_schema))
+    change = ChangeReader().read(DebeziumRecord("t", NOTHING, payload))
+    assert isinstance(change, Change)
+    return change
+
+
+def test_native_capture_and_debezium_come_to_one_model() -> None:
+    """Rows of every type, once as Debezium wrote them and once in headrace's own envelopes: the changes are equal,
+    where they stand in the source too."""
+    topic = "shop.public.types"
+    made, found = decoded("postgresql-json-schema", topic, TYPES)
+    values = [value for value in records("postgresql-json-schema", topic)[1] if value is not None]
+    reader = ChangeReader()
+    compared = 0
+    for at, row in enumerate(found.rows.tolist()):
+        theirs = reader.read(DebeziumRecord(topic, NOTHING, json_payload(parse_json(values[row]))))
+        assert isinstance(theirs, Change)
+        ours = native_change(made, found.table.slice(at, 1))
+        names = [field.name for field in made.schema.fields if field.name != "ts3"]  # An instant, the contract says.
+        for side in ("before", "after"):
+            one, other = getattr(ours, side), getattr(theirs, side)
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert {name: one[name] for name in names} == {name: other[name] for name in names}
+                compared += 1
+        parts = ("operation", "table", "snapshot", "time_ms")
+        assert [getattr(ours, part) for part in parts] == [getattr(theirs, part) for part in parts]
+        assert ours.position.compare(theirs.position) == 0
+        assert ours.transaction == theirs.transaction or theirs.transaction is None
+    assert compared >= 5
 
 
 # --- MongoDB

@@ -227,12 +227,12 @@ MEANINGS: Mapping[str, Meaning] = {
     "avro.date": _days,
     "avro.time-millis": _time(MILLIS),
     "avro.time-micros": _time(MICROS),
-    "avro.timestamp-millis": _timestamp(MILLIS, {}, "Z"),
-    "avro.timestamp-micros": _timestamp(MICROS, {}, "Z"),
-    "avro.timestamp-nanos": _timestamp(1, {}, "Z"),
-    "avro.local-timestamp-millis": _timestamp(MILLIS, {}),
-    "avro.local-timestamp-micros": _timestamp(MICROS, {}),
-    "avro.local-timestamp-nanos": _timestamp(1, {}),
+    "avro.timestamp-millis": _timestamp(MILLIS, times.INFINITE_MILLIS, "Z"),
+    "avro.timestamp-micros": _timestamp(MICROS, times.INFINITE_MICROS, "Z"),
+    "avro.timestamp-nanos": _timestamp(1, times.INFINITE_NANOS, "Z"),
+    "avro.local-timestamp-millis": _timestamp(MILLIS, times.INFINITE_MILLIS),
+    "avro.local-timestamp-micros": _timestamp(MICROS, times.INFINITE_MICROS),
+    "avro.local-timestamp-nanos": _timestamp(1, times.INFINITE_NANOS),
 }
 """Types that are not what their raw value says. `io.debezium.data.Json`, `Xml`, `Enum`, `Tsvector`, `Ltree`, `Year`,
 `Interval`, the vectors and the geometries are: texts, numbers, lists of numbers and structs with `wkb` and `srid`."""
