@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headrace as hr
+from headrace.contracts.avro import AvroSchema
 from headrace.contracts.codec import Decoded
 from headrace.contracts.contract import Contract, ValueFormat
 from headrace.contracts.contract_errors import ContractInvalid
@@ -31,12 +32,14 @@ from headrace.contracts.topic_codec import open_topic_codec
 from headrace.flow.compile import compile_pipeline
 from headrace.log.columns import outgoing
 from headrace.log.embedded import EmbeddedLog
+from headrace.testing import Driver
 from headrace.workspace.plan_schemas import subjects_of
 from tests.cdc.recorded import TYPES, binary, contract, records, registry
 from tests.engine.harness import Harness
 
 CUSTOMERS = "\n  id: int\n  name: string\n  visits: int\n  email: string?\n"
 FORMATS = {"postgresql-json-schema": "debezium-json", "postgresql-avro": "debezium-avro"}
+SET_OF_NAMES = '"name":"name","type":{"type":"string","connect.name":"io.debezium.data.EnumSet"}'
 BY_COLUMNS = (
     "\n".join(line for line in TYPES.splitlines() if not re.match(r"  (nn|tstz|bit12|md|pt|ttz|t):", line)) + "\n"
 )
@@ -67,6 +70,24 @@ def test_json_and_avro_become_the_same_columns(fields: str) -> None:
     for name in FORMATS:
         _, found = decoded(name, topic, fields)
         assert [(each.row, each.code) for each in found.failed] == [(2, "decode.invalid")]
+
+
+def test_one_batch_by_columns_and_by_record() -> None:
+    """Two versions of a table in one batch, one of them with a type that Avro has no word for, and bad rows between:
+    every row comes at its place."""
+    topic, name = "shop.public.customers", "postgresql-avro"
+    made, schemas = contract(topic, "debezium-avro", CUSTOMERS), registry(name)
+    values = [value for value in records(name, topic)[1] if value is not None]
+    number = int.from_bytes(values[0][1:5], "big")
+    text = schemas.by_id(number).text.replace('"name":"name","type":"string"', SET_OF_NAMES)
+    assert SET_OF_NAMES in text
+    other = schemas.register("other", AvroSchema.parse(text)).id.to_bytes(4, "big")
+    batch = [each for value in values for each in (value, b"\0" + other + value[5:], None, b"\0\0\0\0\x63", value[:-9])]
+    found = open_topic_codec(made, schemas).decode(binary(batch))
+    assert found.rows.tolist() == [5 * at + n for at in range(len(values)) for n in (0, 1)]
+    assert {each.code for each in found.failed} == {"decode.unknown_schema_id", "decode.truncated"}
+    frame = to_frame(found.table, made.value_schema)
+    assert frame[::2].select("op", "before", "after").equals(frame[1::2].select("op", "before", "after"))
 
 
 def test_types_become_what_the_contract_says() -> None:
@@ -314,7 +335,21 @@ def test_documents_are_rows() -> None:
     assert keys.table.to_pylist() == [{"_id": oid["$oid"]}]
 
 
-# --- a pipeline
+# --- pipelines
+
+
+def test_a_test_publishes_rows_to_it() -> None:
+    """Under test the topic of Debezium's is one like any other: rows and deletions, no envelopes to write by hand."""
+    made = contract("customers", "debezium-json", CUSTOMERS)
+
+    @hr.pipeline(owner="test", name="p")
+    def people() -> Any:
+        return hr.table("customers").select("id", "name").to("people")
+
+    with Driver(people, contracts=[made]) as driver:
+        driver.publish("customers", [{"id": 1, "name": "Ann", "visits": 1}, {"id": 2, "name": "Bob", "visits": 2}])
+        driver.delete("customers", {"id": 1})
+        assert list(driver.table("people").values()) == [{"id": 2, "name": "Bob"}]
 
 
 @pytest.mark.parametrize("name", ["postgresql-json-schema", "postgresql-json", "postgresql-avro", "unwrapped-rewrite"])

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from headrace.contracts.contract import Contract
+from headrace.contracts.contract import Contract, ValueFormat
 from headrace.contracts.duration import parse_duration_ms
 from headrace.contracts.load import load_contracts
 from headrace.contracts.registry_memory import MemoryRegistry
@@ -366,6 +367,11 @@ def _compiled(pipelines: Sequence[Pipelines], contracts: Mapping[str, Contract])
 
 
 def _contracts(given: Contracts) -> dict[str, Contract]:
+    """By topic. Whoever writes a topic in production, a test's rows are written as headrace writes them."""
+    return {topic: replace(each, format=ValueFormat.AVRO) for topic, each in _given(given).items()}
+
+
+def _given(given: Contracts) -> dict[str, Contract]:
     if isinstance(given, str | Path):
         folder = Path(given)
         inner = folder / "contracts"
