@@ -11,7 +11,8 @@ A line is an object with `topic`, `key`, `value` and `headers`; further names ar
 - a text of JSON: the same;
 - a text of Avro bytes in base64 or hexadecimal digits. Its schema is `key_schema` or `value_schema` of the line (an
   Avro schema as JSON or as text; the bytes may have Confluent's five bytes in front or not), or found by the id in
-  those five bytes among `schemas`: an object of Avro schemas by id, of the line or of a line of its own before it;
+  those five bytes among `schemas`: an object of Avro schemas by id, of the line or of a line of its own before it.
+  `schema` of the line may hold both schemas, as `key` and `value`;
 - an object of `schema` (an Avro schema) and `payload`, `bytes` or `avro` (the bytes in base64 or hexadecimal digits);
 - for keys any other text: the key is that text.
 
@@ -57,6 +58,7 @@ from headrace.contracts.debezium.types import WriterType, avro_type, json_type
 
 INVALID_LINE = "cdc.invalid_line"
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
+PARTS = {"key", "value"}
 _BYTE_NAMES = ("payload", "bytes", "avro")
 
 
@@ -141,7 +143,7 @@ def _record(raw: bytes, schemas: Schemas, line: Line) -> DebeziumRecord | None:
         raise Unreadable(INVALID_LINE, f"the line is not JSON: {error.reason}") from None
     if not isinstance(given, dict):
         raise Unreadable(INVALID_LINE, "the line is no object")
-    if "schemas" in given:
+    if "schemas" in given and not (isinstance(given["schemas"], dict) and given["schemas"].keys() <= PARTS):
         schemas.add(given["schemas"])
         if not given.keys() & {"topic", "key", "value"}:
             return None
@@ -163,7 +165,7 @@ def _part(given: Mapping[str, Any], part: str, schemas: Schemas) -> Payload:
     stated = given.get(part)
     if stated is None:
         return NOTHING
-    schema = next((given[name] for name in (f"{part}_schema", f"{part}Schema") if given.get(name) is not None), None)
+    schema = _schema_of(given, part)
     if isinstance(schema, str):
         schema = _schema_text(schema)
     if _is_avro_pair(stated):
@@ -173,6 +175,16 @@ def _part(given: Mapping[str, Any], part: str, schemas: Schemas) -> Payload:
     if not isinstance(stated, str):
         return json_payload(stated)
     return _text(stated, part, schemas)
+
+
+def _schema_of(given: Mapping[str, Any], part: str) -> Any:
+    """What a line says of the schema of its key or value."""
+    own = [given[name] for name in (f"{part}_schema", f"{part}Schema") if given.get(name) is not None]
+    for name in ("schema", "schemas"):
+        both = given.get(name)
+        if isinstance(both, dict) and both.get(part) is not None and both.keys() <= PARTS:
+            own.append(both[part])
+    return own[0] if own else None
 
 
 def _schema_text(text: str) -> Any:

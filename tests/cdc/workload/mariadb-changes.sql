@@ -1,0 +1,11 @@
+USE inventory;
+INSERT INTO types (id) VALUES (2);
+INSERT INTO types (id,tm) VALUES (3,'-838:59:59');
+BEGIN; UPDATE customers SET visits=visits+1; INSERT INTO customers VALUES (3,'Cy',0),(4,'Di',0); COMMIT;
+UPDATE customers SET id=20 WHERE id=2;
+DELETE FROM customers WHERE id=1;
+ALTER TABLE customers ADD COLUMN email varchar(20);
+INSERT INTO customers VALUES (5,'Ed',0,'e@x');
+FLUSH BINARY LOGS;
+INSERT INTO customers VALUES (6,'Flo',0,NULL);
+TRUNCATE TABLE customers;
