@@ -1,4 +1,5 @@
-"""What all tests share: one Kafka broker per test session, found or started when the first test asks for it."""
+"""What all tests share: one Kafka broker per test session, found or started when the first test asks for it, and log
+lines that go where they went before."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import structlog
 
 from headrace.log.kafka import KafkaLog
 from headrace.testing.broker import stop_broker
@@ -36,6 +38,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _session() -> tuple[int, Path]:
     owner, _, directory = os.environ[SESSION_VARIABLE].partition(":")
     return int(owner), Path(directory)
+
+
+@pytest.fixture(autouse=True)
+def log_lines_go_where_they_went(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands say where log lines go, for their process: tests after them must not print into what was captured, nor
+    keep a logger that does."""
+    before, configure = structlog.get_config(), structlog.configure
+    monkeypatch.setattr(
+        structlog, "configure", lambda **given: configure(**{**given, "cache_logger_on_first_use": False})
+    )
+    yield
+    configure(**before)
 
 
 @pytest.fixture(scope="session")
