@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import cast
 
 import numpy as np
 import pytest
 
 from headrace.log.columns import batch_records, binary_column, outgoing
 from headrace.log.kafka import KafkaLog
+from headrace.log.kafka.client import Piece
+from headrace.log.kafka.consumer import KafkaConsumer
 from headrace.log.partitioner import partition_for
 from headrace.log.port import (
     Fenced,
@@ -301,6 +304,27 @@ def test_the_beginning_may_move_before_the_first_fetch(kafka_log: KafkaLog) -> N
     topic = make_topic(kafka_log)
     write(kafka_log, outgoing(topic, numbered(10)))
     with closing(kafka_log.consumer()) as consumer, closing(kafka_log.admin()) as admin:
+        consumer.assign({TopicPartition(topic, 0): 10})
+        consumer.pause([TopicPartition(topic, 0)])
+        consumer.seek(beginning(topic))
+        admin.delete_records({TopicPartition(topic, 0): 4})
+        consumer.resume([TopicPartition(topic, 0)])
+        assert values_of(drain(consumer, 6)[topic]) == numbered(10)[4:]
+
+
+def test_word_of_a_beginning_that_moved_may_come_twice(kafka_log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was said of the position before is not said of the new one."""
+    topic = make_topic(kafka_log)
+    write(kafka_log, outgoing(topic, numbered(10)))
+    with closing(kafka_log.consumer()) as consumer, closing(kafka_log.admin()) as admin:
+        client = cast(KafkaConsumer, consumer)._client
+
+        def twice(records_max: int, timeout_s: float) -> Piece:
+            piece = take(records_max, timeout_s)
+            return piece._replace(troubles=[each for each in piece.troubles for _ in range(2)])
+
+        take = client.take
+        monkeypatch.setattr(client, "take", twice)
         consumer.assign({TopicPartition(topic, 0): 10})
         consumer.pause([TopicPartition(topic, 0)])
         consumer.seek(beginning(topic))

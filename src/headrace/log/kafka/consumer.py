@@ -300,9 +300,12 @@ class KafkaConsumer:
 
     def _judge_position(self, partition: TopicPartition, offset: int | None, error: KafkaError) -> None:
         """There is no record at a position."""
-        if self._began.get(partition) == offset:
+        began = self._began.get(partition)
+        if began is not None and offset is not None and offset <= began:
             # Retention was faster than the first fetch; the beginning is elsewhere now.
-            self._seek(partition, self._resolved({partition: OFFSET_BEGINNING})[partition])
+            if offset == began:
+                self._seek(partition, self._resolved({partition: OFFSET_BEGINNING})[partition])
+            # Else it was sought since: the client may say the same once more, when a pause came in between.
             return
         where = f"the position in partition {partition.partition} of topic {partition.topic!r}"
         try:
