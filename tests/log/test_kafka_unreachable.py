@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from headrace.errors import Fault
 from headrace.log.columns import outgoing
-from headrace.log.kafka import KafkaLog, SettingsInvalid, choice
+from headrace.log.kafka import KafkaLog, SettingsInvalid, choice, cluster
 from headrace.log.kafka.client import ClientKind
 from headrace.log.kafka.connection import NOTICE_INTERVAL_S, Connection
 from headrace.log.port import (
@@ -110,6 +110,37 @@ def test_closing_does_not_wait_for_a_broker(log: KafkaLog) -> None:
     for each in (producer, consumer, log):
         each.close()
     assert time.monotonic() - started < 5
+
+
+def test_a_question_to_a_client_that_was_given_up_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread gives up the client that all share: it answers with its end, or never."""
+    monkeypatch.setattr(cluster, "ANSWER_MARGIN_S", 0.1)
+    monkeypatch.setattr(cluster.Cluster, "_refresh", lambda _: None)
+    shared = cluster.Cluster({"bootstrap.servers": NOWHERE}, Connection(NOWHERE))
+    monkeypatch.setattr(shared.connection, "request_timeout_s", lambda: 0.1)
+    ended: Future[str] = Future()
+    ended.set_exception(KafkaException(KafkaError(KafkaError._DESTROY)))
+    answered: Future[str] = Future()
+    answered.set_result("here")
+    answers = [answered, Future(), ended]
+    assert shared.resolve("asking", ["a"], lambda keys: {key: answers.pop() for key in keys}) == {"a": "here"}
+    assert not answers
+
+
+def test_a_client_is_given_up_once() -> None:
+    """Who waited for the old one leaves its successor alone."""
+    shared = cluster.Cluster({"bootstrap.servers": NOWHERE}, Connection(NOWHERE, unavailable_after_s=0.0))
+    first, successors = shared.client(), []
+
+    def fails(_: list[str]) -> dict[str, Future[str]]:
+        shared.close()
+        successors.append(shared.client())
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    with pytest.raises(LogUnavailable):
+        shared.resolve("asking", ["a"], fails)
+    assert first is not shared.client()
+    assert shared.client() is successors[-1]
 
 
 def test_trouble_is_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

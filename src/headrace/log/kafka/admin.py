@@ -25,7 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from headrace.log.kafka.client import PartitionAnswer
-from headrace.log.kafka.cluster import Cluster
+from headrace.log.kafka.cluster import Cluster, awaited
 from headrace.log.kafka.errors import group_error, is_passing, kafka_error, port_error
 from headrace.log.port import (
     LogError,
@@ -126,7 +126,8 @@ class KafkaAdmin:
 
     def _listed_groups(self) -> Sequence[Any]:
         def ask() -> Any:
-            answer = self._cluster.client().list_consumer_groups(request_timeout=self._timeout_s()).result()
+            asked = self._cluster.client().list_consumer_groups(request_timeout=self._timeout_s())
+            answer = awaited(asked, self._timeout_s())
             for error in answer.errors:
                 raise error if isinstance(error, KafkaException) else KafkaException(error)
             return answer
@@ -166,7 +167,7 @@ class KafkaAdmin:
             futures = self._cluster.client().alter_consumer_group_offsets(
                 [ConsumerGroupTopicPartitions(group, wanted)], request_timeout=self._timeout_s()
             )
-            answer = futures[group].result()
+            answer = awaited(futures[group], self._timeout_s())
             for partition in answer.topic_partitions:
                 if partition.error is not None:
                     raise KafkaException(partition.error)

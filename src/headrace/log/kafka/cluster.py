@@ -37,6 +37,10 @@ END = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 VISIBLE_TIMEOUT_S = 30.0
 """How long a change may take to be seen after the controller confirmed it."""
 VISIBLE_POLL_S = 0.02
+ANSWER_MARGIN_S = 2.0
+"""How long an answer may take beyond the timeout of its question before it is taken for lost."""
+
+_GONE = KafkaError(KafkaError._TIMED_OUT, "the client that was asked is gone")
 
 logger = structlog.get_logger("headrace.log.kafka")
 
@@ -57,6 +61,19 @@ def _told(answer: Any) -> Any:
     if getattr(answer, "offset", None) == OFFSET_INVALID:
         raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
     return answer
+
+
+def awaited(answer: Future[Any], timeout_s: float) -> Any:
+    """What a question was answered, that had so much time. Raises `KafkaException`, of an error that passes when there
+    is no answer: a client that another thread gives up answers with its end, or not at all."""
+    try:
+        return answer.result(max(0.0, timeout_s) + ANSWER_MARGIN_S)
+    except TimeoutError as lost:
+        raise KafkaException(_GONE) from lost
+    except KafkaException as raised:
+        if kafka_error(raised).code() == KafkaError._DESTROY:
+            raise KafkaException(_GONE) from raised
+        raise
 
 
 class Cluster:
@@ -101,13 +118,17 @@ class Cluster:
         """The answer to each key: its value, or the `KafkaError` that does not pass."""
         answers: dict[Key, Any] = {}
         waiting = list(keys)
+        asked = self.client()
 
         def attempt() -> None:
+            nonlocal asked
+            asked = self.client()
             futures = request(waiting)
+            deadline = time.monotonic() + self.connection.request_timeout_s()
             passing: KafkaError | None = None
             for key in list(waiting):
                 try:
-                    answers[key] = _told(futures[key].result())
+                    answers[key] = _told(awaited(futures[key], deadline - time.monotonic()))
                 except KafkaException as raised:
                     error = kafka_error(raised)
                     if is_passing(error):
@@ -124,9 +145,15 @@ class Cluster:
                 self.connection.repeat(action, attempt)
             except LogUnavailable:
                 # A client that has seen a broker without brokers may never ask again (librdkafka #5301).
-                self.close()
+                self._give_up(asked)
                 raise
         return answers
+
+    def _give_up(self, client: AdminClient) -> None:
+        """Let a client go, unless another thread did already: its successor has questions of its own."""
+        with self._lock:
+            if self._client is client:
+                self._client = None
 
     def _refresh(self) -> None:
         """Look again at who leads what: the client does not, and would ask with the epoch it knew for ever."""
