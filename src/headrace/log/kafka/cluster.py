@@ -118,7 +118,7 @@ class Cluster:
         """The answer to each key: its value, or the `KafkaError` that does not pass."""
         answers: dict[Key, Any] = {}
         waiting = list(keys)
-        asked = self.client()
+        asked: AdminClient | None = None
 
         def attempt() -> None:
             nonlocal asked
@@ -149,7 +149,7 @@ class Cluster:
                 raise
         return answers
 
-    def _give_up(self, client: AdminClient) -> None:
+    def _give_up(self, client: AdminClient | None) -> None:
         """Let a client go, unless another thread did already: its successor has questions of its own."""
         with self._lock:
             if self._client is client:
