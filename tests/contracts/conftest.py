@@ -16,11 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
+from tests.contracts.ways import needs_native
 
 from headrace.contracts import fastavro_codec, key
-from headrace.native import native
-
-needs_native = pytest.mark.skipif(native is None, reason="headrace-native is not installed")
 
 SAMPLE_NAMES = ("a", "b", "c", "d", "e", "f")
 

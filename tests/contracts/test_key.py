@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.contracts.conftest import needs_native
+from tests.contracts.ways import needs_native
 
 from headrace.contracts import fastavro_codec, key, wire
 from headrace.contracts.arrow import from_frame

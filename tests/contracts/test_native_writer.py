@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.contracts.any_table import any_table
-from tests.contracts.conftest import needs_native
 from tests.contracts.test_codec import SAMPLES, record
 from tests.contracts.test_codec_failures import REFUSED
+from tests.contracts.ways import needs_native
 
 from headrace.contracts import fastavro_codec
 from headrace.contracts.avro import AvroSchema
