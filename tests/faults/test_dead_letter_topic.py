@@ -53,7 +53,7 @@ CLIENT = {
     "sasl.password": "${SHOP_PASSWORD}",
 }
 STOP_TIMEOUT_S = 150.0
-"""The client does not tell that a transaction may not write to a topic: its records stay unsent for a minute."""
+"""The client does not tell that a transaction may not write to a topic: its records stay unsent for a while."""
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,8 @@ def test_a_forbidden_dead_letter_topic(scene: Scene, broker: OwnBroker) -> None:
     ]
     for future in admin.create_acls(rules).values():
         future.result()
-    wait_until(lambda: bool(reason(scene)), "a word about it", STOP_TIMEOUT_S)
+    refusal = f"may not write to topic '{scene.names.dead_letters}'"
+    wait_until(lambda: refusal in reason(scene), "a word about it", STOP_TIMEOUT_S)
     every = AclBindingFilter(
         ResourceType.TOPIC, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
     )

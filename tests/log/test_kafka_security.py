@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from headrace.log.columns import outgoing
 from headrace.log.kafka import KafkaLog
+from headrace.log.kafka import producer as producer_module
 from headrace.log.kafka.client import ClientKind
 from headrace.log.kafka.errors import LogDenied
 from headrace.log.port import LogUnavailable
@@ -31,8 +40,10 @@ JAAS = (
 
 
 class Guarded(NamedTuple):
-    """Where a broker asks for a password, where it does so encrypted, and by what its certificate is known."""
+    """Where a broker lets everyone in and do everything, where it asks for a password, where it does so encrypted, and
+    by what its certificate is known."""
 
+    open: str
     password: str
     encrypted: str
     authority: str
@@ -57,12 +68,15 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "sasl.enabled.mechanisms": "PLAIN",
         "listener.name.password.plain.sasl.jaas.config": JAAS,
         "listener.name.encrypted.plain.sasl.jaas.config": JAAS,
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+        "allow.everyone.if.no.acl.found": "true",
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(key),
     }
     start_broker(home / "broker", owner_pid=os.getpid(), temporary=True, heap=QUICK_OPTIONS, settings=settings)
     try:
-        yield Guarded(f"127.0.0.1:{password}", f"127.0.0.1:{encrypted}", str(certificate))
+        yield Guarded(*(f"127.0.0.1:{port}" for port in (plain, password, encrypted)), authority=str(certificate))
     finally:
         stop_broker(home / "broker")
 
@@ -124,3 +138,31 @@ def test_an_unknown_certificate_is_not_trusted(guarded: Guarded, kafka_client: C
         pytest.raises((LogDenied, LogUnavailable), match=r"(?i)ssl|certificate"),
     ):
         log.producer(transactional_id=unique("id"))
+
+
+def test_a_topic_that_a_transaction_may_not_write_is_named(
+    guarded: Guarded, kafka_client: ClientKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client tells nothing of a right that lacks and keeps the records; the producer looks why they stay."""
+    monkeypatch.setattr(producer_module, "RIGHTS_ASKED_AFTER_S", 0.5)
+    address, settings = settings_of(guarded, "SASL_PLAINTEXT")
+    with closing(KafkaLog(address, config=settings)) as log:
+        allowed, forbidden = make_topic(log), make_topic(log)
+        _forbid_to_write(guarded, forbidden)
+        with closing(log.producer(transactional_id=unique("id"))) as producer:
+            producer.begin()
+            producer.produce(outgoing(allowed, [b"may be written"]))
+            producer.produce(outgoing(forbidden, [b"may not"]))
+            with pytest.raises(LogDenied, match=f"may not write to topic '{forbidden}'"):
+                producer.commit()
+
+
+def _forbid_to_write(guarded: Guarded, topic: str) -> None:
+    place = (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{USER}", "*")
+    rules = [
+        AclBinding(*place, AclOperation.WRITE, AclPermissionType.DENY),
+        AclBinding(*place, AclOperation.ALL, AclPermissionType.ALLOW),
+    ]
+    admin = AdminClient({"bootstrap.servers": guarded.open})
+    for future in admin.create_acls(rules).values():
+        future.result(30)

@@ -22,7 +22,13 @@ from typing import Any, TypeVar
 import structlog
 from confluent_kafka import OFFSET_INVALID, Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclOperation,
+    AdminClient,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+)
 
 from headrace.log.kafka.connection import Connection
 from headrace.log.kafka.errors import DENIED, is_passing, kafka_error, port_error
@@ -74,6 +80,14 @@ def awaited(answer: Future[Any], timeout_s: float) -> Any:
         if kafka_error(raised).code() == KafkaError._DESTROY:
             raise KafkaException(_GONE) from raised
         raise
+
+
+def _is_writable(described: Any) -> bool:
+    """Whether a topic's description, or the error in its place, leaves open that it may be written to."""
+    if isinstance(described, KafkaError):
+        return described.code() not in DENIED
+    rights = described.authorized_operations
+    return not rights or AclOperation.WRITE in rights
 
 
 class Cluster:
@@ -225,16 +239,23 @@ class Cluster:
                 error = KafkaError(KafkaError._UNKNOWN_PARTITION)
         return port_error(error, action=action, subject=subject)
 
-    def describe_topics(self, names: Iterable[str]) -> dict[str, Any]:
-        """Kafka's description of each topic, or its error."""
+    def describe_topics(self, names: Iterable[str], *, with_rights: bool = False) -> dict[str, Any]:
+        """Kafka's description of each topic, or its error; if asked for, with what this user may do (KIP-430)."""
 
         def request(keys: list[str]) -> Mapping[str, Future[Any]]:
             futures: Mapping[str, Future[Any]] = self.client().describe_topics(
-                TopicCollection(keys), request_timeout=self.connection.request_timeout_s()
+                TopicCollection(keys),
+                include_authorized_operations=with_rights,
+                request_timeout=self.connection.request_timeout_s(),
             )
             return futures
 
         return self.resolve("describing topics", names, request)
+
+    def unwritable(self, names: Iterable[str]) -> list[str]:
+        """Those of these topics that this user may not write to, as far as the brokers tell."""
+        described = self.describe_topics(sorted(names), with_rights=True)
+        return [name for name, topic in described.items() if not _is_writable(topic)]
 
     def describe_configs(self, names: Iterable[str]) -> dict[str, Any]:
         """The config entries of each topic by name, or its error."""

@@ -26,7 +26,15 @@ from headrace.log.kafka.admin import kafka_offsets
 from headrace.log.kafka.bounded_calls import BoundedCalls, CallLost
 from headrace.log.kafka.client import Clients, Feed, ProducerClient
 from headrace.log.kafka.cluster import Cluster, TopicFacts
-from headrace.log.kafka.errors import DENIED, PRODUCER_FENCED, is_fatal, is_passing, kafka_error, port_error
+from headrace.log.kafka.errors import (
+    DENIED,
+    PRODUCER_FENCED,
+    LogDenied,
+    is_fatal,
+    is_passing,
+    kafka_error,
+    port_error,
+)
 from headrace.log.kafka.settings import BATCH_BYTES, ClientSettings, producer_settings
 from headrace.log.port import (
     CommitUnknown,
@@ -52,6 +60,10 @@ FACTS_FRESH_S = 5.0
 
 PARTITION_NEWS_TIMEOUT_S = 30.0
 """How long a new partition may be unknown to the broker that the client asks."""
+
+RIGHTS_ASKED_AFTER_S = 10.0
+"""How long records may stay unsent before the rights to write them are looked at: of a right that lacks in a
+transaction librdkafka tells nobody. It keeps the records, or drops all of them."""
 
 QUEUE_FULL_POLL_S = 0.02
 LOST_AFTER_S = 5.0
@@ -92,6 +104,8 @@ class KafkaProducer:
         self._phase = Phase.NONE
         self._has_offsets = False
         """Whether the transaction under way moves a group."""
+        self._topics: set[str] = set()
+        """Those that the transaction under way writes to."""
         self._broken: LogError | None = None
         self._is_deaf = False
         """Whether the last question got no answer for as long as there is patience."""
@@ -116,6 +130,7 @@ class KafkaProducer:
         assert self._phase is Phase.NONE, f"begin() in phase {self._phase.value}"
         self._step("beginning a transaction", self._open().begin_transaction)
         self._phase = Phase.OPEN
+        self._topics.clear()
 
     def produce(self, records: Outgoing) -> None:
         self._raise_if_broken()
@@ -125,6 +140,8 @@ class KafkaProducer:
         if rows == 0:
             return
         facts = self._check_partitions(records)
+        if self._transactional_id is not None:
+            self._topics.add(records.topic)
         sizes = _record_sizes(records)
         facts = self._check_sizes(records.topic, sizes, facts)
         is_any_batch_good = facts.record_bytes_max > BATCH_BYTES
@@ -137,16 +154,39 @@ class KafkaProducer:
 
     def flush(self, timeout_s: float = 30.0) -> None:
         self._raise_if_broken()
+        at_first_s = min(timeout_s, RIGHTS_ASKED_AFTER_S)
+        left = self._flush_for(at_first_s)
+        if left:
+            # Whoever closes now waits for nothing more.
+            self._is_deaf = True
+            self._raise_if_forbidden()
+            left = self._flush_for(timeout_s - at_first_s)
+            self._is_deaf = bool(left)
+        if left:
+            raise LogUnavailable(
+                f"{left} records are not stored by Kafka at {self._connection.bootstrap_servers} after {timeout_s:g} s",
+                cure="check the brokers; flush() may be called again and waits for the same records",
+            )
+
+    def _flush_for(self, timeout_s: float) -> int:
+        """How many records are left after so long."""
         try:
             left = self._open().flush(timeout_s)
         except KafkaException as raised:
             self._raise_from(raised, action="flushing")
         self._raise_failures()
-        if left:
-            self._is_deaf = True
-            raise LogUnavailable(
-                f"{left} records are not stored by Kafka at {self._connection.bootstrap_servers} after {timeout_s:g} s",
-                cure="check the brokers; flush() may be called again and waits for the same records",
+        return left
+
+    def _raise_if_forbidden(self) -> None:
+        """Records of a transaction are never sent when one of its topics may not be written."""
+        try:
+            forbidden = self._cluster.unwritable(self._topics)
+        except LogUnavailable:
+            return  # Then that is what is wrong, and the records are waited for.
+        if forbidden:
+            raise LogDenied(
+                f"the user of {self._connection.bootstrap_servers} may not write to topic {forbidden[0]!r}",
+                cure="grant it the operation WRITE on the topic (kafka-acls --add --operation Write --topic ...)",
             )
 
     def commit(
@@ -336,6 +376,8 @@ class KafkaProducer:
                 error, topic = self._first_failure
                 if error.code() in DENIED:
                     raise port_error(error, action=f"storing records for topic {topic!r}")
+                if error.code() == KafkaError._PURGE_QUEUE:
+                    self._raise_if_forbidden()
                 reason = f": {self._failures} records failed, the first for topic {topic!r}: {error.str()}"
             raise TransactionAborted(f"the transaction of {self._transactional_id!r} cannot be committed{reason}")
 
