@@ -1,5 +1,5 @@
-"""What all tests share: one Kafka broker per test session, found or started when the first test asks for it, and log
-lines that go where they went before."""
+"""What all tests share: one Kafka broker and one PostgreSQL per session, found or started when a test asks for it, and
+log lines that go where they went before."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ import structlog
 from headrace.log.kafka import KafkaLog
 from headrace.testing.broker import stop_broker
 from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
+from headrace.testing.postgres import stop_postgres
+from headrace.testing.postgres_service import PostgresMissing, postgres_service
 
 SESSION_VARIABLE = "HEADRACE_TEST_SESSION"
 """`<process id>:<directory>` of the session, handed to the workers of pytest-xdist by the environment."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The session's first process owns the broker; the workers of pytest-xdist share it."""
+    """The session's first process owns the servers; the workers of pytest-xdist share them."""
     if not hasattr(config, "workerinput"):
         os.environ[SESSION_VARIABLE] = f"{os.getpid()}:{tempfile.mkdtemp(prefix='headrace-session-')}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop the broker, if any worker started one."""
+    """Stop the servers that any worker started."""
     if not hasattr(config, "workerinput"):
         _, directory = _session()
         stop_broker(directory / "kafka")
+        stop_postgres(directory / "postgres")
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -71,3 +74,17 @@ def kafka_log(kafka_bootstrap: str) -> Iterator[KafkaLog]:
     """A log over that broker."""
     with closing(KafkaLog(kafka_bootstrap)) as log:
         yield log
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of a real PostgreSQL, as its superuser. Make a database of your own in it, and drop it."""
+    owner_pid, directory = _session()
+    try:
+        service = postgres_service(directory / "postgres", owner_pid=owner_pid)
+    except PostgresMissing as missing:
+        if is_required():
+            raise
+        pytest.skip(str(missing))
+    with service as url:
+        yield url

@@ -165,7 +165,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BrokerError, match="java"):
         start_broker(tmp_path / "kafka")
     monkeypatch.delenv("HEADRACE_TEST_KAFKA", raising=False)
-    monkeypatch.setattr("headrace.testing.kafka_service._docker_answers", lambda: False)
+    monkeypatch.setattr("headrace.testing.kafka_service.docker_answers", lambda: False)
     with pytest.raises(KafkaMissing, match="HEADRACE_TEST_KAFKA"):
         kafka_service(tmp_path / "kafka", owner_pid=os.getpid())
     old = tmp_path / "java"

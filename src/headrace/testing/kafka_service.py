@@ -49,7 +49,7 @@ def kafka_service(session_directory: Path, *, owner_pid: int) -> AbstractContext
     address = os.environ.get(ADDRESS_VARIABLE)
     if address:
         return nullcontext(address)
-    if _docker_answers():
+    if docker_answers():
         return _container()
     reason = missing_programs()
     if reason:
@@ -61,7 +61,8 @@ def kafka_service(session_directory: Path, *, owner_pid: int) -> AbstractContext
     return nullcontext(broker.bootstrap)
 
 
-def _docker_answers() -> bool:
+def docker_answers() -> bool:
+    """Whether a Docker daemon can be used here."""
     try:
         docker: Any = importlib.import_module("docker")
     except ImportError:
