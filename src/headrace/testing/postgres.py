@@ -88,7 +88,7 @@ def programs() -> Path:
     if on_path is None:
         raise PostgresError(
             "PostgreSQL is not installed",
-            cure="install it (Debian, Ubuntu: apt-get install postgresql), or set HEADRACE_TEST_POSTGRES to the URL of a"
+            cure="install it (Debian: apt-get install postgresql), or set HEADRACE_TEST_POSTGRES to the URL of a"
             " server with wal_level=logical",
         )
     return Path(on_path).parent
