@@ -80,7 +80,7 @@ class ColumnBuilder:
         arrays = [
             self._column(child, [row.get(child.name, MISSING) for row in rows], misfits) for child in self._children
         ]
-        return self._good(arrays, len(rows), misfits)
+        return good_rows(arrays, self.arrow_schema, len(rows), misfits)
 
     def from_values(self, columns: Mapping[str, Sequence[Any]], length: int) -> Columns:
         """Columns from one sequence of values per column; a column that is not given takes its default, or null."""
@@ -89,7 +89,7 @@ class ColumnBuilder:
         for child in self._children:
             values = columns.get(child.name)
             arrays.append(self._column(child, [MISSING] * length if values is None else values, misfits))
-        return self._good(arrays, length, misfits)
+        return good_rows(arrays, self.arrow_schema, length, misfits)
 
     def from_table(self, table: pa.Table) -> Columns:
         """Columns from Arrow columns of any types that hold the same values. Other columns must not be there."""
@@ -102,7 +102,7 @@ class ColumnBuilder:
             column = table.column(child.name).combine_chunks()
             cast = self._cast(child, column)
             arrays.append(self._column(child, column.to_pylist(), misfits) if cast is None else cast)
-        return self._good(arrays, table.num_rows, misfits)
+        return good_rows(arrays, self.arrow_schema, table.num_rows, misfits)
 
     def unknown_columns(self, names: Sequence[str]) -> list[str]:
         """Names that the schema does not have."""
@@ -160,14 +160,16 @@ class ColumnBuilder:
         except pa.ArrowException:
             return None
 
-    def _good(self, arrays: list[pa.Array], length: int, misfits: dict[int, Misfit]) -> Columns:
-        table = pa.Table.from_arrays(arrays, schema=self.arrow_schema)
-        if not misfits:
-            return Columns(table, np.arange(length, dtype=np.int64), {})
-        good = np.ones(length, dtype=bool)
-        good[list(misfits)] = False
-        rows = np.flatnonzero(good).astype(np.int64)
-        return Columns(table.take(pa.array(rows)), rows, misfits)
+
+def good_rows(arrays: Sequence[pa.Array], schema: pa.Schema, length: int, misfits: Mapping[int, Misfit]) -> Columns:
+    """Converted columns without the rows that do not fit."""
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    if not misfits:
+        return Columns(table, np.arange(length, dtype=np.int64), {})
+    good = np.ones(length, dtype=bool)
+    good[list(misfits)] = False
+    rows = np.flatnonzero(good).astype(np.int64)
+    return Columns(table.take(pa.array(rows)), rows, misfits)
 
 
 def _same_family(source: pa.DataType, target: pa.DataType) -> bool:
