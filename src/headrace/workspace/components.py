@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from headrace.egress.config import EgressConfig
 from headrace.egress.replay_input import REPLAYS_FROM
@@ -25,7 +26,7 @@ from headrace.engine.stream_time import BEFORE_ALL_MS
 from headrace.engine.worker import PipelineWorker
 from headrace.errors import HeadraceError
 from headrace.flow.plan import CompiledPipeline
-from headrace.ingress.cdc.sqlite import SqliteCdc
+from headrace.ingress.cdc.worker import CdcWorker
 from headrace.log.port import Fenced
 from headrace.workspace.config import LOCAL_FOLDER
 from headrace.workspace.control import ControlTopic
@@ -164,7 +165,7 @@ class IngressComponent:
                     cure="run it in one place, and restart that one",
                 ) from error
 
-    def _status(self, cdc: SqliteCdc, previous: ComponentStatus | None) -> ComponentStatus:
+    def _status(self, cdc: CdcWorker[Any], previous: ComponentStatus | None) -> ComponentStatus:
         status, now_ms = cdc.status(), time.time_ns() // 1_000_000
         counters = status.counters
         records = counters.changes + counters.snapshot_rows

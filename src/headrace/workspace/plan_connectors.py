@@ -9,6 +9,7 @@ Owns the questions that are put to sources and connectors before anything runs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.errors import EgressInvalid
@@ -16,6 +17,7 @@ from headrace.egress.sdk import load_connector
 from headrace.egress.view import View
 from headrace.errors import HeadraceError
 from headrace.ingress.cdc.sqlite import SqliteCdc
+from headrace.ingress.cdc.worker import CdcWorker
 from headrace.workspace.changes import Change, Json, Problem, SetUpIngress
 from headrace.workspace.environment import Environment
 from headrace.workspace.errors import UnknownName, did_you_mean
@@ -43,13 +45,13 @@ def plan_ingress(workspace: Workspace, environment: Environment) -> IngressStage
     stage = IngressStage()
     for config in workspace.ingress:
         try:
-            missing = open_ingress(config, workspace, environment).missing()
+            ingress = open_ingress(config, workspace, environment)
+            missing = ingress.missing()
         except HeadraceError as error:
             stage.problems.append(Problem.of(error))
             continue
         if missing:
-            summary = f"triggers and change log for {', '.join(missing)} in {config.database.name}"
-            stage.changes.append(SetUpIngress(config.name, summary))
+            stage.changes.append(SetUpIngress(config.name, ingress.setup_summary(missing)))
     return stage
 
 
@@ -62,7 +64,7 @@ def set_up_ingress(name: str, workspace: Workspace, environment: Environment) ->
     raise UnknownName(f"workspace {workspace.name!r} has no ingress {name!r}")
 
 
-def open_ingress(config: IngressConfig, workspace: Workspace, environment: Environment) -> SqliteCdc:
+def open_ingress(config: IngressConfig, workspace: Workspace, environment: Environment) -> CdcWorker[Any]:
     """The ingress of a configuration. Raises what does not fit its contracts."""
     return SqliteCdc(
         config, environment.log, environment.registry, workspace.contracts, workspace=environment.workspace

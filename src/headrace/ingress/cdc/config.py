@@ -1,6 +1,6 @@
-"""What `ingress/*.yaml` of kind `sqlite-cdc` says.
+"""What `ingress/*.yaml` of the kinds that capture changes says.
 
-Owns the model; `ingress.config` reads files.
+Owns the models; `ingress.config` reads files.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ class CdcTable(_Model):
     """A topic whose contract is of kind `change`; its columns are those that are captured."""
 
 
-class SqliteCdcConfig(_Model):
-    """One ingress from a SQLite database."""
+class CdcConfig(_Model):
+    """What an ingress from any database says."""
 
-    kind: Literal["sqlite-cdc"] = "sqlite-cdc"
     name: IngressName
     """The file's name without its ending, unless it says another."""
-    database: Path
     tables: Mapping[str, CdcTable] = Field(min_length=1)
     """By table name."""
     owner: str = ""
@@ -42,8 +40,6 @@ class SqliteCdcConfig(_Model):
     """How long to wait before looking again when nothing changed."""
     batch_rows_max: int = Field(default=5_000, ge=1, le=100_000)
     """Changes of one table, or rows of a snapshot, in one transaction."""
-    prune_interval_ms: int = Field(default=1_000, ge=0, le=3_600_000)
-    """How often published changes leave the change log; that takes the database's write lock for a moment."""
     where: Where | None = Field(default=None, exclude=True)
 
     @property
@@ -54,3 +50,12 @@ class SqliteCdcConfig(_Model):
     def topics(self) -> tuple[str, ...]:
         """Topics written, sorted."""
         return tuple(sorted({table.topic for table in self.tables.values()}))
+
+
+class SqliteCdcConfig(CdcConfig):
+    """One ingress from a SQLite database."""
+
+    kind: Literal["sqlite-cdc"] = "sqlite-cdc"
+    database: Path
+    prune_interval_ms: int = Field(default=1_000, ge=0, le=3_600_000)
+    """How often published changes leave the change log; that takes the database's write lock for a moment."""

@@ -14,25 +14,25 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.contracts.codec import RecordCodec
 from headrace.contracts.contract import Contract
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.registry import Registry
-from headrace.ingress.cdc.reader import DELETE, READ, Changes
-from headrace.ingress.columns import ColumnBuilder, null_rows
+from headrace.ingress.cdc.changes import DELETE, READ, TRUNCATE, UPDATE, Cells, Changes
+from headrace.ingress.columns import ColumnBuilder, Columns, null_rows
 from headrace.ingress.values import Form
 from headrace.log.columns import HeaderRow
 from headrace.log.dead_letters import Reason, error_headers
 from headrace.log.port import Int64Column, Outgoing
 
-CONNECTOR = "sqlite"
 _VERSION = "1"
 """Of the meaning of `source`; raised when a field changes its meaning."""
 
@@ -59,25 +59,70 @@ class Envelopes:
     dead: Sequence[DeadChange]
 
 
+class Builder(Protocol):
+    """Builds columns of one record schema from a source's values."""
+
+    def from_values(self, columns: Mapping[str, Any], length: int) -> Columns: ...
+
+
+class Dialect(Protocol):
+    """What envelopes of one kind of database have of their own. One belongs to one table."""
+
+    connector: str
+
+    def builders(self, changes: Changes) -> tuple[Builder, Builder]:
+        """Of rows, and of keys."""
+
+    def source(self, changes: Changes) -> Mapping[str, pa.Array]:
+        """Fields of the `source` block beside those that are known of every database."""
+
+    def transaction(self, changes: Changes) -> pa.Array | None:
+        """The `transaction` block, for databases that tell."""
+
+
+class SqliteDialect:
+    """SQLite knows numbers of changes."""
+
+    connector = "sqlite"
+
+    def __init__(self, contract: Contract) -> None:
+        assert contract.key_schema is not None
+        self._builders = ColumnBuilder(contract.schema, Form.SQLITE), ColumnBuilder(contract.key_schema, Form.SQLITE)
+
+    def builders(self, changes: Changes) -> tuple[Builder, Builder]:
+        return self._builders
+
+    def source(self, changes: Changes) -> Mapping[str, pa.Array]:
+        return {
+            "sequence": pa.array([str(number) for number in changes.sequence], pa.string()),
+            "change_lsn": pa.array([f"{number:020d}" for number in changes.sequence], pa.string()),
+            "table": pa.array([changes.table] * len(changes), pa.string()),
+        }
+
+    def transaction(self, changes: Changes) -> pa.Array | None:
+        return None
+
+
 class EnvelopeEncoder:
     """Encodes the changes of one table. Raises `RegistryUnavailable`; the same call may be made again."""
 
-    def __init__(self, contract: Contract, registry: Registry, *, ingress: str, database: str) -> None:
-        assert contract.key_schema is not None
+    def __init__(
+        self, contract: Contract, registry: Registry, *, ingress: str, database: str, dialect: Dialect | None = None
+    ) -> None:
         self.contract, self._ingress, self._database = contract, ingress, database
-        self._rows = ColumnBuilder(contract.schema, Form.SQLITE)
-        self._keys = ColumnBuilder(contract.key_schema, Form.SQLITE)
+        self._dialect: Dialect = dialect or SqliteDialect(contract)
         self._values: RecordCodec = open_codec(contract.value_schema, registry, f"{contract.topic}-value")
         self._key_codec: KeyCodec = open_key_codec(contract, registry)
 
     def encode(self, changes: Changes) -> Envelopes:
         """The records of these changes."""
-        bad: dict[int, Reason] = {}
+        bad: dict[int, Reason] = dict(changes.bad)
+        rows, key_rows = self._dialect.builders(changes)
         deletions = np.array([operation == DELETE for operation in changes.operation], dtype=bool)
-        keys = self._key_table(changes, deletions, bad)
-        after = self._side(changes.after, np.flatnonzero(~deletions), len(changes), bad)
-        has_before = np.array([operation in ("u", DELETE) for operation in changes.operation], dtype=bool)
-        before = self._side(changes.before, np.flatnonzero(has_before), len(changes), None)
+        keys = self._key_table(key_rows, changes, deletions, bad)
+        after = self._side(rows, changes.after, np.flatnonzero(~deletions), len(changes), bad)
+        has_before = np.array([operation in (UPDATE, DELETE) for operation in changes.operation], dtype=bool)
+        before = self._side(rows, changes.before, np.flatnonzero(has_before), len(changes), None)
         values = self._values.encode(self._envelopes(changes, before, after))
         encoded_keys = self._key_codec.encode(keys)
         for encoded, part in ((values, "value"), (encoded_keys, "key")):
@@ -85,6 +130,20 @@ class EnvelopeEncoder:
                 bad.setdefault(failed.row, Reason("encode", failed.code, f"{part}: {failed.message}"))
         outgoing, change = self._records(changes, values.values, encoded_keys.values, deletions, bad)
         return Envelopes(outgoing, change, [self.dead_change(changes, row, bad[row]) for row in sorted(bad)])
+
+    def truncation(self, changes: Changes, partitions: int) -> Envelopes:
+        """The records of one truncation: one without key in every partition, so that each of them is in order."""
+        assert list(changes.operation) == [TRUNCATE]
+        schema = self._values.arrow_schema
+        nothing = [pa.nulls(1, schema.field(side).type) for side in ("before", "after")]
+        value = self._values.encode(self._envelopes(changes, *nothing)).values
+        outgoing = Outgoing(
+            topic=self.contract.topic,
+            value=value.take(pa.array([0] * partitions)),
+            partition=np.arange(partitions, dtype=np.int32),
+            timestamp_ms=np.full(partitions, changes.changed_at_ms[0], dtype=np.int64),
+        )
+        return Envelopes(outgoing, np.zeros(partitions, dtype=np.int64), ())
 
     def dead_change(self, changes: Changes, row: int, reason: Reason, *, with_value: bool = True) -> DeadChange:
         """The dead letter of one change: its columns as JSON."""
@@ -109,17 +168,12 @@ class EnvelopeEncoder:
         value = json.dumps({**head, **sides}) if with_value else json.dumps(head)
         return DeadChange(json.dumps(key).encode(), value.encode(), changes.changed_at_ms[row], headers)
 
-    def _key_table(self, changes: Changes, deletions: npt.NDArray[np.bool_], bad: dict[int, Reason]) -> pa.Table:
+    def _key_table(
+        self, builder: Builder, changes: Changes, deletions: npt.NDArray[np.bool_], bad: dict[int, Reason]
+    ) -> pa.Table:
         """Keys of all changes; null in every column where there is none."""
-        gone = deletions.tolist()
-        columns = {
-            name: [
-                old if is_gone else new
-                for old, new, is_gone in zip(changes.before[name], changes.after[name], gone, strict=True)
-            ]
-            for name in self.contract.key
-        }
-        built = self._keys.from_values(columns, len(changes))
+        columns = {name: _either(deletions, changes.before[name], changes.after[name]) for name in self.contract.key}
+        built = builder.from_values(columns, len(changes))
         for row, misfit in built.misfits.items():
             bad[row] = Reason("encode", "ingress.contract_violation", f"key: {misfit}")
         for name in self.contract.key:
@@ -128,11 +182,11 @@ class EnvelopeEncoder:
         return built.table.take(_scattered(built.rows, len(changes)))
 
     def _side(
-        self, side: Mapping[str, Sequence[Any]], rows: Indexes, length: int, bad: dict[int, Reason] | None
+        self, builder: Builder, side: Mapping[str, Cells], rows: Indexes, length: int, bad: dict[int, Reason] | None
     ) -> pa.StructArray:
         """Rows of one side as structs; null where there is none, or it does not fit."""
-        chosen = {name: [values[row] for row in rows] for name, values in side.items()}
-        built = self._rows.from_values(chosen, len(rows))
+        chosen = {name: _chosen(values, rows) for name, values in side.items()}
+        built = builder.from_values(chosen, len(rows))
         if bad is not None:
             for index, misfit in built.misfits.items():
                 bad.setdefault(int(rows[index]), Reason("encode", "ingress.contract_violation", str(misfit)))
@@ -148,6 +202,7 @@ class EnvelopeEncoder:
         known = {
             "before": before,
             "after": after,
+            "transaction": self._dialect.transaction(changes),
             "op": pa.array(changes.operation, pa.string()),
             "ts_ms": pa.array(np.full(count, now_ns // 1_000_000)),
             "ts_us": pa.array(np.full(count, now_ns // 1_000)),
@@ -161,19 +216,17 @@ class EnvelopeEncoder:
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def _source(self, changes: Changes, struct: pa.StructType) -> pa.StructArray:
-        """The `source` block; fields that SQLite knows nothing of are null."""
+        """The `source` block; fields that the database knows nothing of are null."""
         count = len(changes)
         changed_at_ms = np.asarray(changes.changed_at_ms, dtype=np.int64)
-        texts = {"version": _VERSION, "connector": CONNECTOR, "name": self._ingress, "db": self._database}
+        texts = {"version": _VERSION, "connector": self._dialect.connector, "name": self._ingress, "db": self._database}
         known = {
             **{name: pa.array([value] * count, pa.string()) for name, value in texts.items()},
             "ts_ms": pa.array(changed_at_ms),
             "ts_us": pa.array(changed_at_ms * 1_000),
             "ts_ns": pa.array(changed_at_ms * 1_000_000),
             "snapshot": pa.array(["true" if op == READ else "false" for op in changes.operation], pa.string()),
-            "sequence": pa.array([str(number) for number in changes.sequence], pa.string()),
-            "change_lsn": pa.array([f"{number:020d}" for number in changes.sequence], pa.string()),
-            "table": pa.array([changes.table] * count, pa.string()),
+            **self._dialect.source(changes),
         }
         fields = [struct.field(index) for index in range(struct.num_fields)]
         return pa.StructArray.from_arrays(
@@ -203,6 +256,20 @@ class EnvelopeEncoder:
         return outgoing, change
 
 
+def _chosen(values: Cells, rows: Indexes) -> Cells:
+    """These rows of a column."""
+    if isinstance(values, pa.Array):
+        return values if len(rows) == len(values) else values.take(pa.array(rows))
+    return [values[row] for row in rows]
+
+
+def _either(is_first: npt.NDArray[np.bool_], first: Cells, second: Cells) -> Cells:
+    """From each row of two columns the one that is asked for."""
+    if isinstance(first, pa.Array):
+        return second if not is_first.any() else pc.if_else(pa.array(is_first), first, second)
+    return [one if chosen else other for one, other, chosen in zip(first, second, is_first.tolist(), strict=True)]
+
+
 def _scattered(rows: Indexes, length: int) -> pa.Int64Array:
     """Where each of `length` rows finds itself in a shorter column that holds `rows`; null where it does not."""
     index = np.full(length, -1, dtype=np.int64)
@@ -217,4 +284,6 @@ def _typed(array: pa.Array | None, field: pa.Field, count: int) -> pa.Array:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, pa.Scalar):  # A database's own text.
+        return None if not value.is_valid else value.as_py().decode(errors="backslashreplace")
     return {"blob": value.hex()} if isinstance(value, bytes) else value

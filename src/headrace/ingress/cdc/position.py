@@ -1,6 +1,7 @@
 """How far an ingress has read its source, kept in the log itself.
 
-Owns the positions topic `_headrace_ingress`: compacted, one partition, one key per ingress.
+Owns `Position`, that of a SQLite database, and for every source the positions topic `_headrace_ingress`: compacted, one
+partition, one key per ingress.
 
 - A position is written in the transaction of the rows that it covers: both are there, or neither.
 - Reading back the change topic's own last record would need a scan of every topic of the ingress and tell nothing of a
@@ -15,12 +16,13 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from headrace.ingress.cdc.changes import P, SourcePosition
 from headrace.log.columns import Record, batch_records, outgoing
 from headrace.log.port import Log, LogUnavailable, Outgoing, Producer, TopicExists, TopicPartition, TopicSpec
 
@@ -56,6 +58,10 @@ class Position:
     sequence: int
     tables: Mapping[str, TableProgress] = field(default_factory=dict)
 
+    @property
+    def open_snapshots(self) -> tuple[str, ...]:
+        return tuple(name for name, each in self.tables.items() if not each.is_done)
+
     def with_table(self, name: str, progress: TableProgress) -> Position:
         return replace(self, tables={**self.tables, name: progress})
 
@@ -86,7 +92,7 @@ class Position:
         return cls(plain["database"], plain["sequence"], tables)
 
 
-def position_record(ingress: str, position: Position) -> Outgoing:
+def position_record(ingress: str, position: SourcePosition) -> Outgoing:
     """The record that makes `position` the ingress's own."""
     return _record(ingress, position.to_json())
 
@@ -103,16 +109,16 @@ def ensure_positions_topic(log: Log) -> None:
         admin.close()
 
 
-def claim(log: Log, producer: Producer, ingress: str) -> Position | None:
+def claim(log: Log, producer: Producer, ingress: str, parse: Callable[[bytes], P]) -> P | None:
     """Fence the former process of this ingress and return its last committed position; None when there is none."""
     mark = secrets.token_hex(8)
     producer.begin()
     producer.produce(_record(f"{ingress}#mark", mark))
     producer.commit()
-    return read_position(log, ingress, up_to_mark=mark)
+    return read_position(log, ingress, parse, up_to_mark=mark)
 
 
-def read_position(log: Log, ingress: str, *, up_to_mark: str | None = None) -> Position | None:
+def read_position(log: Log, ingress: str, parse: Callable[[bytes], P], *, up_to_mark: str | None = None) -> P | None:
     """The last committed position of an ingress. Without a mark: what can be read now, for showing."""
     consumer = log.consumer(client_id="headrace-ingress-position")
     try:
@@ -126,7 +132,7 @@ def read_position(log: Log, ingress: str, *, up_to_mark: str | None = None) -> P
             for record in _records_up_to(consumer, start, end, ingress, up_to_mark):
                 found = record.value
             if found is not None:
-                return Position.from_json(found)
+                return parse(found)
             if start == beginning:
                 return None
             window *= 8

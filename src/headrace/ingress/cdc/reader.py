@@ -12,14 +12,15 @@ Owns the connection to the source and what is read in one go.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from headrace.errors import Where
 from headrace.ingress.cdc.capture import Capture, Captured
+from headrace.ingress.cdc.changes import READ, Changes, Read
 from headrace.ingress.cdc.errors import CaptureMissing, PositionLost, SourceInvalid, SourceUnavailable
 from headrace.ingress.cdc.position import KeyValue, Position, TableProgress
 from headrace.ingress.cdc.table import BINARY, quoted
@@ -28,40 +29,6 @@ BUSY_TIMEOUT_S = 5.0
 """How long the reader waits for a writer of the source before it tries again later."""
 PRUNE_ROWS_MAX = 20_000
 """Rows removed in one write transaction: longer ones would hold up the application."""
-
-READ = "r"
-DELETE = "d"
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Rows of one table as columns, oldest first. A side that an operation does not have is all null."""
-
-    table: str
-    operation: Sequence[str]
-    sequence: Sequence[int]
-    changed_at_ms: Sequence[int]
-    before: Mapping[str, Sequence[Any]]
-    after: Mapping[str, Sequence[Any]]
-
-    def __len__(self) -> int:
-        return len(self.operation)
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What one read transaction gave."""
-
-    changes: Sequence[Changes]
-    position: Position
-    """The position once all of it is published."""
-    lag: int
-    """Changes left behind."""
-    is_drained: bool
-    """No change was left behind, and every snapshot is done."""
-
-    def __len__(self) -> int:
-        return sum(map(len, self.changes))
 
 
 class SourceReader:
@@ -85,7 +52,7 @@ class SourceReader:
         self._seen_version = version
         return changed
 
-    def read(self, position: Position | None, rows_max: int) -> Read:
+    def read(self, position: Position | None, rows_max: int) -> Read[Position]:
         """Up to `rows_max` changes of each table after `position`, then, when all are read, a chunk of the snapshot.
 
         Raises `CaptureMissing`, `PositionLost`, `SourceUnavailable`.
