@@ -39,6 +39,9 @@ SOURCE_SCHEMA = AvroSchema.parse(
             _optional("schema", "string"),
             {"name": "table", "type": "string"},
             _optional("change_lsn", "string", "Position of the change in the source's log, ordered as text."),
+            _optional("txId", "long"),
+            _optional("lsn", "long"),
+            _optional("xmin", "long"),
         ],
     }
 )

@@ -5,20 +5,21 @@ Owns the choice of a model by `kind` and the reading of the file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from headrace.contracts.yaml_model import checked_model
 from headrace.contracts.yaml_source import closest, read_yaml
 from headrace.errors import Where
-from headrace.ingress.cdc.config import SqliteCdcConfig
+from headrace.ingress.cdc.config import CdcConfig, PostgresCdcConfig, SqliteCdcConfig
 from headrace.ingress.violations import IngressInvalid
 
 HELP_PAGE = "docs/ingress.md"
-KINDS = {"sqlite-cdc": SqliteCdcConfig}
+KINDS: Mapping[str, type[CdcConfig]] = {"sqlite-cdc": SqliteCdcConfig, "postgres-cdc": PostgresCdcConfig}
 
 
-def load_ingress(path: Path) -> SqliteCdcConfig:
-    """Read one file of `ingress/`; `database` is taken relative to the folder above it, the workspace.
+def load_ingress(path: Path) -> CdcConfig:
+    """Read one file of `ingress/`; a file of a database is taken relative to the folder above it, the workspace.
 
     Raises `YamlInvalid`, `IngressInvalid`.
     """
@@ -31,4 +32,6 @@ def load_ingress(path: Path) -> SqliteCdcConfig:
         raise IngressInvalid(problem, where=source.where("kind"), cure=cure)
     values = {"name": path.stem, **source.plain(), "where": Where(str(path))}
     config = checked_model(values, KINDS[kind], source=source, error=IngressInvalid, help_page=HELP_PAGE)
+    if not isinstance(config, SqliteCdcConfig):
+        return config
     return config.model_copy(update={"database": path.absolute().parent.parent / config.database})

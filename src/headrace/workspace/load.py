@@ -24,7 +24,7 @@ from headrace.flow.derived import derived_contract
 from headrace.flow.errors import UnknownTopic
 from headrace.flow.load import read_pipelines
 from headrace.flow.plan import CompiledPipeline
-from headrace.ingress.cdc.config import SqliteCdcConfig
+from headrace.ingress.cdc.config import CdcConfig
 from headrace.ingress.config import load_ingress
 from headrace.workspace.config import WorkspaceFile, read_config
 from headrace.workspace.environment import CONTRACTS_FOLDER
@@ -34,8 +34,8 @@ PIPELINES_FOLDER = "pipelines"
 INGRESS_FOLDER = "ingress"
 EGRESS_FOLDER = "egress"
 
-IngressConfig = SqliteCdcConfig
-"""Of any kind; there is one so far."""
+IngressConfig = CdcConfig
+"""Of any kind."""
 
 
 @dataclass(frozen=True, slots=True)

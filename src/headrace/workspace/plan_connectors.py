@@ -9,19 +9,24 @@ Owns the questions that are put to sources and connectors before anything runs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.errors import EgressInvalid
 from headrace.egress.sdk import load_connector
 from headrace.egress.view import View
 from headrace.errors import HeadraceError
+from headrace.ingress.cdc.config import PostgresCdcConfig, SqliteCdcConfig
 from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.ingress.cdc.worker import CdcWorker
+from headrace.ingress.violations import IngressInvalid
 from headrace.workspace.changes import Change, Json, Problem, SetUpIngress
 from headrace.workspace.environment import Environment
 from headrace.workspace.errors import UnknownName, did_you_mean
 from headrace.workspace.load import IngressConfig, Workspace
+
+if TYPE_CHECKING:
+    from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 
 
 @dataclass(slots=True)
@@ -66,9 +71,22 @@ def set_up_ingress(name: str, workspace: Workspace, environment: Environment) ->
 
 def open_ingress(config: IngressConfig, workspace: Workspace, environment: Environment) -> CdcWorker[Any]:
     """The ingress of a configuration. Raises what does not fit its contracts."""
-    return SqliteCdc(
-        config, environment.log, environment.registry, workspace.contracts, workspace=environment.workspace
-    )
+    given = environment.log, environment.registry, workspace.contracts
+    if isinstance(config, PostgresCdcConfig):
+        return _postgres_cdc()(config, *given, workspace=environment.workspace)
+    assert isinstance(config, SqliteCdcConfig)
+    return SqliteCdc(config, *given, workspace=environment.workspace)
+
+
+def _postgres_cdc() -> type[PostgresCdc]:
+    """Looked up when it is needed: its driver is an extra. Raises `IngressInvalid`."""
+    try:
+        from headrace.ingress.cdc.postgres.cdc import PostgresCdc
+    except ImportError as error:
+        raise IngressInvalid(
+            f"PostgreSQL's driver is not there: {error}", cure="pip install 'headrace[postgres]'"
+        ) from error
+    return PostgresCdc
 
 
 def plan_egress(workspace: Workspace) -> EgressStage:

@@ -53,6 +53,9 @@ class Changes:
     bad: Mapping[int, Reason] = field(default_factory=dict, kw_only=True)
     """Changes that the source knows to be none that can be published."""
 
+    has_before: Sequence[bool] | None = field(default=None, kw_only=True)
+    """Where the database does not tell every row before a change: whether it did."""
+
     def __len__(self) -> int:
         return len(self.operation)
 

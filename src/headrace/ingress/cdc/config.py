@@ -5,15 +5,22 @@ Owns the models; `ingress.config` reads files.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from headrace.contracts.yaml_model import place_of
 from headrace.errors import Where
+from headrace.ingress.violations import IngressInvalid
 
 IngressName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PASSWORD = re.compile(r"://[^/@:]*:(?!\$\{)[^/@]+@|\bpassword\s*=\s*(?!\$\{)")
 
 
 class _Model(BaseModel):
@@ -59,3 +66,43 @@ class SqliteCdcConfig(CdcConfig):
     database: Path
     prune_interval_ms: int = Field(default=1_000, ge=0, le=3_600_000)
     """How often published changes leave the change log; that takes the database's write lock for a moment."""
+
+
+class PostgresCdcConfig(CdcConfig):
+    """One ingress from a PostgreSQL database."""
+
+    kind: Literal["postgres-cdc"] = "postgres-cdc"
+    database: str = Field(min_length=1)
+    """`postgresql://...`, or libpq's `key=value` form; `${NAME}` stands for an environment variable."""
+    snapshot_workers: int = Field(default=2, ge=1, le=16)
+    """Connections that read the snapshot side by side."""
+    heartbeat_interval_ms: int = Field(default=10_000, ge=100, le=3_600_000)
+    """How often the position moves while none of the tables changes."""
+    truncates: Literal["write", "skip", "stop"] = "write"
+    """What becomes of a TRUNCATE."""
+    unlimited_wal: bool = False
+    """Read from a server whose `max_slot_wal_keep_size` sets no limit."""
+    generation: int = Field(default=1, ge=1)
+    """Another number drops the slot and takes every snapshot again."""
+
+    @field_validator("database")
+    @classmethod
+    def _no_secrets(cls, value: str) -> str:
+        if _PASSWORD.search(value):
+            raise ValueError('a password does not belong in a file; write "${NAME}" and export it, or use .pgpass')
+        return value
+
+    def connection_string(self) -> str:
+        """With every `${NAME}` replaced. Raises `IngressInvalid`."""
+
+        def filled(found: re.Match[str]) -> str:
+            value = os.environ.get(found.group(1))
+            if not value:
+                raise IngressInvalid(
+                    f"environment variable {found.group(1)} is not set",
+                    where=place_of(self.where, "database"),
+                    cure=f"export {found.group(1)}",
+                )
+            return value
+
+        return _VARIABLE.sub(filled, self.database)

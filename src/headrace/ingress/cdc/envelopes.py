@@ -121,7 +121,8 @@ class EnvelopeEncoder:
         deletions = np.array([operation == DELETE for operation in changes.operation], dtype=bool)
         keys = self._key_table(key_rows, changes, deletions, bad)
         after = self._side(rows, changes.after, np.flatnonzero(~deletions), len(changes), bad)
-        has_before = np.array([operation in (UPDATE, DELETE) for operation in changes.operation], dtype=bool)
+        told = changes.has_before or [operation in (UPDATE, DELETE) for operation in changes.operation]
+        has_before = np.array(told, dtype=bool)
         before = self._side(rows, changes.before, np.flatnonzero(has_before), len(changes), None)
         values = self._values.encode(self._envelopes(changes, before, after))
         encoded_keys = self._key_codec.encode(keys)

@@ -34,3 +34,28 @@ class PositionLost(IngressError):
     """The source does not hold what comes after the committed position: it is another database, or an older copy."""
 
     code: ClassVar[str] = "ingress.position_lost"
+
+
+class SlotLost(IngressError):
+    """The replication slot is gone, or the server no longer keeps what it stands for: changes were missed."""
+
+    code: ClassVar[str] = "ingress.slot_lost"
+
+
+class SlotInUse(IngressError):
+    """Another connection reads from the slot."""
+
+    code: ClassVar[str] = "ingress.slot_in_use"
+    fault = Fault.RETRY
+
+
+class SourceUnguarded(IngressError):
+    """The database would keep its log for ever while nobody reads it, and fill its disk."""
+
+    code: ClassVar[str] = "ingress.source_unguarded"
+
+
+class TableTruncated(IngressError):
+    """A captured table was emptied, and the ingress is told to stop then."""
+
+    code: ClassVar[str] = "ingress.table_truncated"

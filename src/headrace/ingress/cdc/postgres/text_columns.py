@@ -480,6 +480,6 @@ def zero_text(found: PgType, shape: Shape) -> bytes | None:
     return _ZERO[found.family].encode()
 
 
-def as_column(values: Sequence[bytes | None]) -> pa.BinaryArray:
+def as_column(values: Sequence[Any]) -> pa.BinaryArray:
     """Texts as a column."""
     return pa.array(values, pa.binary())

@@ -1,0 +1,105 @@
+"""Change data capture from PostgreSQL.
+
+Owns what `CdcWorker` leaves to a database: publication and slot, and the dialect of the envelopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from headrace.contracts.contract import Contract
+from headrace.contracts.registry import Registry
+from headrace.contracts.yaml_model import place_of
+from headrace.ingress.cdc.config import PostgresCdcConfig
+from headrace.ingress.cdc.envelopes import EnvelopeEncoder
+from headrace.ingress.cdc.errors import SourceInvalid
+from headrace.ingress.cdc.postgres import publication
+from headrace.ingress.cdc.postgres.connection import Connection, connect, place
+from headrace.ingress.cdc.postgres.position import PostgresPosition
+from headrace.ingress.cdc.postgres.rows import PostgresDialect
+from headrace.ingress.cdc.postgres.source import PostgresSource
+from headrace.ingress.cdc.postgres.tables import SourceTable, check_contract, read_table, type_catalogue
+from headrace.ingress.cdc.worker import CdcWorker
+from headrace.log.port import Log
+
+
+class PostgresCdc(CdcWorker[PostgresPosition]):
+    """One ingress from a PostgreSQL database."""
+
+    config: PostgresCdcConfig
+
+    def __init__(
+        self,
+        config: PostgresCdcConfig,
+        log: Log,
+        registry: Registry,
+        contracts: Mapping[str, Contract],
+        *,
+        workspace: str = "headrace",
+    ) -> None:
+        super().__init__(config, log, contracts, workspace=workspace)
+        self.name = publication.object_name(workspace, config.name)
+        """Of publication and slot."""
+        self._where = place_of(config.where, "database")
+        self._check_truncates()
+        database = place(config.database).rpartition("/")[2]
+        self._encoders = {
+            table: EnvelopeEncoder(
+                contract, registry, ingress=config.name, database=database, dialect=PostgresDialect(contract, table)
+            )
+            for table, contract in self._contracts.items()
+        }
+
+    def missing(self) -> list[str]:
+        connection = self._connect()
+        try:
+            return publication.unpublished(connection, self.name, self._tables(connection))
+        finally:
+            connection.close()
+
+    def setup_summary(self, missing: Sequence[str]) -> str:
+        return f"publication {self.name} with {', '.join(missing)} in {place(self.config.database)}"
+
+    def setup(self) -> list[str]:
+        connection = self._connect()
+        try:
+            added = publication.publish(connection, self.name, self._tables(connection))
+        finally:
+            connection.close()
+        self.ensure_topics()
+        return added
+
+    def teardown(self) -> None:
+        connection = self._connect()
+        try:
+            publication.unpublish(connection, self.name)
+        finally:
+            connection.close()
+
+    def open_source(self) -> PostgresSource:
+        return PostgresSource(self.config, self._contracts, self.name, where=self._where)
+
+    def parse_position(self, text: bytes) -> PostgresPosition:
+        return PostgresPosition.from_json(text)
+
+    def _connect(self) -> Connection:
+        return connect(self.config.connection_string(), where=self._where)
+
+    def _tables(self, connection: Connection) -> dict[str, SourceTable]:
+        publication.check_server(connection, unlimited_wal=self.config.unlimited_wal, where=self._where)
+        types = type_catalogue(connection)
+        tables = {}
+        for name, contract in self._contracts.items():
+            tables[name] = read_table(connection, types, name, where=place_of(self.config.where, "tables", name))
+            check_contract(tables[name], contract)
+        return tables
+
+    def _check_truncates(self) -> None:
+        compacted = [each for each in self._contracts.values() if each.retention_ms is not None]
+        if self.config.truncates == "write" and compacted:
+            raise SourceInvalid(
+                f"topic {compacted[0].topic!r} is compacted since its contract has a retention, and takes no record"
+                " without key, which a TRUNCATE is",
+                where=compacted[0].where,
+                cure="take `retention` out of the contract, or write `truncates: skip` or `truncates: stop`",
+            )

@@ -1,0 +1,286 @@
+"""A PostgreSQL database as a source of changes: the snapshot first, then the stream.
+
+Owns the order of things: what is checked, made and read when, and what is told to the server.
+
+1. Without a position: check, make the slot, note where each table's snapshot begins.
+2. While a snapshot is open: chunks of its ranges. After a restart the rest is read at a new moment of the database.
+3. Then the stream, from the position. What is acknowledged is a position that the log has.
+
+- A read that fails, or a position that is not the one handed out last, begins anew from what the log says.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from headrace.contracts.contract import Contract
+from headrace.errors import Where
+from headrace.ingress.cdc.changes import Changes, Read
+from headrace.ingress.cdc.config import PostgresCdcConfig
+from headrace.ingress.cdc.errors import PositionLost, SourceUnavailable
+from headrace.ingress.cdc.postgres import publication
+from headrace.ingress.cdc.postgres.connection import Connection, Replication, connect, translated
+from headrace.ingress.cdc.postgres.position import PostgresPosition, TableSnapshot
+from headrace.ingress.cdc.postgres.rows import snapshot_changes
+from headrace.ingress.cdc.postgres.snapshot import Chunk, SnapshotReader, locate, open_moment, split_ranges
+from headrace.ingress.cdc.postgres.stream import StreamReader
+from headrace.ingress.cdc.postgres.tables import SourceTable, check_contract, read_table, type_catalogue
+from headrace.ingress.cdc.postgres.types import TypeCatalogue
+
+STATUS_INTERVAL_S = 5.0
+"""How often the server hears of us while nothing happens; it gives up after its `wal_sender_timeout` (60 s)."""
+HEARTBEAT_PREFIX = "headrace"
+OLDER_TIMEOUT_S = 60.0
+"""For transactions that were open when a table joined."""
+POLL_S = 0.1
+
+
+@dataclass(slots=True)
+class _Server:
+    """What an ordinary connection knows."""
+
+    connection: Connection
+    types: TypeCatalogue
+    tables: Mapping[str, SourceTable]
+
+
+class PostgresSource:
+    """Reads one database. Used from one thread."""
+
+    def __init__(
+        self, config: PostgresCdcConfig, contracts: Mapping[str, Contract], name: str, *, where: Where | None = None
+    ) -> None:
+        self._config, self._contracts, self._name, self._where = config, contracts, name, where
+        self._database = config.connection_string()
+        self._server: _Server | None = None
+        self._exporter: Connection | Replication | None = None
+        self._snapshot: SnapshotReader | None = None
+        self._replication: Replication | None = None
+        self._stream: StreamReader | None = None
+        self._expected: PostgresPosition | None = None
+        self._acknowledged, self._told_at_s, self._moved_at_s = 0, 0.0, 0.0
+
+    def has_news(self) -> bool:
+        return True  # A read of a stream that has nothing costs no more than to ask.
+
+    def wait(self, stop: threading.Event, seconds: float) -> None:
+        if self._replication is None:
+            stop.wait(seconds)
+        elif not stop.is_set():
+            self._replication.wait(min(seconds, 1.0))
+
+    def close(self) -> None:
+        for each in (self._snapshot, self._exporter, self._replication):
+            if each is not None:
+                with suppress(SourceUnavailable):
+                    each.close()
+        if self._server is not None:
+            self._server.connection.close()
+        self._server = self._snapshot = self._exporter = self._replication = self._stream = self._expected = None
+
+    def read(self, position: PostgresPosition | None, rows_max: int) -> Read[PostgresPosition]:
+        try:
+            if position is None or position.generation != self._config.generation:
+                found = self._begin()
+            else:
+                found = self._read(position, rows_max)
+        except BaseException:
+            self.close()
+            raise
+        self._expected = found.position
+        return found
+
+    def published(self, position: PostgresPosition) -> None:
+        if self._replication is None or self._stream is None:
+            return
+        now_s = time.monotonic()
+        is_due = self._replication.is_asked or now_s - self._told_at_s > STATUS_INTERVAL_S
+        if position.lsn > self._acknowledged or is_due:
+            self._replication.acknowledge(position.lsn)
+            self._replication.is_asked = 0
+            self._acknowledged, self._told_at_s = position.lsn, now_s
+
+    def _read(self, position: PostgresPosition, rows_max: int) -> Read[PostgresPosition]:
+        if position != self._expected:
+            self.close()
+        server = self._opened()
+        if self._stream is None and self._snapshot is None:
+            position = self._checked(server, position)
+        if position.open_snapshots:
+            return self._read_snapshot(server, position, rows_max)
+        self._end_snapshot()
+        return self._read_stream(server, position, rows_max)
+
+    def _opened(self) -> _Server:
+        if self._server is None:
+            connection = connect(self._database, where=self._where)
+            try:
+                publication.check_server(connection, unlimited_wal=self._config.unlimited_wal, where=self._where)
+                types = type_catalogue(connection)
+                tables = {name: read_table(connection, types, name, where=self._where) for name in self._contracts}
+                for name, table in tables.items():
+                    check_contract(table, self._contracts[name])
+                publication.check_published(connection, self._name, tables, where=self._where)
+            except BaseException:
+                connection.close()
+                raise
+            self._server = _Server(connection, types, tables)
+        return self._server
+
+    def _begin(self) -> Read[PostgresPosition]:
+        """Make the slot; nothing is read yet, so that a position is there before the first row."""
+        self.close()
+        server = self._opened()
+        publication.drop_slot(server.connection, self._name)
+        exporter = self._exporter = Replication(self._database, where=self._where)
+        lsn, snapshot = exporter.create_slot(self._name)
+        tables = {name: self._fresh(server, table) for name, table in server.tables.items()}
+        system = publication.system_of(server.connection)
+        self._snapshot = self._snapshot_reader(server, snapshot)
+        return Read([], PostgresPosition(system, self._config.generation, lsn, tables), None, is_drained=False)
+
+    def _fresh(self, server: _Server, table: SourceTable) -> TableSnapshot:
+        ranges = split_ranges(server.connection, table, self._config.snapshot_workers, where=self._where)
+        return TableSnapshot(table.oid, ranges)
+
+    def _checked(self, server: _Server, position: PostgresPosition) -> PostgresPosition:
+        """The position for the tables of today, if it can be gone on from."""
+        system = publication.system_of(server.connection)
+        if position.system != system:
+            raise PositionLost(
+                f"the log says that {position.system} was read, and this is {system}: it is another database",
+                where=self._where,
+                cure=f"restore the right database, or {publication.AGAIN}",
+            )
+        publication.check_slot(server.connection, self._name, position, where=self._where)
+        known = position.tables
+        joined = {
+            name: self._fresh(server, table)
+            for name, table in server.tables.items()
+            if name not in known or known[name].oid != table.oid
+        }
+        tables = {name: joined.get(name) or known[name] for name in server.tables}
+        return replace(position, tables=tables)
+
+    def _snapshot_reader(self, server: _Server, snapshot: str) -> SnapshotReader:
+        columns = {
+            name: [each.name for each in table.columns if self._contracts[name].schema.field(each.name) is not None]
+            for name, table in server.tables.items()
+        }
+        workers = self._config.snapshot_workers
+        return SnapshotReader(self._database, snapshot, server.tables, columns, workers, where=self._where)
+
+    def _read_snapshot(self, server: _Server, position: PostgresPosition, rows_max: int) -> Read[PostgresPosition]:
+        if self._snapshot is None:
+            position = self._open_snapshot(server, position)
+        assert self._snapshot is not None
+        found = self._snapshot.next_chunk(position, rows_max)
+        assert found is not None, "a snapshot that is open has a range that is not done"
+        chunk, moved = found
+        changes = [self._chunk_changes(server, chunk, position)] if chunk.count else []
+        if not moved.open_snapshots:
+            self._end_snapshot()  # Its transactions hold locks that a TRUNCATE waits for.
+        return Read(changes, moved, None, is_drained=False)
+
+    def _open_snapshot(self, server: _Server, position: PostgresPosition) -> PostgresPosition:
+        """Go on with what is left of the snapshots, at the moment of now."""
+        if self._replication is not None:
+            # The stream would go on with the position that it knows; it begins again behind the snapshot.
+            self._replication.close()
+            self._replication = self._stream = None
+        self._wait_for_older(server)
+        exporter = connect(self._database, where=self._where)
+        self._exporter = exporter
+        snapshot, moment = open_moment(exporter, where=self._where)
+        self._snapshot = self._snapshot_reader(server, snapshot)
+        tables = {name: each if each.is_done else each.reopened(moment) for name, each in position.tables.items()}
+        return replace(position, tables=tables)
+
+    def _wait_for_older(self, server: _Server) -> None:
+        """Until all transactions of now have ended: one that began before its table was published is not streamed."""
+        deadline = time.monotonic() + OLDER_TIMEOUT_S
+        query = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        with translated(self._where):
+            (newest,) = server.connection.execute(query).fetchone() or (0,)
+            while True:
+                (oldest,) = server.connection.execute(query.replace("xmax", "xmin")).fetchone() or (0,)
+                if oldest >= newest:
+                    return
+                if time.monotonic() > deadline:
+                    raise SourceUnavailable(
+                        f"a transaction has been open for over {OLDER_TIMEOUT_S:.0f} s, and the snapshot waits for it",
+                        where=self._where,
+                        cure="end it; see pg_stat_activity",
+                    )
+                time.sleep(POLL_S)
+
+    def _chunk_changes(self, server: _Server, chunk: Chunk, position: PostgresPosition) -> Changes:
+        table = server.tables[chunk.table]
+        types = tuple((name, table.column(name).type) for name in chunk.columns)
+        moment = position.tables[chunk.table].ranges[chunk.index].moment
+        return snapshot_changes(
+            chunk.table,
+            types,
+            chunk.columns,
+            chunk.count,
+            lsn=position.lsn if moment is None else moment.lsn,
+            now_ms=time.time_ns() // 1_000_000,
+        )
+
+    def _end_snapshot(self) -> None:
+        for each in (self._snapshot, self._exporter):
+            if each is not None:
+                each.close()
+        self._snapshot = self._exporter = None
+
+    def _read_stream(self, server: _Server, position: PostgresPosition, rows_max: int) -> Read[PostgresPosition]:
+        if self._stream is None:
+            self._start_stream(server, position)
+        assert self._stream is not None
+        assert self._replication is not None
+        changes = self._stream.collect(rows_max)
+        moved = self._stream.position
+        if changes:
+            self._moved_at_s = time.monotonic()
+            return Read(changes, moved, None, is_drained=len(changes) == 0 and self._stream.is_between)
+        if time.monotonic() - self._moved_at_s < self._config.heartbeat_interval_ms / 1_000:
+            # Transactions of other tables: their position waits for the next beat.
+            return Read([], position, None, is_drained=self._stream.is_between)
+        self._moved_at_s = time.monotonic()
+        if self._stream.is_between and self._replication.wal_end > moved.lsn:
+            moved = self._stream.position = moved.at(self._replication.wal_end)
+        self._beat(server, moved)
+        return Read([], moved, None, is_drained=self._stream.is_between)
+
+    def _start_stream(self, server: _Server, position: PostgresPosition) -> None:
+        self._replication = Replication(self._database, where=self._where)
+        self._replication.start(self._name, self._name, position.lsn)
+        self._stream = StreamReader(
+            self._replication,
+            position,
+            self._contracts,
+            server.types,
+            self._config,
+            self._locate,
+            where=self._where,
+        )
+        self._acknowledged, self._told_at_s, self._moved_at_s = 0, time.monotonic(), time.monotonic()
+
+    def _beat(self, server: _Server, position: PostgresPosition) -> None:
+        """Write a word into the server's log where it is ahead of us: what comes back moves the slot."""
+        publication.check_published(server.connection, self._name, server.tables, where=self._where)
+        with translated(self._where):
+            server.connection.execute(
+                "SELECT pg_logical_emit_message(true, %s, %s)"
+                " WHERE pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') > %s",
+                (HEARTBEAT_PREFIX, self._name, position.lsn),
+            )
+
+    def _locate(self, table: str, snapshot: TableSnapshot, keys: Sequence[tuple[bytes, ...]]) -> Sequence[int]:
+        server = self._opened()
+        uppers = [each.upto for each in snapshot.ranges]
+        return locate(server.connection, server.tables[table], uppers, keys)
