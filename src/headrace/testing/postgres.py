@@ -54,7 +54,6 @@ SETTINGS: Mapping[str, str] = {
     "shared_buffers": "64MB",
     # Nobody needs this data after a crash of the machine.
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
     "wal_sender_timeout": "30s",

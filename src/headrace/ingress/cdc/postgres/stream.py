@@ -83,6 +83,8 @@ class StreamReader:
         self._transaction: _Transaction | None = None
         self._reopened: set[str] = set()
         self.position = position
+        self._snapshots = position.tables
+        """As they were when the batch began: a position forgets ranges that lie behind it."""
         self._done: list[RowBuffer | Changes] = []
         self._open: dict[str, RowBuffer] = {}
         self._suspects: dict[int, list[tuple[int, int]]] = {}
@@ -95,6 +97,7 @@ class StreamReader:
 
     def collect(self, rows_max: int) -> list[Changes]:
         """What is there, up to a batch; `position` is then behind it."""
+        self._snapshots = self.position.tables
         waited_until: float | None = None
         while self._rows < rows_max and self._bytes < BATCH_BYTES_MAX:
             received = self._replication.receive()
@@ -223,8 +226,7 @@ class StreamReader:
             case messages.Delete(_, old, is_key_only):
                 buffer.delete(old, is_key_only, origin)
         self._rows += len(buffer) - first
-        snapshot = self.position.tables[followed.table]
-        if snapshot.seen_until > transaction.begin.final_lsn:
+        if self._snapshots[followed.table].seen_until > transaction.begin.final_lsn:
             suspects = self._suspects.setdefault(id(buffer), [])
             suspects += [(index, transaction.begin.xid) for index in range(first, len(buffer))]
 
@@ -267,14 +269,14 @@ class StreamReader:
                 self._done.append(self._open.pop(followed.table))
             self._done.append(truncation(followed.table, origin))
             self._rows += 1
-            snapshot = self.position.tables[followed.table]
+            snapshot = self._snapshots[followed.table]
             if snapshot.seen_until > transaction.begin.final_lsn:
                 # Rows that a later moment showed go with the others: read them again behind this.
                 self._reopened.add(followed.table)
 
     def _leave_out(self, buffer: RowBuffer) -> None:
         """Drop what the snapshot of its range shows already."""
-        snapshot = self.position.tables[buffer.table]
+        snapshot = self._snapshots[buffer.table]
         moments = [each.moment for each in snapshot.ranges]
         suspects = [
             (index, xid)

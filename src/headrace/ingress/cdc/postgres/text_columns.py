@@ -240,13 +240,8 @@ def _iso_text(text: str) -> str:
 
 
 def _array(found: PgType, shape: Shape) -> One:
-    element, item = found.element, shape.children[0].shape
-    assert element is not None
-    if item.kind is Kind.ARRAY:
-        inner = _items(found, item)
-        return lambda text: inner(array_items(text, found.delimiter))
-    outer = _items(found, shape)
-    return lambda text: outer(array_items(text, found.delimiter))
+    convert = _items(found, shape)
+    return lambda text: convert(array_items(text, found.delimiter))
 
 
 def _items(found: PgType, shape: Shape) -> Callable[[list[Any]], list[Any]]:
