@@ -42,6 +42,9 @@ SOURCE = {
     "schema": None,
     "table": "customers",
     "change_lsn": "7",
+    "txId": None,
+    "lsn": None,
+    "xmin": None,
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract, TopicKind
 from headrace.errors import HeadraceError
+from headrace.ingress.cdc.config import PostgresCdcConfig, SqliteCdcConfig
 from headrace.ingress.cdc.infer import infer_contract
 from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.ingress.config import load_ingress
@@ -40,9 +41,15 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def sqlite(path: Path) -> SqliteCdcConfig:
+    config = load_ingress(path)
+    assert isinstance(config, SqliteCdcConfig)
+    return config
+
+
 def test_a_whole_file(tmp_path: Path) -> None:
     """The name is the file's, the database is looked for in the workspace."""
-    config = load_ingress(write(tmp_path, GOOD))
+    config = sqlite(write(tmp_path, GOOD))
     assert (config.name, config.database, config.topics) == ("fleet", tmp_path / "fleet.db", ("planes",))
     assert (config.poll_interval_ms, config.batch_rows_max, config.dead_letter_topic) == (20, 100, "fleet.dlq")
 
@@ -50,7 +57,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (1, ("kind: sqlite-cdc\n", ""), "'kind' is missing; write `kind: sqlite-cdc`"),
+        (1, ("kind: sqlite-cdc\n", ""), "'kind' is missing; write `kind: sqlite-cdc \\| postgres-cdc`"),
         (1, ("sqlite-cdc", "sqlite-cd"), "unknown kind 'sqlite-cd'; did you mean 'sqlite-cdc'"),
         (2, ("database:", "databas:"), "unknown key 'databas'; did you mean 'database'|'database' is missing"),
         (4, ("topic: planes", "topik: planes"), "'tables.planes.topi[ck]'"),
@@ -68,6 +75,43 @@ def test_mistakes_name_file_and_line(tmp_path: Path, line: int, change: tuple[st
     assert error.where.file == str(path)
     assert error.where.line == line or "is missing" in error.message
     assert re.search(message, f"{error.message}; {error.cure}")
+
+
+POSTGRES = """kind: postgres-cdc
+database: postgresql://me@here/fleet
+tables:
+  fleet.planes: {topic: planes}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        (2, ("me@here", "me:secret@here"), "a password does not belong in a file"),
+        (2, ("postgresql://me@here/fleet", "host=here password=secret"), "a password does not belong in a file"),
+        (5, ("planes}\n", "planes}\ntruncates: maybe\n"), "'truncates': .*'write', 'skip' or 'stop'"),
+        (5, ("planes}\n", "planes}\nsnapshot_workers: 99\n"), "'snapshot_workers': .*less than or equal to 16"),
+    ],
+)
+def test_mistakes_in_a_file_for_postgres(tmp_path: Path, line: int, change: tuple[str, str], message: str) -> None:
+    """Each with its line; the secret is not repeated."""
+    path = write(tmp_path, POSTGRES.replace(*change))
+    with pytest.raises(HeadraceError, match=message) as raised:
+        load_ingress(path)
+    assert raised.value.where is not None
+    assert raised.value.where.line == line
+    assert "secret" not in str(raised.value)
+
+
+def test_secrets_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`${NAME}` is replaced when the database is opened; one that is not set is named."""
+    config = load_ingress(write(tmp_path, POSTGRES.replace("me@here", "me:${FLEET_PASSWORD}@here")))
+    assert isinstance(config, PostgresCdcConfig)
+    with pytest.raises(HeadraceError, match=r"fleet.yaml:2: environment variable FLEET_PASSWORD is not set"):
+        config.connection_string()
+    monkeypatch.setenv("FLEET_PASSWORD", "hunter2")
+    assert config.connection_string() == "postgresql://me:hunter2@here/fleet"
+    assert "hunter2" not in repr(config)
 
 
 def contract(key: str = "tailnum", kind: TopicKind = TopicKind.CHANGE, **fields: str) -> Contract:
@@ -89,7 +133,7 @@ def test_contracts_that_do_not_fit_the_table(
     fleet: Fleet, tmp_path: Path, contracts: list[Contract], message: str
 ) -> None:
     """Nothing is made in the source for a capture that could not run."""
-    config = load_ingress(write(tmp_path, GOOD))
+    config = sqlite(write(tmp_path, GOOD))
     with pytest.raises(HeadraceError, match=message):
         SqliteCdc(config, fleet.log, fleet.registry, {each.topic: each for each in contracts}).setup()
     query = "SELECT count(*) FROM sqlite_master WHERE name LIKE '%headrace%'"
@@ -107,7 +151,7 @@ def test_contracts_that_do_not_fit_the_table(
 def test_tables_that_cannot_be_captured(fleet: Fleet, tmp_path: Path, sql: str, message: str) -> None:
     """Each with its reason."""
     fleet.connection.executescript(sql)
-    config = load_ingress(write(tmp_path, GOOD))
+    config = sqlite(write(tmp_path, GOOD))
     with pytest.raises(HeadraceError, match=message):
         SqliteCdc(config, fleet.log, fleet.registry, {"planes": contract()}).setup()
 
@@ -121,7 +165,7 @@ def test_databases_that_are_none(fleet: Fleet, tmp_path: Path, content: bytes | 
     other = tmp_path / "other.db"
     if content is not None:
         other.write_bytes(content)
-    config = load_ingress(write(tmp_path, GOOD.replace("fleet.db", "other.db")))
+    config = sqlite(write(tmp_path, GOOD.replace("fleet.db", "other.db")))
     with pytest.raises(HeadraceError, match=message):
         SqliteCdc(config, fleet.log, fleet.registry, {"planes": planes_contract()}).missing()
     assert other.exists() is (content is not None)
@@ -131,7 +175,7 @@ def test_two_tables_need_two_topics(fleet: Fleet, tmp_path: Path) -> None:
     """Keys of two tables in one topic would overwrite each other."""
     text = GOOD.replace("  planes: {topic: planes}\n", "  planes: {topic: planes}\n  fleet: {topic: planes}\n")
     with pytest.raises(HeadraceError, match=r"fleet.yaml:5: two tables write to topic 'planes'"):
-        SqliteCdc(load_ingress(write(tmp_path, text)), fleet.log, fleet.registry, {"planes": planes_contract()})
+        SqliteCdc(sqlite(write(tmp_path, text)), fleet.log, fleet.registry, {"planes": planes_contract()})
 
 
 def test_a_contract_can_be_inferred_from_a_table(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from headrace.ingress import batch_publisher, publisher
-from headrace.ingress.cdc.config import SqliteCdcConfig
+from headrace.ingress.cdc.config import CdcConfig, PostgresCdcConfig, SqliteCdcConfig
 from headrace.ingress.cdc.sqlite import SqliteCdc
+from headrace.ingress.config import load_ingress
 from headrace.testing.sink_harness import wait_until
 from headrace.workspace.apply import apply_plan
 from headrace.workspace.environment import connect
@@ -23,7 +24,7 @@ from headrace.workspace.plan import make_plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ingress.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-INGRESS, CONTRACT = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+INGRESS, CONTRACT, POSTGRES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ORDERS = "topic: orders.placed\nowner: orders\nkey: order_id\nfields: {order_id: string, amount: double}\n"
 
 
@@ -77,6 +78,7 @@ def test_the_ingress_of_the_page_captures(tmp_path: Path) -> None:
     workspace(tmp_path, {"contracts/items.yaml": CONTRACT, "ingress/shop.yaml": INGRESS})
     loaded = load(tmp_path)
     (config,) = loaded.ingress
+    assert isinstance(config, SqliteCdcConfig)
     with connect(loaded.file, loaded.contracts) as environment:
         cdc = SqliteCdc(config, environment.log, environment.registry, loaded.contracts, workspace="shop")
         wait_until(lambda: cdc.step() == 0, "nothing is left")
@@ -84,14 +86,30 @@ def test_the_ingress_of_the_page_captures(tmp_path: Path) -> None:
         assert (cdc.counters.snapshot_rows, cdc.counters.dead_letters) == (2, 0)
 
 
-def test_every_key_is_documented_with_its_default() -> None:
+@pytest.mark.parametrize(
+    ("section", "model"),
+    [("## From a SQLite database", SqliteCdcConfig), ("## From a PostgreSQL database", PostgresCdcConfig)],
+)
+def test_every_key_is_documented_with_its_default(section: str, model: type[CdcConfig]) -> None:
     """The table of the ingress file is the model's."""
-    rows = dict(re.findall(r"^\|(`.*?)\|.*\|(.*?)\|$", PAGE, re.MULTILINE))
+    text = PAGE.partition(section)[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\|(`.*?)\|.*\|(.*?)\|$", text, re.MULTILINE))
     documented = {name: default for names, default in rows.items() for name in re.findall(r"`(\w+)`", names)}
-    fields = {name: each for name, each in SqliteCdcConfig.model_fields.items() if not each.exclude}
+    fields = {name: each for name, each in model.model_fields.items() if not each.exclude}
     assert set(fields) <= set(documented)
-    for name in ("poll_interval_ms", "batch_rows_max", "prune_interval_ms"):
-        assert documented[name] == f"{fields[name].default:,}"
+    for name, each in fields.items():
+        if type(each.default) is int:
+            assert documented[name] == f"{each.default:,}"
+
+
+def test_the_postgres_ingress_of_the_page_is_read(tmp_path: Path) -> None:
+    """Its file as it stands; the database is what the environment says."""
+    path = tmp_path / "ingress" / "shop.yaml"
+    path.parent.mkdir()
+    path.write_text(POSTGRES)
+    config = load_ingress(path)
+    assert isinstance(config, PostgresCdcConfig)
+    assert config.topics == ("shop.items", "stock.places")
 
 
 def test_numbers_are_those_of_the_code() -> None:

@@ -42,7 +42,7 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
         """Of publication and slot."""
         self._where = place_of(config.where, "database")
         self._check_truncates()
-        database = place(config.database).rpartition("/")[2]
+        database = place(config.connection_string()).rpartition("/")[2]
         self._encoders = {
             table: EnvelopeEncoder(
                 contract, registry, ingress=config.name, database=database, dialect=PostgresDialect(contract, table)
@@ -58,7 +58,7 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
             connection.close()
 
     def setup_summary(self, missing: Sequence[str]) -> str:
-        return f"publication {self.name} with {', '.join(missing)} in {place(self.config.database)}"
+        return f"publication {self.name} with {', '.join(missing)} in {place(self.config.connection_string())}"
 
     def setup(self) -> list[str]:
         connection = self._connect()
