@@ -69,18 +69,10 @@ def pids(root: Path, name: str, state: ComponentState) -> set[int]:
 
 
 def envelopes(environment: Environment) -> list[dict[str, Any]]:
-    return read_envelopes(environment, "items", PARTITIONS)
-
-
-def read_envelopes(environment: Environment, topic: str, partitions: int | None = None) -> list[dict[str, Any]]:
     """Everything in the topic but tombstones."""
-    contract = environment.contracts[topic]
+    contract = environment.contracts["items"]
     consumer = environment.log.consumer()
-    if partitions is None:
-        admin = environment.log.admin()
-        partitions = admin.topics()[topic].partitions
-        admin.close()
-    here = [TopicPartition(topic, number) for number in range(partitions)]
+    here = [TopicPartition("items", number) for number in range(PARTITIONS)]
     ends = consumer.end_offsets(here)
     consumer.assign(dict.fromkeys(here, -2))
     values: list[bytes] = []
@@ -88,7 +80,7 @@ def read_envelopes(environment: Environment, topic: str, partitions: int | None 
         for batch in consumer.poll(10_000, 0.1):
             values += [record.value for record in batch_records(batch) if record.value is not None]
     consumer.close()
-    codec = open_codec(contract.value_schema, environment.registry, f"{topic}-value")
+    codec = open_codec(contract.value_schema, environment.registry, "items-value")
     rows: list[dict[str, Any]] = codec.decode(binary_column(values)).table.to_pylist()
     return rows
 
