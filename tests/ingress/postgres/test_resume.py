@@ -22,6 +22,8 @@ from headrace.ingress.cdc.errors import (
 from headrace.ingress.cdc.postgres import snapshot, stream
 from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 from headrace.ingress.cdc.postgres.position import Moment, Open, PostgresPosition, Range, TableSnapshot
+from headrace.ingress.cdc.postgres.tables import followed_contract
+from headrace.ingress.cdc.postgres.types import Family, PgType, named_type
 from headrace.log.embedded.producer import EmbeddedProducer
 from headrace.testing.postgres import running_postgres
 from tests.ingress.postgres.bank import Bank, account, contract_of
@@ -265,6 +267,25 @@ def test_columns_that_come_and_go(bank: Bank) -> None:
     bank.execute("ALTER TABLE accounts DROP COLUMN cents", "INSERT INTO accounts (id) VALUES (4)")
     with pytest.raises(SourceInvalid, match="has no column 'cents'"):
         bank.drain(cdc)
+
+
+def test_new_columns_may_be_followed(bank: Bank) -> None:
+    """From their first row on they are there, in a schema version of their own; a restart in between changes nothing,
+    and readers of the contract's own version read on."""
+    cdc = bank.drain(new_columns="follow")
+    bank.execute("INSERT INTO accounts VALUES (1, 'Ada', 1)", "ALTER TABLE accounts ADD COLUMN tags text[]")
+    bank.execute("INSERT INTO accounts VALUES (2, 'Eve', 2, NULL, '{a}')")
+    bank.drain(cdc)
+    bank.kill(cdc)
+    cdc = bank.cdc(new_columns="follow")
+    bank.execute("UPDATE accounts SET tags = '{b}' WHERE id = 1", "ALTER TABLE accounts DROP COLUMN tags")
+    bank.execute("INSERT INTO accounts VALUES (3, 'Bob', 3)")
+    bank.drain(cdc)
+    wide = followed_contract(bank.contract, [("tags", PgType("_text", Family.ARRAY, named_type("text")))])
+    told = [each["after"]["tags"] for each in bank.decoded(bank.contract.topic, wide.value_schema)]
+    assert told == [None, ["a"], ["b"], None]
+    assert [(row or {})["id"] for _, _, row in bank.told()] == [1, 2, 1, 3]
+    assert cdc.counters.dead_letters == 0
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ class PostgresCdcConfig(CdcConfig):
     """How often the position moves while none of the tables changes."""
     truncates: Literal["write", "skip", "stop"] = "write"
     """What becomes of a TRUNCATE."""
+    new_columns: Literal["ignore", "follow"] = "ignore"
+    """Whether columns that the contract does not have are published too, as nullable fields of new schema versions."""
     unlimited_wal: bool = False
     """Read from a server whose `max_slot_wal_keep_size` sets no limit."""
     generation: int = Field(default=1, ge=1)

@@ -237,8 +237,12 @@ class CdcWorker(ABC, Generic[P]):
         self._position = found.position
         self._count(found, len(dead))
 
+    def encoder_of(self, changes: Changes) -> EnvelopeEncoder:
+        """What encodes these changes."""
+        return self._encoders[changes.table]
+
     def _encode(self, changes: Changes) -> Envelopes:
-        encoder = self._encoders[changes.table]
+        encoder = self.encoder_of(changes)
         if changes.operation[0] != TRUNCATE:
             return encoder.encode(changes)
         admin = self._log.admin()

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.contracts.yaml_model import place_of
+from headrace.ingress.cdc.changes import Changes
 from headrace.ingress.cdc.config import PostgresCdcConfig
 from headrace.ingress.cdc.envelopes import EnvelopeEncoder
 from headrace.ingress.cdc.errors import SourceInvalid
 from headrace.ingress.cdc.postgres import publication
 from headrace.ingress.cdc.postgres.connection import Connection, connect, place
 from headrace.ingress.cdc.postgres.position import PostgresPosition
-from headrace.ingress.cdc.postgres.rows import PostgresDialect
+from headrace.ingress.cdc.postgres.rows import PostgresChanges, PostgresDialect
 from headrace.ingress.cdc.postgres.source import PostgresSource
 from headrace.ingress.cdc.postgres.tables import SourceTable, check_contract, read_table, type_catalogue
 from headrace.ingress.cdc.worker import CdcWorker
@@ -43,12 +44,9 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
         self._where = place_of(config.where, "database")
         self._check_truncates()
         database = place(config.connection_string()).rpartition("/")[2]
-        self._encoders = {
-            table: EnvelopeEncoder(
-                contract, registry, ingress=config.name, database=database, dialect=PostgresDialect(contract, table)
-            )
-            for table, contract in self._contracts.items()
-        }
+        self._registry, self._database = registry, database
+        self._encoders = {table: self._encoder(table, contract) for table, contract in self._contracts.items()}
+        self._followed: dict[str, tuple[Contract, EnvelopeEncoder]] = {}
 
     def missing(self) -> list[str]:
         connection = self._connect()
@@ -81,6 +79,23 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
 
     def parse_position(self, text: bytes) -> PostgresPosition:
         return PostgresPosition.from_json(text)
+
+    def encoder_of(self, changes: Changes) -> EnvelopeEncoder:
+        """That of the contract file, or of the file with the columns that are followed: a schema version of its own."""
+        assert isinstance(changes, PostgresChanges)
+        contract, table = changes.contract, changes.table
+        if contract is None or contract == self._contracts[table]:
+            return self._encoders[table]
+        known = self._followed.get(table)
+        if known is None or known[0] != contract:
+            known = self._followed[table] = contract, self._encoder(table, contract)
+        return known[1]
+
+    def _encoder(self, table: str, contract: Contract) -> EnvelopeEncoder:
+        dialect = PostgresDialect(contract, table)
+        return EnvelopeEncoder(
+            contract, self._registry, ingress=self.config.name, database=self._database, dialect=dialect
+        )
 
     def _connect(self) -> Connection:
         return connect(self.config.connection_string(), where=self._where)

@@ -52,12 +52,14 @@ class PostgresChanges(Changes):
     """Changes with the types of their columns. `origins` is empty for a snapshot, read at `snapshot_lsn`."""
 
     types: Types = field(default=(), kw_only=True)
+    contract: Contract | None = field(default=None, kw_only=True)
+    """With the columns that are followed; None: as the file says."""
     origins: Sequence[Origin] = field(default=(), kw_only=True)
     snapshot_lsn: int = field(default=0, kw_only=True)
 
 
 def snapshot_changes(
-    table: str, types: Types, columns: Mapping[str, pa.Array], count: int, *, lsn: int, now_ms: int
+    table: str, types: Types, columns: Mapping[str, pa.Array], count: int, *, lsn: int, now_ms: int, contract: Contract
 ) -> PostgresChanges:
     """Rows of a snapshot."""
     nothing = pa.nulls(count, pa.binary())
@@ -69,6 +71,7 @@ def snapshot_changes(
         dict.fromkeys(columns, nothing),
         columns,
         types=types,
+        contract=contract,
         snapshot_lsn=lsn,
     )
 
@@ -82,7 +85,7 @@ class RowBuffer:
     """Changes of one table, of one shape, in their order."""
 
     def __init__(self, table: str, types: Types, contract: Contract) -> None:
-        self.table, self.types = table, types
+        self.table, self.types, self._contract = table, types, contract
         self._names = tuple(name for name, _ in types)
         self._key = [self._names.index(name) for name in contract.key]
         shapes = {child.name: child.shape for child in record_shape(contract.schema).children}
@@ -157,6 +160,7 @@ class RowBuffer:
             bad=bad,
             has_before=[row is not None for row in self._old],
             types=self.types,
+            contract=self._contract,
             origins=self._origins,
         )
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import structlog
+
 from headrace.contracts.contract import Contract
 from headrace.errors import Where
 from headrace.ingress.cdc.changes import Changes, Read
@@ -28,8 +30,16 @@ from headrace.ingress.cdc.postgres.position import PostgresPosition, TableSnapsh
 from headrace.ingress.cdc.postgres.rows import snapshot_changes
 from headrace.ingress.cdc.postgres.snapshot import Chunk, SnapshotReader, locate, open_moment, split_ranges
 from headrace.ingress.cdc.postgres.stream import StreamReader
-from headrace.ingress.cdc.postgres.tables import SourceTable, check_contract, read_table, type_catalogue
+from headrace.ingress.cdc.postgres.tables import (
+    SourceTable,
+    check_contract,
+    followed_contract,
+    read_table,
+    type_catalogue,
+)
 from headrace.ingress.cdc.postgres.types import TypeCatalogue
+
+_LOG = structlog.get_logger("headrace.ingress")
 
 STATUS_INTERVAL_S = 5.0
 """How often the server hears of us while nothing happens; it gives up after its `wal_sender_timeout` (60 s)."""
@@ -168,11 +178,20 @@ class PostgresSource:
 
     def _snapshot_reader(self, server: _Server, snapshot: str) -> SnapshotReader:
         columns = {
-            name: [each.name for each in table.columns if self._contracts[name].schema.field(each.name) is not None]
+            name: [
+                each.name for each in table.columns if self._contract(table, name).schema.field(each.name) is not None
+            ]
             for name, table in server.tables.items()
         }
         workers = self._config.snapshot_workers
         return SnapshotReader(self._database, snapshot, server.tables, columns, workers, where=self._where)
+
+    def _contract(self, table: SourceTable, name: str) -> Contract:
+        """With the columns that are followed."""
+        if self._config.new_columns == "ignore":
+            return self._contracts[name]
+        columns = [(each.name, each.type) for each in table.columns if not each.is_generated]
+        return followed_contract(self._contracts[name], columns)
 
     def _read_snapshot(self, server: _Server, position: PostgresPosition, rows_max: int) -> Read[PostgresPosition]:
         if self._snapshot is None:
@@ -229,6 +248,7 @@ class PostgresSource:
             chunk.count,
             lsn=position.lsn if moment is None else moment.lsn,
             now_ms=time.time_ns() // 1_000_000,
+            contract=self._contract(table, chunk.table),
         )
 
     def _end_snapshot(self) -> None:
@@ -273,12 +293,22 @@ class PostgresSource:
     def _beat(self, server: _Server, position: PostgresPosition) -> None:
         """Write a word into the server's log where it is ahead of us: what comes back moves the slot."""
         publication.check_published(server.connection, self._name, server.tables, where=self._where)
+        self._watch_slot(server)
         with translated(self._where):
             server.connection.execute(
                 "SELECT pg_logical_emit_message(true, %s, %s)"
                 " WHERE pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') > %s",
                 (HEARTBEAT_PREFIX, self._name, position.lsn),
             )
+
+    def _watch_slot(self, server: _Server) -> None:
+        """Say so when the server is about to give the slot up."""
+        slot = publication.find_slot(server.connection, self._name)
+        if slot is None or slot.safe_bytes is None or slot.safe_bytes > slot.kept_bytes:
+            return
+        _LOG.warning(
+            "slot near its limit", ingress=self._config.name, kept_bytes=slot.kept_bytes, safe_bytes=slot.safe_bytes
+        )
 
     def _locate(self, table: str, snapshot: TableSnapshot, keys: Sequence[tuple[bytes, ...]]) -> Sequence[int]:
         server = self._opened()

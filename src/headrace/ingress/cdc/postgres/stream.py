@@ -27,7 +27,7 @@ from headrace.ingress.cdc.postgres.messages import ProtocolBroken
 from headrace.ingress.cdc.postgres.position import Open, PostgresPosition, Range, TableSnapshot
 from headrace.ingress.cdc.postgres.publication import AGAIN
 from headrace.ingress.cdc.postgres.rows import Origin, RowBuffer, Types, truncation
-from headrace.ingress.cdc.postgres.tables import check_mapping, split_name
+from headrace.ingress.cdc.postgres.tables import check_mapping, followed_contract, split_name
 from headrace.ingress.cdc.postgres.types import TypeCatalogue
 
 _LOG = structlog.get_logger("headrace.ingress")
@@ -60,6 +60,7 @@ class _Followed:
 
     table: str
     types: Types
+    contract: Contract
 
 
 class StreamReader:
@@ -181,8 +182,9 @@ class StreamReader:
             return
         self._types.load([each.type_oid for each in relation.columns])
         types = tuple((each.name, self._types.resolve(each.type_oid, each.type_modifier)) for each in relation.columns)
-        contract = self._contracts[table]
-        known = dict(types)
+        contract, known = self._contracts[table], dict(types)
+        if self._config.new_columns == "follow":
+            contract = followed_contract(contract, types)
         check_mapping(table, known, contract)
         if any(name not in known for name in contract.key):
             raise SourceInvalid(
@@ -196,7 +198,7 @@ class StreamReader:
             new = sorted(known.keys() - dict(before.types).keys() - fields)
             gone = sorted(dict(before.types).keys() - known.keys())
             _LOG.warning("table changed", ingress=self._config.name, table=table, new=new, gone=gone)
-        self._relations[relation.oid] = _Followed(table, types)
+        self._relations[relation.oid] = _Followed(table, types, contract)
 
     def _followed(self, relation: int) -> _Followed | None:
         try:
@@ -244,9 +246,7 @@ class StreamReader:
         if buffer is None or buffer.types is not followed.types:
             if buffer is not None:
                 self._done.append(self._open.pop(followed.table))
-            buffer = self._open[followed.table] = RowBuffer(
-                followed.table, followed.types, self._contracts[followed.table]
-            )
+            buffer = self._open[followed.table] = RowBuffer(followed.table, followed.types, followed.contract)
         return buffer
 
     def _truncate(self, truncate: messages.Truncate, start: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.contracts.avro import AvroSchema
@@ -176,6 +176,21 @@ def check_mapping(table: str, types: Mapping[str, PgType], contract: Contract) -
                 where=contract.where,
                 cure="make it string in the contract, which holds every type, or see docs/ingress.md for its types",
             )
+
+
+def followed_contract(contract: Contract, columns: Sequence[tuple[str, PgType]]) -> Contract:
+    """The contract with the columns that it does not have, nullable and behind the others."""
+    known = {each.name for each in contract.schema.fields}
+    more = [(name, found) for name, found in columns if name not in known and _AVRO_NAME.fullmatch(name)]
+    if not more:
+        return contract
+    definition = contract.schema.definition
+    assert isinstance(definition, dict)
+    added = [
+        {"name": name, "type": ["null", inferred_avro_type(found, f"{contract.schema.name}_{name}")], "default": None}
+        for name, found in more
+    ]
+    return replace(contract, schema=AvroSchema.parse({**definition, "fields": [*definition["fields"], *added]}))
 
 
 def infer_contract(database: str, table: str, *, topic: str | None = None) -> Contract:
