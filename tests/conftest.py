@@ -26,7 +26,9 @@ SESSION_VARIABLE = "HEADRACE_TEST_SESSION"
 def pytest_configure(config: pytest.Config) -> None:
     """The session's first process owns the servers; the workers of pytest-xdist share them."""
     if not hasattr(config, "workerinput"):
-        os.environ[SESSION_VARIABLE] = f"{os.getpid()}:{tempfile.mkdtemp(prefix='headrace-session-')}"
+        directory = tempfile.mkdtemp(prefix="headrace-session-")
+        os.chmod(directory, 0o711)  # PostgreSQL runs as another user where the tests run as root.
+        os.environ[SESSION_VARIABLE] = f"{os.getpid()}:{directory}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
