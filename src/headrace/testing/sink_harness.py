@@ -2,7 +2,7 @@
 
 Owns what `sink_conformance` and the tests of the egress room share.
 
-- Everything runs on an embedded log in a folder of the test; a child process can open the same.
+- Everything runs on an embedded log in a folder of the test, or on the log that is given; a child process can open the same.
 - Conditions are polled with a deadline.
 """
 
@@ -32,7 +32,7 @@ from headrace.ingress.encoder import Entry, now_ms
 from headrace.ingress.environment import GivenEnvironment
 from headrace.log.columns import Record, batch_records, binary_column, outgoing
 from headrace.log.embedded import EmbeddedLog
-from headrace.log.port import TopicPartition, TopicSpec
+from headrace.log.port import Log, TopicPartition, TopicSpec
 from headrace.log.schema_topic import SchemaTopic
 
 WORKSPACE = "stage"
@@ -75,9 +75,12 @@ def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEA
 class Stage:
     """One test's world."""
 
-    def __init__(self, folder: Path, contract: Contract, *, partitions: int = PARTITIONS) -> None:
+    def __init__(
+        self, folder: Path, contract: Contract, *, partitions: int = PARTITIONS, log: Log | None = None
+    ) -> None:
+        """`log`: another than the embedded one; it is closed with the stage."""
         self.log_path = folder / "log.db"
-        self.log = EmbeddedLog(self.log_path, session_timeout_ms=SESSION_TIMEOUT_MS)
+        self.log: Log = log or EmbeddedLog(self.log_path, session_timeout_ms=SESSION_TIMEOUT_MS)
         self.registry: Registry = StoredRegistry(SchemaTopic(self.log))
         self.contract, self.partitions = contract, partitions
         admin = self.log.admin()
@@ -200,10 +203,11 @@ class Stage:
             if description is None:
                 return []
             partitions = [TopicPartition(topic, number) for number in range(description.partitions)]
-            total = sum(admin.end_offsets(partitions).values())
-            consumer.assign(dict.fromkeys(partitions, -2))
+            ends = {each: end for each, end in admin.end_offsets(partitions).items() if end > 0}
+            consumer.assign(dict.fromkeys(ends, -2))
             found: list[Record] = []
-            while len(found) < total:
+            # Not by their number: transactions leave gaps in the offsets.
+            while any(position < ends[each] for each, position in consumer.position(list(ends)).items()):
                 found += [record for batch in consumer.poll(10_000, 1.0) for record in batch_records(batch)]
             return sorted(found, key=lambda record: (record.partition, record.offset))
         finally:

@@ -17,7 +17,7 @@ from headrace.ingress.cdc.config import PostgresCdcConfig
 from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 from headrace.ingress.cdc.postgres.publication import find_slot
 from headrace.log.columns import Record, binary_column
-from headrace.log.port import TopicSpec
+from headrace.log.port import Log, TopicSpec
 from headrace.testing.sink_harness import DEADLINE_S, Stage
 
 Row = dict[str, Any]
@@ -29,13 +29,13 @@ def contract_of(topic: str, key: tuple[str, ...], **fields: Any) -> Contract:
         {"name": name, "type": each, **({"default": None} if isinstance(each, list) else {})}
         for name, each in fields.items()
     ]
-    schema = AvroSchema.parse({"type": "record", "name": topic.capitalize(), "fields": listed})
+    schema = AvroSchema.parse({"type": "record", "name": topic.rpartition(".")[2].capitalize(), "fields": listed})
     return Contract(topic, schema, kind=TopicKind.CHANGE, key=key)
 
 
-def accounts_contract() -> Contract:
+def accounts_contract(topic: str = "accounts") -> Contract:
     nullable = ["null", "string"]
-    return contract_of("accounts", ("id",), id="long", owner=nullable, cents="long", note=nullable)
+    return contract_of(topic, ("id",), id="long", owner=nullable, cents="long", note=nullable)
 
 
 def account(number: int, owner: str | None, cents: int, note: str | None = None) -> Row:
@@ -46,11 +46,19 @@ class Bank(Stage):
     """One table, captured into one topic of one partition, so that the topic's order is the order of the changes."""
 
     def __init__(
-        self, folder: Path, url: str, contract: Contract | None = None, table: str | None = ACCOUNTS_TABLE
+        self,
+        folder: Path,
+        url: str,
+        contract: Contract | None = None,
+        table: str | None = ACCOUNTS_TABLE,
+        *,
+        log: Log | None = None,
     ) -> None:
-        super().__init__(folder, contract or accounts_contract(), partitions=1)
         self._server = url
         self.database = f"headrace_{secrets.token_hex(6)}"
+        # The topics of all tests share a broker.
+        topic = "accounts" if log is None else f"{self.database}.accounts"
+        super().__init__(folder, contract or accounts_contract(topic), partitions=1, log=log)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.database)))
         self.url = psycopg.conninfo.make_conninfo(url, dbname=self.database)

@@ -1,4 +1,4 @@
-"""A capture in a process of its own, to be killed: `python -m tests.ingress.postgres.capture_child LOG CONFIG`."""
+"""A capture in a process of its own, to be killed: `python -m tests.ingress.postgres.capture_child LOG TOPIC ...`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from headrace.contracts.registry_store import StoredRegistry
 from headrace.ingress.cdc.config import PostgresCdcConfig
 from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 from headrace.log.embedded import EmbeddedLog
+from headrace.log.kafka import KafkaLog
+from headrace.log.port import Log
 from headrace.log.schema_topic import SchemaTopic
 from tests.ingress.postgres.bank import accounts_contract
 
 
-def main(log_path: str, workspace: str, config: str) -> None:
-    """Run until killed."""
-    log = EmbeddedLog(Path(log_path))
-    contract = accounts_contract()
+def main(log_place: str, topic: str, workspace: str, config: str) -> None:
+    """Run until killed. `log_place` is `kafka:<bootstrap servers>`, or the file of an embedded log."""
+    kind, _, servers = log_place.partition(":")
+    log: Log = KafkaLog(servers) if kind == "kafka" else EmbeddedLog(Path(log_place))
+    contract = accounts_contract(topic)
     given = PostgresCdcConfig.model_validate(json.loads(config))
     registry = StoredRegistry(SchemaTopic(log))
     PostgresCdc(given, log, registry, {contract.topic: contract}, workspace=workspace).run(threading.Event())
