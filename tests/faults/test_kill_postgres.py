@@ -1,4 +1,4 @@
-"""kill -9 of the process that captures PostgreSQL into a real Kafka, at random moments of its snapshot and its stream."""
+"""kill -9 of the process that captures PostgreSQL into a real Kafka, at random moments of snapshot and stream."""
 
 from __future__ import annotations
 

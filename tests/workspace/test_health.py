@@ -10,7 +10,14 @@ import pytest
 from headrace.engine.metrics import EngineMetrics
 from headrace.workspace.health import READY_LAG_SECONDS_MAX, Health
 from headrace.workspace.runtime import Report
-from headrace.workspace.status import STALE_AFTER_MS, ComponentKind, ComponentState, ComponentStatus, TopicLag
+from headrace.workspace.status import (
+    STALE_AFTER_MS,
+    ComponentKind,
+    ComponentState,
+    ComponentStatus,
+    SourceLogStatus,
+    TopicLag,
+)
 
 NOW_S = 1_800_000_000.0
 
@@ -129,10 +136,11 @@ def test_ingress_and_egress_do_not_count() -> None:
 
 
 def test_metrics_of_connections() -> None:
-    """Counters of ingress and egress, lag by topic, and exactly one state of each component."""
+    """Counters of ingress and egress, lag by topic, what databases keep, and exactly one state of each component."""
     found = health(TOTALS, PLANES, DELAYS)
     found.note(status())
-    found.note(status(PLANES, records_in=12, records_out=11, dead_letters=1))
+    log = SourceLogStatus(behind_bytes=10, kept_bytes=20)
+    found.note(status(PLANES, records_in=12, records_out=11, dead_letters=1, source_log=log))
     found.note(status(DELAYS, records_in=5, lag={"orders": TopicLag(records=3)}))
 
     def value(metric: str, /, **labels: str) -> float | None:
@@ -142,6 +150,10 @@ def test_metrics_of_connections() -> None:
     assert value("headrace_connection_records_in_total", **planes) == 12
     assert value("headrace_connection_records_out_total", **planes) == 11
     assert value("headrace_connection_dead_letters_total", **planes) == 1
+    assert value("headrace_source_log_behind_bytes", **planes) == 10
+    assert value("headrace_source_log_kept_bytes", **planes) == 20
+    assert value("headrace_source_log_safe_bytes", **planes) is None
+    assert value("headrace_source_log_kept_bytes", kind="egress", name="delays") is None
     assert value("headrace_connection_lag_records", kind="egress", name="delays", topic="orders") == 3
     assert value("headrace_connection_records_in_total", kind="pipeline", name="totals") is None
     assert value("headrace_component_state", kind="pipeline", name="totals", state="running") == 1

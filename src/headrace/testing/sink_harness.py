@@ -2,7 +2,7 @@
 
 Owns what `sink_conformance` and the tests of the egress room share.
 
-- Everything runs on an embedded log in a folder of the test, or on the log that is given; a child process can open the same.
+- Everything runs on an embedded log in a folder of the test, or on the log that is given; a child process can open it.
 - Conditions are polled with a deadline.
 """
 

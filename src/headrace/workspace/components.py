@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,14 @@ from headrace.workspace.load import IngressConfig, Workspace
 from headrace.workspace.plan_connectors import open_ingress
 from headrace.workspace.replay_news import ReplayNews
 from headrace.workspace.runtime import Component, Report
-from headrace.workspace.status import WRITE_INTERVAL_S, ComponentKind, ComponentState, ComponentStatus, TopicLag
+from headrace.workspace.status import (
+    WRITE_INTERVAL_S,
+    ComponentKind,
+    ComponentState,
+    ComponentStatus,
+    SourceLogStatus,
+    TopicLag,
+)
 
 
 def components(
@@ -167,7 +174,7 @@ class IngressComponent:
 
     def _status(self, cdc: CdcWorker[Any], previous: ComponentStatus | None) -> ComponentStatus:
         status, now_ms = cdc.status(), time.time_ns() // 1_000_000
-        counters = status.counters
+        counters, log = status.counters, status.source_log
         records = counters.changes + counters.snapshot_rows
         return ComponentStatus(
             kind=self.kind,
@@ -182,6 +189,7 @@ class IngressComponent:
             records_per_second=_rate(previous, records, now_ms),
             dead_letters=counters.dead_letters,
             error=str(status.error) if status.error else None,
+            source_log=None if log is None else SourceLogStatus(**asdict(log)),
         )
 
 

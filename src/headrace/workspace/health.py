@@ -40,6 +40,16 @@ SPEAKING = frozenset(
 )
 """States in which a component says something every second."""
 
+SOURCE_LOG = {
+    "behind_bytes": ("headrace_source_log_behind_bytes", "Of the database's log: written, and not yet published."),
+    "kept_bytes": ("headrace_source_log_kept_bytes", "Of the database's log: kept on its disk for the ingress."),
+    "safe_bytes": (
+        "headrace_source_log_safe_bytes",
+        "That the database may write until it gives the ingress up; absent without a limit.",
+    ),
+}
+"""Metrics of what databases keep for an ingress, by field of the status: name and meaning."""
+
 Key = tuple[ComponentKind, str]
 
 
@@ -142,6 +152,7 @@ class Health(Collector):
         lags = GaugeMetricFamily(
             "headrace_connection_lag_records", "Records still to deliver.", labels=[*labels, "topic"]
         )
+        logs = {field: GaugeMetricFamily(name, told, labels=labels) for field, (name, told) in SOURCE_LOG.items()}
         for (kind, name), status in self._all():
             if status is None:
                 continue
@@ -154,7 +165,11 @@ class Health(Collector):
             letters.add_metric([kind.value, name], status.dead_letters)
             for topic, lag in status.lag.items():
                 lags.add_metric([kind.value, name, topic], lag.records)
-        yield from (states, records_in, records_out, letters, lags)
+            for field, family in logs.items():
+                value = None if status.source_log is None else getattr(status.source_log, field)
+                if value is not None:
+                    family.add_metric([kind.value, name], value)
+        yield from (states, records_in, records_out, letters, lags, *logs.values())
 
 
 def _as_json(key: Key, status: ComponentStatus | None) -> dict[str, Any]:

@@ -68,6 +68,16 @@ class TopicLag(BaseModel):
     """Age of the oldest record not yet processed; None where it is not known."""
 
 
+class SourceLogStatus(BaseModel):
+    """What a database keeps of its own log for an ingress."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    behind_bytes: int
+    kept_bytes: int
+    safe_bytes: int | None = None
+
+
 class ComponentStatus(BaseModel):
     """One component in one process."""
 
@@ -108,6 +118,8 @@ class ComponentStatus(BaseModel):
     """Whether its thread does not come back."""
     lag: Mapping[str, TopicLag] = Field(default_factory=dict)
     """By topic, over the partitions of this process; empty while it is not known."""
+    source_log: SourceLogStatus | None = None
+    """Of an ingress from a database that keeps one for it."""
 
 
 def status_path(root: Path, kind: ComponentKind, name: str, instance: str) -> Path:

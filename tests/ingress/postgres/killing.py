@@ -50,12 +50,19 @@ def work(url: str, seed: int) -> None:
             )
             connection.execute(chance.choices(statements, (6, 6, 2, 1, 1))[0].encode())
             if number % EVERYTHING_EVERY == EVERYTHING_EVERY // 2:
-                connection.execute(f"UPDATE accounts SET cents = -{number} WHERE id < {KEYS}".encode())
+                everything = f"UPDATE accounts SET cents = -{number} WHERE id < {KEYS}"
+                part = (
+                    f"SAVEPOINT part; UPDATE accounts SET owner = 'part' WHERE id < {KEYS}; ROLLBACK TO SAVEPOINT part"
+                )
+                connection.execute(f"BEGIN; {part}; {everything}; COMMIT".encode())
+                connection.execute(f"BEGIN; {everything}; ROLLBACK".encode())
 
 
 def capture(bank: Bank, log_place: str) -> subprocess.Popen[bytes]:
     """The process that captures."""
-    config = bank.config(batch_rows_max=300, snapshot_workers=2).model_dump(mode="json")
+    # The server sends transactions of more than 64 kB while they are under way.
+    url = f"{bank.url} options='-c logical_decoding_work_mem=64kB'"
+    config = bank.config(batch_rows_max=300, snapshot_workers=2, database=url).model_dump(mode="json")
     arguments = [log_place, bank.contract.topic, bank.database, json.dumps(config)]
     command = [sys.executable, "-m", "tests.ingress.postgres.capture_child", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,11 +17,12 @@ from headrace.ingress.cdc.errors import (
     PositionLost,
     SlotInUse,
     SlotLost,
+    SlotTaken,
     SourceInvalid,
     SourceUnguarded,
     TableTruncated,
 )
-from headrace.ingress.cdc.postgres import snapshot, stream
+from headrace.ingress.cdc.postgres import snapshot, source, stream
 from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 from headrace.ingress.cdc.postgres.position import Moment, Open, PostgresPosition, Range, TableSnapshot
 from headrace.ingress.cdc.postgres.tables import followed_contract
@@ -225,6 +228,60 @@ def test_a_slot_in_use_is_waited_for(bank: Bank) -> None:
     bank.insert((2, "Eve", 2))
     bank.drain(bank.cdc())
     assert bank.told() == [("c", None, account(1, "Ada", 1)), ("c", None, account(2, "Eve", 2))]
+
+
+def test_a_slot_that_stays_in_use_stops(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a reader that died could hold it: somebody else has the slot, and the message says who."""
+    monkeypatch.setattr(source, "IN_USE_PATIENCE_S", 0.05)
+    first = bank.drain()
+    bank.insert((1, "Ada", 1))
+    bank.drain(first)
+    second = bank.cdc()
+    with pytest.raises(SlotInUse):
+        second.step()
+    time.sleep(0.06)
+    with pytest.raises(SlotTaken, match=r"by another connection: headrace of user .* stop the other reader"):
+        second.step()
+    assert not isinstance(SlotTaken("x"), SlotInUse)
+    bank.kill(first)
+    bank.drain(second)
+
+
+def test_a_slot_that_is_dropped_while_it_streams(bank: Bank) -> None:
+    """The stream ends, and what comes next is a lost slot, not a new one."""
+    cdc = bank.drain()
+    bank.insert((1, "Ada", 1))
+    bank.drain(cdc)
+    slot = bank.slot()
+    bank.execute(f"SELECT pg_terminate_backend({slot.active_pid})")
+    bank.free()
+    bank.execute(f"SELECT pg_drop_replication_slot('headrace_{bank.database}_bank')")
+    bank.insert((2, "missed", 2))
+    with pytest.raises(SlotLost, match="is gone: changes were missed"):
+        cdc.run(threading.Event())
+    assert cdc.status().state == "failed"
+    assert len(bank.told()) == 1
+
+
+def test_a_slot_that_fell_too_far_behind(tmp_path: Path) -> None:
+    """The server gave it up at `max_slot_wal_keep_size`: the status tells how much is left, then it is a gap."""
+    limit = {"max_slot_wal_keep_size": "32MB", "max_wal_size": "32MB", "min_wal_size": "32MB"}
+    with running_postgres(settings=limit) as server, closing(Bank(tmp_path, server.url)) as bank:
+        cdc = bank.drain()
+        log = cdc.status().source_log
+        assert log is not None
+        assert log.safe_bytes is not None
+        assert 0 < log.safe_bytes <= 64 << 20
+        bank.kill(cdc)
+        before = bank.slot().log
+        bank.execute(*(["CREATE TABLE IF NOT EXISTS other ()", "SELECT pg_switch_wal()"] * 2))
+        assert bank.slot().log.behind_bytes > before.behind_bytes
+        assert bank.slot().log.safe_bytes < before.safe_bytes
+        for number in range(8):
+            bank.execute(f"CREATE TABLE other_{number} ()", "SELECT pg_switch_wal()")
+        bank.execute("CHECKPOINT")
+        with pytest.raises(SlotLost, match="no longer keeps the log"):
+            bank.cdc().step()
 
 
 def test_guards_before_anything_is_made(tmp_path: Path) -> None:

@@ -37,6 +37,18 @@ class SourcePosition(Protocol):
         """Tables whose snapshot is under way."""
 
 
+@dataclass(frozen=True, slots=True)
+class SourceLog:
+    """What the database keeps of its own log for an ingress, in bytes."""
+
+    behind_bytes: int
+    """Written and not yet told to be safe."""
+    kept_bytes: int
+    """Kept on the database's disk: also what transactions that are still open need."""
+    safe_bytes: int | None
+    """That may be written until the database gives the ingress up; None without a limit."""
+
+
 P = TypeVar("P", bound=SourcePosition)
 
 
@@ -78,6 +90,10 @@ class Read(Generic[P]):
 
 class Source(Protocol[P]):
     """One database, read from one thread: (has_news | read | published | wait)* close."""
+
+    @property
+    def log(self) -> SourceLog | None:
+        """As it was seen last; None where the database keeps none, or it was not looked at. From any thread."""
 
     def has_news(self) -> bool:
         """Whether a read may give more than the last one; cheap."""

@@ -82,6 +82,8 @@ class PostgresCdcConfig(CdcConfig):
     """What becomes of a TRUNCATE."""
     new_columns: Literal["ignore", "follow"] = "ignore"
     """Whether columns that the contract does not have are published too, as nullable fields of new schema versions."""
+    spool_mb_max: int = Field(default=10_000, ge=0, le=1_000_000)
+    """Of disk for large transactions that the server sends before they commit; 0: it keeps them until then."""
     unlimited_wal: bool = False
     """Read from a server whose `max_slot_wal_keep_size` sets no limit."""
     generation: int = Field(default=1, ge=1)

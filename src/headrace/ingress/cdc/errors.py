@@ -49,6 +49,12 @@ class SlotInUse(IngressError):
     fault = Fault.RETRY
 
 
+class SlotTaken(IngressError):
+    """Another connection has read from the slot for longer than one of ours that died could."""
+
+    code: ClassVar[str] = "ingress.slot_taken"
+
+
 class SourceUnguarded(IngressError):
     """The database would keep its log for ever while nobody reads it, and fill its disk."""
 

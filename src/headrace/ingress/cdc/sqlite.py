@@ -108,6 +108,10 @@ class SqliteSource:
         self._reader, self._config, self._counters = reader, config, counters
         self._pruned_at = 0.0
 
+    @property
+    def log(self) -> None:
+        return None
+
     def has_news(self) -> bool:
         return self._reader.has_news()
 

@@ -26,7 +26,7 @@ from headrace.contracts.contract import Contract, TopicKind
 from headrace.contracts.yaml_model import place_of
 from headrace.errors import Fault, HeadraceError
 from headrace.ingress.batch_publisher import backoff_s
-from headrace.ingress.cdc.changes import READ, TRUNCATE, Changes, P, Read, Source
+from headrace.ingress.cdc.changes import READ, TRUNCATE, Changes, P, Read, Source, SourceLog
 from headrace.ingress.cdc.config import CdcConfig
 from headrace.ingress.cdc.envelopes import DeadChange, EnvelopeEncoder, Envelopes
 from headrace.ingress.cdc.errors import SourceInvalid
@@ -71,6 +71,7 @@ class CdcStatus:
     error: HeadraceError | None = None
     tables: Mapping[str, str] = field(default_factory=dict)
     """Topic by table."""
+    source_log: SourceLog | None = None
 
 
 class CdcWorker(ABC, Generic[P]):
@@ -158,7 +159,7 @@ class CdcWorker(ABC, Generic[P]):
 
     def status(self) -> CdcStatus:
         """How it stood after the last step. From any thread."""
-        position = self._position
+        position, source = self._position, self._source
         return CdcStatus(
             name=self.config.name,
             state=self._state,
@@ -168,6 +169,7 @@ class CdcWorker(ABC, Generic[P]):
             counters=self.counters,
             error=self._error,
             tables={table: contract.topic for table, contract in self._contracts.items()},
+            source_log=None if source is None else source.log,
         )
 
     def close(self) -> None:

@@ -104,9 +104,13 @@ class Replication:
         high, _, low = begins.partition("/")
         return int(high, 16) << 32 | int(low, 16), snapshot
 
-    def start(self, slot: str, publication: str, lsn: int) -> None:
-        """Begin to stream. Raises `SlotInUse`, `SourceInvalid`, `SourceUnavailable`."""
-        options = f"proto_version '1', publication_names '\"{publication}\"', messages 'true'"
+    def start(self, slot: str, publication: str, lsn: int, *, with_unfinished: bool = False) -> None:
+        """Begin to stream, large transactions before they commit if asked (version 2 of the protocol).
+
+        Raises `SlotInUse`, `SourceInvalid`, `SourceUnavailable`.
+        """
+        version = "proto_version '2', streaming 'on'" if with_unfinished else "proto_version '1'"
+        options = f"{version}, publication_names '\"{publication}\"', messages 'true'"
         self._connection.send_query(f'START_REPLICATION SLOT "{slot}" LOGICAL {lsn_text(lsn)} ({options})'.encode())
         result = self._result()
         if result.status != pq.ExecStatus.COPY_BOTH:

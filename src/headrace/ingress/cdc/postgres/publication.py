@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace.errors import Where
+from headrace.ingress.cdc.changes import SourceLog
 from headrace.ingress.cdc.errors import (
     CaptureMissing,
     PositionLost,
@@ -41,10 +42,9 @@ class Slot:
     confirmed_lsn: int
     wal_status: str
     active_pid: int | None
-    kept_bytes: int
-    """Of the log that the server keeps for it."""
-    safe_bytes: int | None
-    """That may be written until the server gives the slot up; None without a limit."""
+    reader: str
+    """Who that is, in words; empty without one."""
+    log: SourceLog
 
 
 def object_name(workspace: str, ingress: str) -> str:
@@ -153,13 +153,18 @@ def find_slot(connection: Connection, slot: str) -> Slot | None:
     with translated():
         row = connection.execute(
             "SELECT confirmed_flush_lsn::text, coalesce(wal_status, 'reserved'), active_pid,"
+            " coalesce(nullif(a.application_name, ''), 'an application') || ' of user ' || coalesce(a.usename, '?')"
+            " || ' at ' || coalesce(host(a.client_addr), 'the server itself'),"
+            " pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,"
             " pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, safe_wal_size"
-            " FROM pg_replication_slots WHERE slot_name = %s",
+            " FROM pg_replication_slots LEFT JOIN pg_stat_activity a ON a.pid = active_pid WHERE slot_name = %s",
             (slot,),
         ).fetchone()
     if row is None:
         return None
-    return Slot(lsn_number(row[0] or "0/0"), row[1], row[2], row[3] or 0, row[4])
+    confirmed, status, pid, reader, behind, kept, safe = row
+    log = SourceLog(max(behind or 0, 0), max(kept or 0, 0), safe)
+    return Slot(lsn_number(confirmed or "0/0"), status, pid, reader or "", log)
 
 
 def drop_slot(connection: Connection, slot: str) -> None:
@@ -196,7 +201,8 @@ def check_slot(connection: Connection, slot: str, position: PostgresPosition, *,
 def _check_free(slot: str, found: Slot, where: Where | None = None) -> None:
     if found.active_pid is not None:
         raise SlotInUse(
-            f"the replication slot {slot!r} is read by another connection (process {found.active_pid} of the server)",
+            f"the replication slot {slot!r} is read by another connection: {found.reader or 'one that just ended'}"
+            f" (process {found.active_pid} of the server)",
             where=where,
             cure="stop the other reader; one that was killed lets go within the server's wal_sender_timeout",
         )

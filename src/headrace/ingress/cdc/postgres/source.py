@@ -21,15 +21,16 @@ import structlog
 
 from headrace.contracts.contract import Contract
 from headrace.errors import Where
-from headrace.ingress.cdc.changes import Changes, Read
+from headrace.ingress.cdc.changes import Changes, Read, SourceLog
 from headrace.ingress.cdc.config import PostgresCdcConfig
-from headrace.ingress.cdc.errors import PositionLost, SourceUnavailable
+from headrace.ingress.cdc.errors import PositionLost, SlotInUse, SlotTaken, SourceUnavailable
 from headrace.ingress.cdc.postgres import publication
 from headrace.ingress.cdc.postgres.connection import Connection, Replication, connect, translated
 from headrace.ingress.cdc.postgres.position import PostgresPosition, TableSnapshot
 from headrace.ingress.cdc.postgres.rows import snapshot_changes
 from headrace.ingress.cdc.postgres.snapshot import Chunk, SnapshotReader, locate, open_moment, split_ranges
 from headrace.ingress.cdc.postgres.stream import StreamReader
+from headrace.ingress.cdc.postgres.streamed import SpoolFull, TransactionFeed
 from headrace.ingress.cdc.postgres.tables import (
     SourceTable,
     check_contract,
@@ -47,6 +48,10 @@ HEARTBEAT_PREFIX = "headrace"
 OLDER_TIMEOUT_S = 60.0
 """For transactions that were open when a table joined."""
 POLL_S = 0.1
+WATCH_INTERVAL_S = 5.0
+"""Between two looks at how much log the server keeps for the slot."""
+IN_USE_PATIENCE_S = 120.0
+"""A reader that was killed holds the slot until the server's `wal_sender_timeout`, 60 s where nobody changed it."""
 
 
 @dataclass(slots=True)
@@ -70,9 +75,18 @@ class PostgresSource:
         self._exporter: Connection | Replication | None = None
         self._snapshot: SnapshotReader | None = None
         self._replication: Replication | None = None
+        self._feed: TransactionFeed | None = None
         self._stream: StreamReader | None = None
+        self._spool_bytes_max = config.spool_mb_max * 1_000_000
         self._expected: PostgresPosition | None = None
         self._acknowledged, self._told_at_s, self._moved_at_s = 0, 0.0, 0.0
+        self._log: SourceLog | None = None
+        self._looked_at_s = 0.0
+        self._in_use_since_s: float | None = None
+
+    @property
+    def log(self) -> SourceLog | None:
+        return self._log
 
     def has_news(self) -> bool:
         return True  # A read of a stream that has nothing costs no more than to ask.
@@ -84,13 +98,12 @@ class PostgresSource:
             self._replication.wait(min(seconds, 1.0))
 
     def close(self) -> None:
-        for each in (self._snapshot, self._exporter, self._replication):
-            if each is not None:
-                with suppress(SourceUnavailable):
-                    each.close()
+        self._end_stream()
+        with suppress(SourceUnavailable):
+            self._end_snapshot()
         if self._server is not None:
             self._server.connection.close()
-        self._server = self._snapshot = self._exporter = self._replication = self._stream = self._expected = None
+        self._server = self._expected = None
 
     def read(self, position: PostgresPosition | None, rows_max: int) -> Read[PostgresPosition]:
         try:
@@ -98,10 +111,22 @@ class PostgresSource:
                 found = self._begin()
             else:
                 found = self._read(position, rows_max)
+        except SlotInUse as error:
+            self.close()
+            self._in_use_since_s = self._in_use_since_s or time.monotonic()
+            if time.monotonic() - self._in_use_since_s < IN_USE_PATIENCE_S:
+                raise
+            raise SlotTaken(
+                f"{error.message}, since over {IN_USE_PATIENCE_S:.0f} s",
+                where=self._where,
+                cure="stop the other reader, then start this ingress again; what that one took is then told as a lost"
+                " position. Each ingress needs a slot of its own",
+            ) from error
         except BaseException:
             self.close()
             raise
-        self._expected = found.position
+        self._expected, self._in_use_since_s = found.position, None
+        self._watch_slot()
         return found
 
     def published(self, position: PostgresPosition) -> None:
@@ -207,10 +232,8 @@ class PostgresSource:
 
     def _open_snapshot(self, server: _Server, position: PostgresPosition) -> PostgresPosition:
         """Go on with what is left of the snapshots, at the moment of now."""
-        if self._replication is not None:
-            # The stream would go on with the position that it knows; it begins again behind the snapshot.
-            self._replication.close()
-            self._replication = self._stream = None
+        # The stream would go on with the position that it knows; it begins again behind the snapshot.
+        self._end_stream()
         self._wait_for_older(server)
         exporter = connect(self._database, where=self._where)
         self._exporter = exporter
@@ -262,25 +285,33 @@ class PostgresSource:
             self._start_stream(server, position)
         assert self._stream is not None
         assert self._replication is not None
-        changes = self._stream.collect(rows_max)
+        try:
+            changes = self._stream.collect(rows_max)
+        except SpoolFull as full:
+            _LOG.warning("large transactions wait on the server", ingress=self._config.name, reason=str(full))
+            self._spool_bytes_max = 0
+            self._end_stream()
+            return self._read_stream(server, position, rows_max)
         moved = self._stream.position
         if changes:
             self._moved_at_s = time.monotonic()
-            return Read(changes, moved, None, is_drained=len(changes) == 0 and self._stream.is_between)
+            return Read(changes, moved, None, is_drained=False)
         if time.monotonic() - self._moved_at_s < self._config.heartbeat_interval_ms / 1_000:
             # Transactions of other tables: their position waits for the next beat.
-            return Read([], position, None, is_drained=self._stream.is_between)
+            return Read([], position, None, is_drained=self._stream.is_drained)
         self._moved_at_s = time.monotonic()
         if self._stream.is_between and self._replication.wal_end > moved.lsn:
             moved = self._stream.position = moved.at(self._replication.wal_end)
         self._beat(server, moved)
-        return Read([], moved, None, is_drained=self._stream.is_between)
+        return Read([], moved, None, is_drained=self._stream.is_drained)
 
     def _start_stream(self, server: _Server, position: PostgresPosition) -> None:
         self._replication = Replication(self._database, where=self._where)
-        self._replication.start(self._name, self._name, position.lsn)
+        self._replication.start(self._name, self._name, position.lsn, with_unfinished=self._spool_bytes_max > 0)
+        self._feed = TransactionFeed(self._replication, self._spool_bytes_max)
         self._stream = StreamReader(
             self._replication,
+            self._feed,
             position,
             self._contracts,
             server.types,
@@ -290,10 +321,16 @@ class PostgresSource:
         )
         self._acknowledged, self._told_at_s, self._moved_at_s = 0, time.monotonic(), time.monotonic()
 
+    def _end_stream(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+        if self._replication is not None:
+            self._replication.close()
+        self._replication = self._feed = self._stream = None
+
     def _beat(self, server: _Server, position: PostgresPosition) -> None:
         """Write a word into the server's log where it is ahead of us: what comes back moves the slot."""
         publication.check_published(server.connection, self._name, server.tables, where=self._where)
-        self._watch_slot(server)
         with translated(self._where):
             server.connection.execute(
                 "SELECT pg_logical_emit_message(true, %s, %s)"
@@ -301,14 +338,17 @@ class PostgresSource:
                 (HEARTBEAT_PREFIX, self._name, position.lsn),
             )
 
-    def _watch_slot(self, server: _Server) -> None:
-        """Say so when the server is about to give the slot up."""
-        slot = publication.find_slot(server.connection, self._name)
-        if slot is None or slot.safe_bytes is None or slot.safe_bytes > slot.kept_bytes:
+    def _watch_slot(self) -> None:
+        """Look now and then how much log the server keeps; say so when it is about to give the slot up."""
+        if self._server is None or time.monotonic() - self._looked_at_s < WATCH_INTERVAL_S:
             return
-        _LOG.warning(
-            "slot near its limit", ingress=self._config.name, kept_bytes=slot.kept_bytes, safe_bytes=slot.safe_bytes
-        )
+        self._looked_at_s = time.monotonic()
+        slot = publication.find_slot(self._server.connection, self._name)
+        self._log = log = None if slot is None else slot.log
+        if log is not None and log.safe_bytes is not None and log.safe_bytes <= log.kept_bytes:
+            _LOG.warning(
+                "slot near its limit", ingress=self._config.name, kept_bytes=log.kept_bytes, safe_bytes=log.safe_bytes
+            )
 
     def _locate(self, table: str, snapshot: TableSnapshot, keys: Sequence[tuple[bytes, ...]]) -> Sequence[int]:
         server = self._opened()

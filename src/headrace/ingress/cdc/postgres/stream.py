@@ -27,6 +27,7 @@ from headrace.ingress.cdc.postgres.messages import ProtocolBroken
 from headrace.ingress.cdc.postgres.position import Open, PostgresPosition, Range, TableSnapshot
 from headrace.ingress.cdc.postgres.publication import AGAIN
 from headrace.ingress.cdc.postgres.rows import Origin, RowBuffer, Types, truncation
+from headrace.ingress.cdc.postgres.streamed import TransactionFeed
 from headrace.ingress.cdc.postgres.tables import check_mapping, followed_contract, split_name
 from headrace.ingress.cdc.postgres.types import TypeCatalogue
 
@@ -69,6 +70,7 @@ class StreamReader:
     def __init__(
         self,
         replication: Replication,
+        feed: TransactionFeed,
         position: PostgresPosition,
         contracts: Mapping[str, Contract],
         types: TypeCatalogue,
@@ -77,7 +79,7 @@ class StreamReader:
         *,
         where: Where | None = None,
     ) -> None:
-        self._replication, self._contracts, self._types = replication, contracts, types
+        self._replication, self._feed, self._contracts, self._types = replication, feed, contracts, types
         self._config, self._locate, self._where = config, locate, where
         self._names = {split_name(table): table for table in contracts}
         self._relations: dict[int, _Followed | None] = {}
@@ -96,12 +98,17 @@ class StreamReader:
         """Whether no transaction is under way."""
         return self._transaction is None
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether the last `collect` took what was there, and whole transactions."""
+        return self.is_between and not self._feed.is_busy
+
     def collect(self, rows_max: int) -> list[Changes]:
-        """What is there, up to a batch; `position` is then behind it."""
+        """What is there, up to a batch; `position` is then behind it. Raises `SpoolFull`."""
         self._snapshots = self.position.tables
         waited_until: float | None = None
         while self._rows < rows_max and self._bytes < BATCH_BYTES_MAX:
-            received = self._replication.receive()
+            received = self._feed.receive()
             if received is not None:
                 waited_until = None
                 self._take(*received)
