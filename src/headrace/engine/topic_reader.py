@@ -98,7 +98,7 @@ class TopicReader:
         op = pl.col("op").cast(pl.String)
         known = op.is_in(["c", "u", "r", "d"]) & (pl.col("after").is_not_null() | (op == "d"))
         for row, kind in frame.filter(~known).select(ROW, op).iter_rows():
-            bad.append(BadRecord(row, "decode.unreadable_change", f"operation {kind!r} has no row after it"))
+            bad.append(_not_a_row(row, kind))
         kept = frame.filter(known)
         return kept.select(
             *(pl.col("after").struct.field(name).alias(name) for name in self._columns),
@@ -232,6 +232,14 @@ def _epoch_ms(values: pl.Series) -> pl.Series:
         return values.cast(pl.Int64)
     frame = values.to_frame()
     return frame.select(epoch_ms(frame, values.name)).to_series()
+
+
+def _not_a_row(row: int, operation: str | None) -> BadRecord:
+    """Why an envelope is neither a row nor a deletion."""
+    if operation == "t":
+        told = "the source table was emptied; rows of it that came before stay here until they are deleted by key"
+        return BadRecord(row, "decode.truncate_unsupported", told)
+    return BadRecord(row, "decode.unreadable_change", f"operation {operation!r} has no row after it")
 
 
 def _null_rows(column: pa.LargeBinaryArray) -> npt.NDArray[np.int64]:

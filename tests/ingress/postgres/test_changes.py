@@ -7,6 +7,8 @@ import json
 import psycopg
 import pytest
 
+from headrace.engine.topic_reader import Rows, TopicReader
+from headrace.log.port import TopicPartition
 from tests.ingress.postgres.bank import Bank, account
 
 pytestmark = [pytest.mark.postgres, pytest.mark.xdist_group("postgres")]
@@ -135,3 +137,29 @@ def test_the_order_of_commits_counts(bank: Bank) -> None:
             other.execute("INSERT INTO accounts VALUES (2, 'committed first', 1)")
     bank.drain(cdc)
     assert [(after or {})["id"] for _, _, after in bank.told()] == [2, 1]
+
+
+def as_a_table(bank: Bank) -> list[Rows]:
+    """What a pipeline gets that reads the topic as a table."""
+    reader, consumer = TopicReader(bank.contract, bank.registry), bank.log.consumer()
+    partition = TopicPartition(bank.contract.topic, 0)
+    (end,) = consumer.end_offsets([partition]).values()
+    consumer.assign({partition: -2})
+    found: list[Rows] = []
+    while consumer.position([partition])[partition] < end:
+        found += [reader.read(batch) for batch in consumer.poll(1_000, 1.0)]
+    consumer.close()
+    return found
+
+
+def test_pipelines_are_told_of_truncates_and_see_placeholders(bank: Bank) -> None:
+    """A table that a pipeline holds cannot be emptied without keys: the truncate is a dead letter that says so. A large
+    value that was not touched is Debezium's placeholder there too."""
+    bank.execute("ALTER TABLE accounts ALTER COLUMN note SET STORAGE EXTERNAL")
+    bank.execute(f"INSERT INTO accounts VALUES (1, 'Ada', 1, '{'x' * 10_000}')")
+    cdc = bank.drain()
+    bank.execute("UPDATE accounts SET cents = 2", "TRUNCATE accounts")
+    bank.drain(cdc)
+    (rows,) = as_a_table(bank)
+    assert rows.frame["note"].to_list() == ["x" * 10_000, "__debezium_unavailable_value"]
+    assert [(each.row, each.code) for each in rows.bad] == [(2, "decode.truncate_unsupported")]

@@ -345,6 +345,57 @@ def test_new_columns_may_be_followed(bank: Bank) -> None:
     assert cdc.counters.dead_letters == 0
 
 
+def test_a_type_that_the_contract_holds_may_change(bank: Bank) -> None:
+    """Wider integers under a long, other texts under a string: rows of both types in one batch, nothing to be done."""
+    bank.execute("CREATE TABLE parts (id int PRIMARY KEY, size int, name varchar(5))")
+    bank.topic("parts")
+    parts = contract_of("parts", ("id",), id="int", size="long", name=["null", "string"])
+    cdc = bank.drain(bank.cdc(contracts=[parts], tables={"parts": {"topic": "parts"}}))
+    bank.execute("INSERT INTO parts VALUES (1, 1, 'a')", "ALTER TABLE parts ALTER size TYPE bigint")
+    bank.execute("ALTER TABLE parts ALTER name TYPE text", f"INSERT INTO parts VALUES (2, {2**40}, 'longer name')")
+    bank.drain(cdc)
+    told = [each["after"] for each in bank.decoded("parts", parts.value_schema)]
+    assert told == [{"id": 1, "size": 1, "name": "a"}, {"id": 2, "size": 2**40, "name": "longer name"}]
+
+
+def test_a_type_that_outgrows_its_contract(bank: Bank) -> None:
+    """Rows that still fit go on, others are dead letters. With a wider field in the contract it goes on where it was,
+    in a new version of the schema, which reads both."""
+    bank.execute("CREATE TABLE parts (id int PRIMARY KEY, size int)")
+    bank.topic("parts")
+    narrow = contract_of("parts", ("id",), id="int", size="int")
+    wide = contract_of("parts", ("id",), id="int", size="long")
+    tables = {"parts": {"topic": "parts"}}
+    cdc = bank.drain(bank.cdc(contracts=[narrow], tables=tables))
+    bank.execute("INSERT INTO parts VALUES (1, 1)", "ALTER TABLE parts ALTER size TYPE bigint")
+    bank.execute("INSERT INTO parts VALUES (2, 2)", f"INSERT INTO parts VALUES (3, {2**40})")
+    bank.drain(cdc)
+    assert cdc.counters.dead_letters == 1
+    bank.kill(cdc)
+    cdc = bank.cdc(contracts=[wide], tables=tables)
+    bank.execute(f"UPDATE parts SET size = {2**41} WHERE id = 3")
+    bank.drain(cdc)
+    told = [each["after"] for each in bank.decoded("parts", wide.value_schema)]
+    assert told == [{"id": 1, "size": 1}, {"id": 2, "size": 2}, {"id": 3, "size": 2**41}]
+    assert len(bank.registry.versions("parts-value")) == 2
+
+
+def test_a_type_that_the_contract_cannot_hold(bank: Bank) -> None:
+    """It stops before the first row of it and names both types; what came before is published once it is mended."""
+    cdc = bank.drain()
+    bank.insert((1, "Ada", 1))
+    bank.execute("ALTER TABLE accounts ALTER cents TYPE text", "INSERT INTO accounts VALUES (2, 'Eve', 'many')")
+    with pytest.raises(SourceInvalid, match="'cents' of table 'accounts' is of type text, which long cannot hold"):
+        bank.drain(cdc)
+    bank.kill(cdc)
+    bank.execute("DELETE FROM accounts WHERE id = 2", "ALTER TABLE accounts ALTER cents TYPE int8 USING cents::int8")
+    with pytest.raises(SourceInvalid, match="of type text"):
+        bank.drain(bank.cdc())
+    bank.free()
+    bank.drain(bank.cdc(generation=2))
+    assert bank.replica() == bank.source()
+
+
 @pytest.mark.parametrize(
     ("statement", "error", "message"),
     [

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ from headrace.ingress.cdc.postgres.text_columns import (
 )
 from headrace.ingress.cdc.postgres.types import Family, PgType, named_type
 from headrace.ingress.values import Misfit
-from tests.ingress.postgres.bank import Bank
+from tests.ingress.postgres.bank import Bank, contract_of
 
 TIMESTAMP = {"type": "long", "logicalType": "timestamp-micros"}
 LOCAL = {"type": "long", "logicalType": "local-timestamp-micros"}
@@ -147,6 +148,83 @@ def test_a_value_that_does_not_fit_is_a_dead_letter(bank: Bank) -> None:
     headers = dict(letter.headers)
     assert headers["headrace.error.code"] == b"ingress.contract_violation"
     assert b"price: is not a number" in (headers["headrace.error.message"] or b"")
+
+
+@pytest.mark.postgres
+@pytest.mark.xdist_group("postgres")
+def test_extreme_values_in_snapshot_and_stream(bank: Bank) -> None:
+    """Infinite times, NaN and numbers of any size come through where the contract can hold them, the same both ways;
+    numbers of more digits than a column can have are text."""
+    bank.execute(
+        "CREATE TABLE extremes (id int PRIMARY KEY, huge numeric(200,10), free numeric, moment timestamptz, day date)"
+    )
+    contract = infer_contract(bank.url, "extremes")
+    bank.topic("extremes")
+    values = (
+        f"{'9' * 190}.5, 'NaN', 'infinity', '-infinity'",
+        "-1.5, 1e1000, '-infinity', 'infinity'",
+        "NULL, -1e-1000, '294276-12-31 23:59:59+00', '5874897-12-31'",
+    )
+    for id_, each in enumerate(values, 1):
+        bank.execute(f"INSERT INTO extremes VALUES ({id_}, {each})")
+    cdc = bank.cdc(contracts=[contract], tables={"extremes": {"topic": "extremes"}})
+    bank.drain(cdc)
+    for id_, each in enumerate(values, 11):
+        bank.execute(f"INSERT INTO extremes VALUES ({id_}, {each})")
+    bank.drain(cdc)
+    fields = {
+        "huge": ["null", "string"],
+        "free": ["null", "string"],
+        "moment": ["null", "long"],
+        "day": ["null", "int"],
+    }
+    plain = contract_of("extremes", ("id",), id="int", **fields)
+    told = [each["after"] for each in bank.decoded("extremes", plain.value_schema)]
+    assert [each.pop("id") for each in told] == [1, 2, 11, 12]
+    assert told[:2] == told[2:]
+    assert told[0] == {"huge": f"{'9' * 190}.5000000000", "free": "NaN", "moment": INFINITY, "day": -(2**31)}
+    assert told[1] == {"huge": "-1.5000000000", "free": f"1{'0' * 1_000}", "moment": MINUS_INFINITY, "day": 2**31 - 1}
+    letters = [dict(each.headers)["headrace.error.message"] or b"" for each in bank.records("bank.dlq")]
+    assert [b"moment: is out of the range that us can count" in each for each in letters] == [True, True]
+
+
+@pytest.mark.postgres
+@pytest.mark.xdist_group("postgres")
+def test_text_that_is_none(bank: Bank) -> None:
+    """A database in SQL_ASCII may hold bytes that are no UTF-8, in keys too: such rows are dead letters, from snapshot
+    and stream, also when the snapshot goes on after a restart behind such a key. The server itself refuses NUL."""
+    name = f"{bank.database}_ascii"
+    bank.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    url = psycopg.conninfo.make_conninfo(bank.url, dbname=name)
+    contract = contract_of("words", ("word",), word="string", note=["null", "string"])
+    bank.topic("words")
+    tables = {"words": {"topic": "words"}}
+    given = {"contracts": [contract], "database": url, "tables": tables, "batch_rows_max": 2}
+    ascii_, bank.connection = bank.connection, psycopg.connect(url, autocommit=True, client_encoding="utf8")
+    try:
+        bank.execute("CREATE TABLE words (word text PRIMARY KEY, note text)")
+        bank.execute("INSERT INTO words VALUES ('a', 'x'), (E'b\\xff', 'y'), ('c', E'\\xc3')")
+        with pytest.raises(psycopg.Error):
+            bank.execute("INSERT INTO words VALUES (E'\\x00', '')")
+        cdc = bank.cdc(**given)
+        while cdc.counters.dead_letters == 0:
+            cdc.step()
+        bank.kill(cdc)
+        bank.execute("UPDATE words SET note = 'z' WHERE word = E'b\\xff'", "INSERT INTO words VALUES ('d', '')")
+        cdc = bank.drain(bank.cdc(setup=False, **given))
+        bank.kill(cdc)
+        assert [each["after"]["word"] for each in bank.decoded("words", contract.value_schema)] == ["a", "d"]
+        letters = [json.loads(each.value or b"") for each in bank.records("bank.dlq")]
+        assert [(each["op"], each["after"]) for each in letters] == [
+            ("r", {"word": "b\\xff", "note": "y"}),
+            ("r", {"word": "c", "note": "\\xc3"}),
+            ("u", {"word": "b\\xff", "note": "z"}),
+        ]
+        cdc.teardown()
+    finally:
+        bank.connection.close()
+        bank.connection = ascii_
+        bank.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def column(found: PgType, avro: Any, *texts: str | None) -> Any:

@@ -30,6 +30,7 @@ COMMAND_TIMEOUT_S = 120.0
 _OPTIONS = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items() if name != "client_encoding")
 _XLOG_DATA, _KEEPALIVE = struct.Struct(">QQq"), struct.Struct(">QqB")
 _STATUS = struct.Struct(">cQQQqB")
+UTF8, SQL_ASCII = "UTF8", "SQL_ASCII"
 _IN_USE, _INSUFFICIENT_PRIVILEGE = "55006", "42501"
 _INVALID_CLASSES = ("28", "3D", "42", "22", "0A")
 """Classes of SQLSTATE that a person must mend: authorisation, unknown database or object, bad data, no feature."""
@@ -41,6 +42,15 @@ def connect(database: str, *, where: Where | None = None) -> Connection:
     """An ordinary connection, each statement its own transaction. Raises `SourceInvalid`, `SourceUnavailable`."""
     with translated(where):
         return psycopg.connect(_conninfo(database), autocommit=True)
+
+
+def encoding_for(connection: Connection) -> str:
+    """What to ask the server's text in.
+
+    UTF-8, but for a database that does not look at encodings: it would refuse to send what is no UTF-8, and everything
+    behind that.
+    """
+    return SQL_ASCII if connection.info.parameter_status("server_encoding") == SQL_ASCII else UTF8
 
 
 def place(database: str) -> str:
@@ -71,7 +81,7 @@ def _conninfo(database: str, **more: Any) -> str:
         given = conninfo_to_dict(database)
         options = f"{given.get('options') or ''} {_OPTIONS}".strip()
         settled: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "headrace", **given}
-        return make_conninfo("", **{**settled, "options": options, "client_encoding": "UTF8", **more})
+        return make_conninfo("", **{**settled, "options": options, "client_encoding": UTF8, **more})
     except psycopg.ProgrammingError as error:
         raise SourceInvalid(_first_line(error), cure="write `postgresql://user@host:port/database`") from error
 
@@ -79,9 +89,10 @@ def _conninfo(database: str, **more: Any) -> str:
 class Replication:
     """A connection in replication mode: (command* start receive* | acknowledge*) close."""
 
-    def __init__(self, database: str, *, where: Where | None = None) -> None:
+    def __init__(self, database: str, *, encoding: str = UTF8, where: Where | None = None) -> None:
         self._where = where
-        self._connection = pq.PGconn.connect(_conninfo(database, replication="database").encode())
+        told = _conninfo(database, replication="database", client_encoding=encoding)
+        self._connection = pq.PGconn.connect(told.encode())
         if self._connection.status != pq.ConnStatus.OK:
             message = self._error_text()
             self._connection.finish()

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from headrace.errors import Where
-from headrace.ingress.cdc.postgres.connection import Connection, connect, translated
+from headrace.ingress.cdc.postgres.connection import UTF8, Connection, connect, encoding_for, translated
 from headrace.ingress.cdc.postgres.position import Key, Moment, PostgresPosition, Range
-from headrace.ingress.cdc.postgres.tables import Column, SourceTable, literal, quoted
+from headrace.ingress.cdc.postgres.tables import KEY_ERRORS, Column, SourceTable, literal, quoted
 
 SPLIT_PAGES_MIN = 2_000
 """A table below 16 MB is one range."""
@@ -100,6 +100,7 @@ class SnapshotReader:
 
     def _share(self, connection: Connection, snapshot: str) -> None:
         with translated(self._where):
+            connection.execute(f"SET client_encoding TO '{encoding_for(connection)}'".encode())
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot)}".encode())
 
@@ -110,14 +111,18 @@ class SnapshotReader:
     def _copy(self, name: str, index: int, query: str) -> Chunk:
         connection = self._free.get()
         try:
-            with translated(self._where), connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
+            with (
+                translated(self._where),
+                connection.cursor() as cursor,
+                cursor.copy(query.encode()) as copy,
+            ):
                 data = b"".join(bytes(part) for part in copy)
         finally:
             self._free.put(connection)
         columns = csv_columns(data, self._columns[name])
         count = len(next(iter(columns.values())))
         key = [columns[column] for column in self._tables[name].key]
-        last = tuple(column[count - 1].as_py().decode() for column in key) if count else None
+        last = tuple(key_text(column[count - 1].as_py()) for column in key) if count else None
         return Chunk(name, index, columns, count, last)
 
 
@@ -175,8 +180,11 @@ def open_moment(connection: Connection, *, where: Where | None = None) -> tuple[
 def split_ranges(
     connection: Connection, table: SourceTable, workers: int, *, where: Where | None = None
 ) -> tuple[Range, ...]:
-    """Ranges of a table of about the same size; one for a table that is small."""
-    if table.pages < SPLIT_PAGES_MIN or workers == 1:
+    """Ranges of a table of about the same size; one for a table that is small.
+
+    One too where the server does not look at encodings: the driver would not read what is no text from the sample.
+    """
+    if table.pages < SPLIT_PAGES_MIN or workers == 1 or encoding_for(connection) != UTF8:
         return (Range(),)
     percent = min(100.0, 100.0 * SAMPLE_PAGES / table.pages)
     key = ", ".join(quoted(each.name) for each in table.key_columns)
@@ -188,6 +196,11 @@ def split_ranges(
     bounds = [tuple(map(str, keys[len(keys) * part // wanted])) for part in range(1, wanted)] if keys else []
     distinct = [bound for at, bound in enumerate(bounds) if at == 0 or bound != bounds[at - 1]]
     return (*(Range(bound) for bound in distinct), Range())
+
+
+def key_text(value: bytes) -> str:
+    """A value of a key."""
+    return value.decode(errors=KEY_ERRORS)
 
 
 def locate(
@@ -205,11 +218,13 @@ def locate(
     if not cases:
         return [0] * len(keys)
     names = ", ".join(f"k{at}" for at in range(len(columns)))
-    arrays = ", ".join(["%s::text[]"] * len(columns))
+    # No parameters: they cannot hold what is no UTF-8.
+    arrays = ", ".join(
+        f"ARRAY[{', '.join(literal(key_text(key[at])) for key in keys)}]::text[]" for at in range(len(columns))
+    )
     query = (
-        f"SELECT CASE {cases.replace('%', '%%')} ELSE {len(uppers) - 1} END"
+        f"SELECT CASE {cases} ELSE {len(uppers) - 1} END"
         f" FROM unnest({arrays}) WITH ORDINALITY AS t({names}, place) ORDER BY place"
     )
-    given = [[key[at].decode() for key in keys] for at in range(len(columns))]
     with translated():
-        return [row[0] for row in connection.execute(query.encode(), given).fetchall()]
+        return [row[0] for row in connection.execute(query.encode()).fetchall()]

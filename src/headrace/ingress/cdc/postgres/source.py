@@ -25,7 +25,13 @@ from headrace.ingress.cdc.changes import Changes, Read, SourceLog
 from headrace.ingress.cdc.config import PostgresCdcConfig
 from headrace.ingress.cdc.errors import PositionLost, SlotInUse, SlotTaken, SourceUnavailable
 from headrace.ingress.cdc.postgres import publication
-from headrace.ingress.cdc.postgres.connection import Connection, Replication, connect, translated
+from headrace.ingress.cdc.postgres.connection import (
+    Connection,
+    Replication,
+    connect,
+    encoding_for,
+    translated,
+)
 from headrace.ingress.cdc.postgres.position import PostgresPosition, TableSnapshot
 from headrace.ingress.cdc.postgres.rows import snapshot_changes
 from headrace.ingress.cdc.postgres.snapshot import Chunk, SnapshotReader, locate, open_moment, split_ranges
@@ -306,7 +312,8 @@ class PostgresSource:
         return Read([], moved, None, is_drained=self._stream.is_drained)
 
     def _start_stream(self, server: _Server, position: PostgresPosition) -> None:
-        self._replication = Replication(self._database, where=self._where)
+        encoding = encoding_for(server.connection)
+        self._replication = Replication(self._database, encoding=encoding, where=self._where)
         self._replication.start(self._name, self._name, position.lsn, with_unfinished=self._spool_bytes_max > 0)
         self._feed = TransactionFeed(self._replication, self._spool_bytes_max)
         self._stream = StreamReader(

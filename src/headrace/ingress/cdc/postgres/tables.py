@@ -26,6 +26,8 @@ from headrace.ingress.cdc.postgres.types import (
 )
 
 DEFAULT_SCHEMA = "public"
+KEY_ERRORS = "surrogateescape"
+"""A database in SQL_ASCII may have text in a key that is no UTF-8: its bytes come back as they were."""
 _AVRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 _TABLE = """
@@ -237,5 +239,8 @@ def quoted(name: str) -> str:
 
 def literal(value: str) -> str:
     """A text literal, whatever `standard_conforming_strings` says."""
+    if any("\udc80" <= each <= "\udcff" for each in value):
+        # Bytes that are no UTF-8 (`KEY_ERRORS`), which a statement could not hold.
+        return f"convert_from(decode('{value.encode(errors=KEY_ERRORS).hex()}', 'hex'), 'SQL_ASCII')"
     escaped = value.replace("\\", "\\\\").replace("'", "''")
     return f"E'{escaped}'"

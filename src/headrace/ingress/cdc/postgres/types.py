@@ -15,6 +15,8 @@ from enum import Enum, auto
 from typing import Any
 
 NUMERIC_PRECISION_MAX = 1_000
+DECIMAL_PRECISION_MAX = 76
+"""Of columns; a number of more digits is text."""
 DOMAIN_DEPTH_MAX = 32
 MONEY_PRECISION, MONEY_SCALE = 19, 2
 
@@ -185,7 +187,7 @@ def inferred_avro_type(found: PgType, path: str) -> Any:
     if found.family is Family.FLOAT:
         return "float" if found.name == "float4" else "double"
     if found.family is Family.NUMERIC:
-        if found.precision is None or not 0 <= found.scale <= found.precision:
+        if found.precision is None or not 0 <= found.scale <= found.precision <= DECIMAL_PRECISION_MAX:
             return "string"
         return {"type": "bytes", "logicalType": "decimal", "precision": found.precision, "scale": found.scale}
     if found.family is Family.BITS and found.name == "bit" and found.length == 1:
