@@ -227,6 +227,9 @@ def test_text_that_is_none(bank: Bank) -> None:
         bank.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+UNAVAILABLE_UUID = "b68a35a7-17ad-35b3-af2a-ae46edb4545a"
+
+
 def column(found: PgType, avro: Any, *texts: str | None) -> Any:
     """The numbers or values that texts become; a misfit is its reason."""
     schema = AvroSchema.parse({"type": "record", "name": "R", "fields": [{"name": "c", "type": ["null", avro]}]})
@@ -332,6 +335,11 @@ def test_types_that_a_field_cannot_hold_are_told() -> None:
             PgType("_int4", Family.ARRAY, named_type("int4")),
             {"type": "array", "items": "int"},
             list(UNAVAILABLE.encode()),
+        ),
+        (
+            PgType("_uuid", Family.ARRAY, named_type("uuid")),
+            {"type": "array", "items": {"type": "string", "logicalType": "uuid"}},
+            [UNAVAILABLE_UUID],
         ),
         (named_type("hstore", "x"), {"type": "map", "values": "string"}, [(UNAVAILABLE, UNAVAILABLE)]),
     ],

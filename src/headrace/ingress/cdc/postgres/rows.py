@@ -123,19 +123,23 @@ class RowBuffer:
     def delete(self, old: Row, is_key_only: bool, origin: Origin) -> None:
         self._add(DELETE, self._filled(old) if is_key_only else old, None, origin)
 
-    def update(self, new: Row, old: Row | None, is_key_only: bool, origin: Origin) -> None:
-        """One change, or two when the key is another one."""
+    def is_moved(self, new: Row, old: Row | None) -> bool:
+        """Whether an update gave the row another key."""
+        return old is not None and not all(old[at] == new[at] or isinstance(new[at], Unchanged) for at in self._key)
+
+    def update(self, new: Row, old: Row | None, is_key_only: bool, origin: Origin, again: Origin) -> None:
+        """One change, or two when the key is another one: `again` is the place of the second."""
         if old is not None and not is_key_only:
             new = tuple(
                 before if isinstance(value, Unchanged) else value for value, before in zip(new, old, strict=True)
             )
         elif any(isinstance(value, Unchanged) for value in new):
             self.has_unchanged = True
-        if old is None or self._same_key(old, new):
+        if old is None or not self.is_moved(new, old):
             self._add(UPDATE, None if is_key_only else old, new, origin)
             return
         self.delete(old, is_key_only, origin)
-        self._add(CREATE, None, new, origin)
+        self._add(CREATE, None, new, again)
 
     def changes(self) -> PostgresChanges:
         """Everything so far as columns."""
@@ -170,16 +174,8 @@ class RowBuffer:
         self._new.append(new)
         self._origins.append(origin)
 
-    def _same_key(self, old: Row, new: Row) -> bool:
-        return all(old[at] == new[at] or isinstance(new[at], Unchanged) for at in self._key)
-
     def _filled(self, old: Row) -> Row:
         return tuple(zero if value is None else value for value, zero in zip(old, self._zeros, strict=True))
-
-
-def _ordered(origin: Origin) -> str:
-    """A text that orders changes as they were committed."""
-    return f"{origin.commit_lsn:016X}/{origin.total_order:012d}"
 
 
 def _with_placeholders(

@@ -223,7 +223,9 @@ class StreamReader:
         width = len(followed.types)
         if any(len(side) != width for side in _sides(row)):
             raise ProtocolBroken(f"the server sent a row of table {followed.table!r} with another number of columns")
-        origin = self._origin(transaction, followed.table, start)
+        origin = again = self._origin(transaction, followed.table, start)
+        if isinstance(row, messages.Update) and buffer.is_moved(row.new, row.old):
+            again = self._origin(transaction, followed.table, start)
         if transaction.events <= transaction.skip:
             return
         first = len(buffer)
@@ -231,7 +233,7 @@ class StreamReader:
             case messages.Insert(_, new):
                 buffer.insert(new, origin)
             case messages.Update(_, new, old, is_key_only):
-                buffer.update(new, old, is_key_only, origin)
+                buffer.update(new, old, is_key_only, origin, again)
             case messages.Delete(_, old, is_key_only):
                 buffer.delete(old, is_key_only, origin)
         self._rows += len(buffer) - first

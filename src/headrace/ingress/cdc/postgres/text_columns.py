@@ -9,7 +9,9 @@ Owns which type may become which, the conversion of a whole column at once, and 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,6 +52,9 @@ SESSION_SETTINGS: Mapping[str, str] = {
 }
 UNAVAILABLE = "__debezium_unavailable_value"
 """What Debezium writes for a large value that an update did not touch and the database did not log."""
+_DIGEST = hashlib.md5(UNAVAILABLE.encode(), usedforsecurity=False).digest()
+_UNAVAILABLE_UUID = str(uuid.UUID(bytes=_DIGEST, version=3))
+"""In arrays of these: Java's `UUID.nameUUIDFromBytes`."""
 
 One = Callable[[str], Any]
 """One text to a value of the Arrow column. Raises `Misfit`."""
@@ -436,6 +441,8 @@ def unavailable_text(found: PgType, shape: Shape) -> bytes | None:
         item = shape.children[0].shape
         if item.kind is Kind.STRING:
             return f"{{{UNAVAILABLE}}}".encode()
+        if item.kind is Kind.UUID:
+            return f"{{{_UNAVAILABLE_UUID}}}".encode()
         if item.kind in (Kind.INT, Kind.LONG, Kind.FLOAT, Kind.DOUBLE):
             return f"{{{numbers}}}".encode()
     return None

@@ -1,0 +1,10 @@
+ALTER TABLE customers ADD COLUMN city text;
+INSERT INTO customers VALUES (40,'Dora',0,NULL,'Oslo');
+ALTER TABLE customers DROP COLUMN email;
+UPDATE customers SET visits=1, city='Rome' WHERE id=40;
+ALTER TABLE customers ALTER visits TYPE bigint;
+UPDATE customers SET visits=2 WHERE id=40;
+BEGIN; INSERT INTO lines SELECT 100, n, repeat('x', 100) FROM generate_series(1,2000) n; SAVEPOINT s; DELETE FROM lines WHERE line < 1900; ROLLBACK TO s; UPDATE lines SET sku='y' WHERE line > 1990; COMMIT;
+BEGIN; INSERT INTO lines SELECT 200, n, repeat('x', 100) FROM generate_series(1,2000) n; ROLLBACK;
+BEGIN; UPDATE lines SET line=line+5000 WHERE order_id=100 AND line<=3; DELETE FROM lines WHERE order_id=100 AND line BETWEEN 10 AND 12; INSERT INTO lines VALUES (100,1,'again'); COMMIT;
+INSERT INTO customers VALUES (999,'the last',0,'-');
