@@ -7,7 +7,7 @@ import sys
 
 import structlog
 
-from bench import batches, engine
+from bench import batches, capture, engine
 from bench.nexmark import benchmark as nexmark
 from bench.peers import benchmark as peers
 from bench.recovery import benchmark as recovery
@@ -22,6 +22,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
     batches.add_arguments(commands.add_parser("batches", help="what a batch costs the engine, by size and stage"))
+    capture.add_arguments(commands.add_parser("capture", help="PostgreSQL to change topics, beside Debezium's engine"))
     nexmark.add_arguments(commands.add_parser("nexmark", help="the queries of an auction house, each answer checked"))
     recovery.add_arguments(commands.add_parser("recovery", help="restore, failover, latency, scaling, memory"))
     peers.add_arguments(commands.add_parser("peers", help="headrace and its peers in turn on one broker"))
@@ -30,6 +31,7 @@ def main() -> int:
     runs = {
         "engine": engine.run,
         "batches": batches.run,
+        "capture": capture.run,
         "nexmark": nexmark.run,
         "recovery": recovery.run,
         "peers": peers.run,

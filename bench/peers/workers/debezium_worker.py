@@ -5,8 +5,8 @@
 CONFIG is JSON: `properties` of the engine, `output` (a file), and `counts_only`.
 
 - Runs in a virtualenv of its own (`requirements/debezium.txt`), with Java 17.
-- A line of the output is a record (`topic`, `key`, `value`, `headers`), written when the engine hands it over; with
-  `counts_only` it is `{"records": ..., "at_ns": ...}`, for each batch, and no record is looked at.
+- A line of the output is a record (`topic`, `key`, `value`, `headers`) and `at_ns`, when the engine handed it over;
+  with `counts_only` it is `{"records": ..., "at_ns": ...}`, for each batch, and no record is looked at.
 - It ends when its standard input does.
 """
 
@@ -57,6 +57,7 @@ def consumer(output: Any, *, counts_only: bool) -> Any:
                 if records.size():
                     committer.markProcessed(records.get(records.size() - 1))
             else:
+                at_ns = time.time_ns()
                 for record in records:
                     headers = [[str(each.getKey()), text(each.getValue())] for each in record.headers() or ()]
                     line = {
@@ -64,6 +65,7 @@ def consumer(output: Any, *, counts_only: bool) -> Any:
                         "key": text(record.key()),
                         "value": text(record.value()),
                         "headers": headers,
+                        "at_ns": at_ns,
                     }
                     print(json.dumps(line), file=output)
                     committer.markProcessed(record)

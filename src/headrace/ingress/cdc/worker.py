@@ -135,7 +135,7 @@ class CdcWorker(ABC, Generic[P]):
             while not stop.is_set():
                 moved = self._retried_step(stop)
                 if not moved and self._is_drained:
-                    self._wait(stop)
+                    self.wait(stop)
             self._state = "stopped"
         except HeadraceError as error:
             self._state, self._error = "failed", error
@@ -179,7 +179,13 @@ class CdcWorker(ABC, Generic[P]):
             self._source.close()
             self._source = None
 
-    def _wait(self, stop: threading.Event) -> None:
+    @property
+    def is_drained(self) -> bool:
+        """Whether the last `step` left nothing behind."""
+        return self._is_drained
+
+    def wait(self, stop: threading.Event) -> None:
+        """Come back when there may be news, or after `poll_interval_ms`."""
         seconds = self.config.poll_interval_ms / 1_000
         if self._source is None:
             stop.wait(seconds)
