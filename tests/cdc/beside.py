@@ -89,7 +89,8 @@ def ours(bank: Bank, contracts: Sequence[Contract]) -> list[str]:
             key, value = (
                 None if part is None else base64.b64encode(part).decode() for part in (record.key, record.value)
             )
-            lines.append(json.dumps({"topic": contract.topic, "key": key, "value": value, "headers": []}))
+            headers = [[name, None if text is None else text.decode()] for name, text in record.headers]
+            lines.append(json.dumps({"topic": contract.topic, "key": key, "value": value, "headers": headers}))
     return lines
 
 

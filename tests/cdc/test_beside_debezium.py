@@ -24,6 +24,7 @@ def comparable(change: Change) -> Change:
     if change["kind"] != "change":
         return {"code": change["code"]}
     found = {name: change[name] for name in ("operation", "key", "unchanged", "table", "source")}
+    found["moved"] = change.get("moved_to"), change.get("moved_from")
     found["after"], found["before"] = _row(change["after"]), change["before"] if _is_told(change) else None
     position, order = change["position"], change["position"]["order"]
     if change["operation"] != "r":

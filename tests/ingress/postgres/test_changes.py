@@ -44,6 +44,12 @@ def test_a_changed_key_is_a_deletion_and_a_creation(bank: Bank) -> None:
     bank.drain(cdc)
     assert bank.told()[1:] == [("d", account(1, None, 0), None), ("c", None, account(9, "Ada", 100))]
     assert [(key or {})["id"] for key in bank.told_keys()] == [1, 1, 1, 9]
+    assert [dict(record.headers) for record in bank.changes()] == [
+        {},
+        {"__debezium.newkey": b'{"id":9}'},
+        {"__debezium.newkey": b'{"id":9}'},
+        {"__debezium.oldkey": b'{"id":1}'},
+    ]
 
 
 def test_rows_before_with_full_replica_identity(bank: Bank) -> None:

@@ -68,6 +68,9 @@ class Changes:
     has_before: Sequence[bool] | None = field(default=None, kw_only=True)
     """Where the database does not tell every row before a change: whether it did."""
 
+    moved: Sequence[int] = field(default=(), kw_only=True)
+    """Deletions whose row goes on under another key: its creation is the change behind each."""
+
     def __len__(self) -> int:
         return len(self.operation)
 

@@ -5,6 +5,7 @@ Owns the building of Debezium-compatible envelopes, their keys and tombstones, a
 - A change becomes one envelope (a deletion: an envelope and a tombstone) or one dead letter; the order stays.
 - What must fit the contract is the key and the row after the change. A row before the change that does not fit is left
   out (`before` null): it was reported when it was written.
+- Both halves of a changed key have Debezium's headers, which name the key on the other side.
 - The record's timestamp is the time of the change in the database.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,13 +24,14 @@ import pyarrow.compute as pc
 
 from headrace.contracts.codec import RecordCodec
 from headrace.contracts.contract import Contract
+from headrace.contracts.debezium.unwrapped import NEW_KEY_HEADER, OLD_KEY_HEADER
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.registry import Registry
 from headrace.ingress.cdc.changes import DELETE, READ, TRUNCATE, UPDATE, Cells, Changes
 from headrace.ingress.columns import ColumnBuilder, Columns, null_rows
 from headrace.ingress.values import Form
-from headrace.log.columns import HeaderRow
+from headrace.log.columns import HeaderRow, headers_column
 from headrace.log.dead_letters import Reason, error_headers
 from headrace.log.port import Int64Column, Outgoing
 
@@ -130,6 +132,8 @@ class EnvelopeEncoder:
             for failed in encoded.failed:
                 bad.setdefault(failed.row, Reason("encode", failed.code, f"{part}: {failed.message}"))
         outgoing, change = self._records(changes, values.values, encoded_keys.values, deletions, bad)
+        if changes.moved:
+            outgoing = replace(outgoing, headers=_moved_headers(changes, keys, change, bad))
         return Envelopes(outgoing, change, [self.dead_change(changes, row, bad[row]) for row in sorted(bad)])
 
     def truncation(self, changes: Changes, partitions: int) -> Envelopes:
@@ -255,6 +259,22 @@ class EnvelopeEncoder:
             timestamp_ms=stamps,
         )
         return outgoing, change
+
+
+def _moved_headers(changes: Changes, keys: pa.Table, change: Indexes, bad: Mapping[int, Reason]) -> pa.ListArray | None:
+    """Debezium's headers of both halves of a changed key: each names the key of the other as JSON.
+
+    A tombstone has those of its deletion.
+    """
+    headers: dict[int, HeaderRow] = {}
+    for deletion in changes.moved:
+        creation = deletion + 1
+        if deletion in bad or creation in bad:
+            continue
+        for half, name, other in ((deletion, NEW_KEY_HEADER, creation), (creation, OLD_KEY_HEADER, deletion)):
+            (key,) = keys.slice(other, 1).to_pylist()
+            headers[half] = ((name, json.dumps(key, default=str, separators=(",", ":")).encode()),)
+    return headers_column([headers.get(index) for index in change.tolist()])
 
 
 def _chosen(values: Cells, rows: Indexes) -> Cells:

@@ -338,4 +338,5 @@ def _taken(records: Outgoing, rows: npt.NDArray[np.int64]) -> Outgoing:
         value=records.value.take(index),
         key=records.key.take(index),
         timestamp_ms=records.timestamp_ms[rows],
+        headers=None if records.headers is None else records.headers.take(index),
     )

@@ -95,6 +95,8 @@ class RowBuffer:
         self._old: list[Row | None] = []
         self._new: list[Row | None] = []
         self._origins: list[Origin] = []
+        self._moved: list[bool] = []
+        """By change: whether it is a deletion whose row goes on under another key."""
         self.has_unchanged = False
 
     def __len__(self) -> int:
@@ -116,6 +118,7 @@ class RowBuffer:
         self._old = [self._old[index] for index in kept]
         self._new = [self._new[index] for index in kept]
         self._origins = [self._origins[index] for index in kept]
+        self._moved = [self._moved[index] for index in kept]
 
     def insert(self, new: Row, origin: Origin) -> None:
         self._add(CREATE, None, new, origin)
@@ -139,6 +142,7 @@ class RowBuffer:
             self._add(UPDATE, None if is_key_only else old, new, origin)
             return
         self.delete(old, is_key_only, origin)
+        self._moved[-1] = True
         self._add(CREATE, None, new, again)
 
     def changes(self) -> PostgresChanges:
@@ -163,6 +167,7 @@ class RowBuffer:
             after,
             bad=bad,
             has_before=[row is not None for row in self._old],
+            moved=self._moves(),
             types=self.types,
             contract=self._contract,
             origins=self._origins,
@@ -173,6 +178,16 @@ class RowBuffer:
         self._old.append(old)
         self._new.append(new)
         self._origins.append(origin)
+        self._moved.append(False)
+
+    def _moves(self) -> list[int]:
+        """A snapshot may show one of the halves of a changed key already: then the other stands alone."""
+        lsns = [each.lsn for each in self._origins]
+        return [
+            index
+            for index, is_moved in enumerate(self._moved[:-1])
+            if is_moved and self._operations[index + 1] == CREATE and lsns[index] == lsns[index + 1]
+        ]
 
     def _filled(self, old: Row) -> Row:
         return tuple(zero if value is None else value for value, zero in zip(old, self._zeros, strict=True))
