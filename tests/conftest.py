@@ -25,6 +25,8 @@ SESSION_VARIABLE = "HEADRACE_TEST_SESSION"
 
 def pytest_configure(config: pytest.Config) -> None:
     """The session's first process owns the servers; the workers of pytest-xdist share them."""
+    # Hundreds of tests start processes, and each would compile every module of headrace that it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if not hasattr(config, "workerinput"):
         directory = tempfile.mkdtemp(prefix="headrace-session-")
         os.chmod(directory, 0o711)  # PostgreSQL runs as another user where the tests run as root.

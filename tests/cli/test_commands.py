@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from headrace.cli import init as init_module
 from headrace.workspace.scaffold import SENSORS
 
-from .conftest import Answer, Call
+from .conftest import Answer, Call, process, spawn
 
 
 @pytest.fixture
@@ -252,13 +254,27 @@ def test_doctor(call: Call, sensors: Path) -> None:
     assert call("doctor").code == 1
 
 
-def test_run_refuses_what_is_not_applied(call: Call, sensors: Path) -> None:
-    """An environment that lacks changes is refused with the next step, before a process starts."""
+def test_run_refuses_what_is_not_applied(sensors: Path) -> None:
+    """An environment that lacks changes is refused with the next step and nothing else, before anything runs; so are a
+    name that nothing has and a folder that is no workspace."""
     shutil.rmtree(sensors / ".headrace")
-    answer = call("run")
-    assert answer.code == 1
-    assert "headrace apply" in answer.err
-    assert call("run", "nobody").code == 1
+    answer = process("run", "--workers", "2", cwd=sensors)
+    assert (answer.code, answer.out) == (1, "")
+    assert re.fullmatch(r"error\[cli.not_applied\] environment 'dev' lacks \d+ changes .*headrace apply`\n", answer.err)
+    assert not list((sensors / ".headrace").glob("status/*"))
+    assert "error[workspace.unknown_name]" in process("run", "nobody", cwd=sensors).err
+    assert process("run", cwd=sensors.parent).err.startswith("error[workspace.not_found]")
+
+
+def test_run_waits_for_a_log_that_does_not_answer(sensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is anything to drain, SIGTERM ends it as an interrupt does, wherever its worker is."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "127.0.0.1:1")
+    running = spawn("run", "--env", "prod", cwd=sensors)
+    assert running.stderr is not None
+    assert "kafka_unreachable" in running.stderr.readline()
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=60)
+    assert running.returncode == 130
 
 
 def test_dev_keeps_away_from_clusters(call: Call, sensors: Path) -> None:

@@ -63,7 +63,7 @@ def dev(names: NamesArgument = None, workspace: WorkspaceOption = None, env: Env
 
 def snapshot(root: Path) -> Snapshot:
     """Size and time of change of every watched file of a workspace."""
-    from headrace.workspace.config import LOCAL_FOLDER
+    from headrace.workspace.place import LOCAL_FOLDER
 
     found: Snapshot = {}
     for path in root.rglob("*"):

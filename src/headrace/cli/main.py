@@ -32,6 +32,7 @@ from headrace.cli import (
     schema_versions,
     status,
     topics,
+    worker,
 )
 from headrace.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, print_error, print_unexpected, wants_traceback
 from headrace.errors import HeadraceError
@@ -61,7 +62,8 @@ for command in (
     demo_command.demo,
 ):
     app.command()(command)
-app.command(hidden=True)(run.worker)
+for hidden in (worker.worker, worker.components):
+    app.command(hidden=True)(hidden)
 app.add_typer(schema_versions.app, name="schema")
 app.add_typer(dlq.app, name="dlq")
 

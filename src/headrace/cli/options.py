@@ -23,3 +23,13 @@ NamesArgument = Annotated[
     list[str] | None,
     typer.Argument(help="Pipelines, ingress and egress to run; default: all.", show_default=False),
 ]
+HttpPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--http-port",
+        min=0,
+        max=65_535,
+        help="Serve /live, /ready, /metrics and /tables; the next worker takes the next port. 0: serve nothing.",
+        show_default=False,
+    ),
+]

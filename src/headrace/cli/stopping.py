@@ -19,13 +19,19 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STDIN = 0
 
 
-def stop_on_signals(hangup: threading.Event | None = None) -> threading.Event:
-    """An event that SIGTERM and SIGINT set; SIGHUP sets `hangup`. Called once, on the main thread."""
-    # Polars, when first imported, puts a handler of its own before ours: it would break off running queries, and it
-    # makes the system restart interrupted waits, so that no handler of Python runs while the main thread waits.
-    import polars  # noqa: F401
+def stop_on_signals(
+    hangup: threading.Event | None = None, *, stop: threading.Event | None = None, with_polars: bool = True
+) -> threading.Event:
+    """An event, `stop` if given, that SIGTERM and SIGINT set; SIGHUP sets `hangup`. Called once, on the main thread.
 
-    stop = threading.Event()
+    `with_polars` is for processes that use it, sooner or later.
+    """
+    if with_polars:
+        # When first imported it puts a handler of its own before ours: it would break off running queries, and it
+        # makes the system restart interrupted waits, so that no handler of Python runs while the main thread waits.
+        import polars  # noqa: F401
+
+    stop = stop or threading.Event()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     has_terminal = _has_terminal()

@@ -21,9 +21,10 @@ from pathlib import Path
 from headrace.egress.sdk import connector_names
 from headrace.errors import HeadraceError
 from headrace.log.port import Log
-from headrace.workspace.config import LOCAL_FOLDER, WorkspaceFile, read_config
+from headrace.workspace.config import WorkspaceFile, read_config
 from headrace.workspace.environment import connect
 from headrace.workspace.load import Workspace, load
+from headrace.workspace.place import LOCAL_FOLDER
 
 PYTHON_MIN = (3, 11)
 JAVA_TIMEOUT_S = 10.0

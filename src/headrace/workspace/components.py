@@ -28,10 +28,10 @@ from headrace.errors import HeadraceError
 from headrace.flow.plan import CompiledPipeline
 from headrace.ingress.cdc.worker import CdcWorker
 from headrace.log.port import Fenced
-from headrace.workspace.config import LOCAL_FOLDER
 from headrace.workspace.control import ControlTopic
 from headrace.workspace.environment import Environment
 from headrace.workspace.load import IngressConfig, Workspace
+from headrace.workspace.place import LOCAL_FOLDER
 from headrace.workspace.plan_connectors import open_ingress
 from headrace.workspace.replay_news import ReplayNews
 from headrace.workspace.runtime import Component, Report

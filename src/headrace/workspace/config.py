@@ -26,14 +26,12 @@ from headrace.workspace.errors import (
     ConfigInvalid,
     UnknownEnvironment,
     VariableUnset,
-    WorkspaceNotFound,
     did_you_mean,
 )
+from headrace.workspace.place import find_workspace
 from headrace.workspace.toml_lines import TomlLines, syntax_error_line
 
-CONFIG_FILE = "headrace.toml"
 ENVIRONMENT_VARIABLE = "HEADRACE_ENV"
-LOCAL_FOLDER = ".headrace"
 SNAPSHOT_INTERVAL_MS_MIN = 1_000
 PARTITIONS_DEFAULT = 4
 """Enough for a few workers to share; a topic that needs more says so in its contract."""
@@ -296,7 +294,7 @@ class WorkspaceFile:
 
 def read_config(path: Path | None = None) -> WorkspaceFile:
     """Read the workspace of `path`: a folder, the file itself, or None for the current folder and those above it."""
-    file = _find(path)
+    file = find_workspace(path)
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -304,18 +302,3 @@ def read_config(path: Path | None = None) -> WorkspaceFile:
             f"not UTF-8 text: {error.reason}", where=Where(str(file)), cure="save it as UTF-8"
         ) from error
     return WorkspaceFile(file, text)
-
-
-def _find(path: Path | None) -> Path:
-    start = (path or Path.cwd()).absolute()
-    if path is not None:
-        file = start / CONFIG_FILE if start.is_dir() else start
-        if file.is_file():
-            return file
-        raise WorkspaceNotFound(f"no {CONFIG_FILE} at {file}", cure="name the folder of a workspace")
-    for folder in (start, *start.parents):
-        if (folder / CONFIG_FILE).is_file():
-            return folder / CONFIG_FILE
-    raise WorkspaceNotFound(
-        f"no {CONFIG_FILE} in {start} or above", cure="go to a workspace, or make one with `headrace init NAME`"
-    )

@@ -22,7 +22,8 @@ from headrace.contracts.registry_confluent import ConfluentRegistry
 from headrace.contracts.registry_store import StoredRegistry
 from headrace.log.port import Log
 from headrace.log.schema_topic import SchemaTopic
-from headrace.workspace.config import LOCAL_FOLDER, EnvironmentConfig, WorkspaceFile, read_config
+from headrace.workspace.config import EnvironmentConfig, WorkspaceFile, read_config
+from headrace.workspace.place import LOCAL_FOLDER
 
 CONTRACTS_FOLDER = "contracts"
 LOG_FILE = "log.db"

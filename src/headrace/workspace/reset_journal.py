@@ -26,9 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.errors import Where
 from headrace.log.port import OffsetAndMetadata, TopicPartition, TopicSpec
-from headrace.workspace.config import LOCAL_FOLDER
 from headrace.workspace.control import DesiredState
 from headrace.workspace.errors import WorkspaceError
+from headrace.workspace.place import LOCAL_FOLDER
 
 JOURNAL_FORMAT = 1
 JOURNAL_FILE = "reset.json"

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from headrace.workspace.config import LOCAL_FOLDER
 from headrace.workspace.errors import WorkspaceBusy
+from headrace.workspace.place import LOCAL_FOLDER
 
 SLOTS_MAX = 1024
 """Workers of one workspace on one machine; far above what one machine can run."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headrace.errors import Where
-from headrace.workspace.config import LOCAL_FOLDER
 from headrace.workspace.errors import StatusInvalid
+from headrace.workspace.place import LOCAL_FOLDER
 
 STATUS_FORMAT = 1
 WRITE_INTERVAL_S = 1.0

@@ -8,6 +8,8 @@ Owns the processes of `headrace run --workers N`. Knows nothing of what they do.
 - `stop` drains: SIGTERM to all, and SIGKILL to those that are still there after `drain_timeout_s`.
 - `replace_all` replaces the workers one at a time, each when the last one is ready. A replacement that does not get
   ready ends the round, so that a broken change stays in one process.
+- Where a first worker must speak before the others, they start once it did. One that is refused before its word ends
+  all, and what was wrong it has said itself.
 - A worker whose supervisor died sees the end of its standard input and drains by itself.
 - One exit status: 0 when every worker's last run ended with 0, else 1.
 """
@@ -22,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -72,6 +75,20 @@ class _Round:
     ready_by_s: float = 0.0
 
 
+class First(Protocol):
+    """How the first worker starts, and when the others may."""
+
+    @property
+    def command(self) -> Sequence[str]: ...
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """It inherits them."""
+
+    def spoke(self) -> Sequence[str] | None:
+        """The command of every worker that starts from now on; None as long as none may. Must not block."""
+
+
 @dataclass(slots=True)
 class Supervisor:
     """Runs `workers` processes of `command` until all are over or `stop` is set."""
@@ -85,7 +102,10 @@ class Supervisor:
     backoff_first_s: float = BACKOFF_FIRST_S
     clock: Callable[[], float] = time.monotonic
     ready_timeout_s: float = READY_TIMEOUT_S
+    first: First | None = None
+    """None: all start at once."""
     restarts: int = field(default=0, init=False)
+    _fleet: list[_Worker] = field(default_factory=list, init=False)
     _asked: IsReady | None = field(default=None, init=False)
     _round: _Round | None = field(default=None, init=False)
 
@@ -95,16 +115,26 @@ class Supervisor:
 
     def run(self) -> int:
         """Blocks; returns the exit status."""
-        fleet = [_Worker(number) for number in range(self.workers)]
+        fleet = self._fleet = [_Worker(number) for number in range(self.workers if self.first is None else 1)]
         try:
             while not self.stop.is_set() and not all(worker.is_over for worker in fleet):
                 for worker in fleet:
                     self._look_after(worker)
+                self._listen()
                 self._go_round(fleet)
                 self.stop.wait(LOOK_INTERVAL_S)
         finally:
             self._drain(fleet)
         return 0 if all(worker.exit_code == 0 for worker in fleet) else 1
+
+    def _listen(self) -> None:
+        """Let the others start once the first worker has spoken."""
+        if self.first is None or (command := self.first.spoke()) is None:
+            return
+        self.command, self.first = command, None
+        if (process := self._fleet[0].process) is not None:
+            _log.info("worker_started", worker=0, pid=process.pid)
+        self._fleet.extend(_Worker(number) for number in range(1, self.workers))
 
     def _look_after(self, worker: _Worker) -> None:
         if worker.is_over:
@@ -124,15 +154,23 @@ class Supervisor:
     def _start(self, worker: _Worker) -> None:
         try:
             # The open pipe is the worker's sign that its supervisor lives.
-            worker.process = subprocess.Popen(list(self.command), stdin=subprocess.PIPE, cwd=self.folder)
+            worker.process = self._process()
         except OSError as error:
             # Too little memory, or too many processes: that may pass.
             self._start_later(worker, error=str(error))
             return
         worker.started_at_s = self.clock()
-        _log.info("worker_started", worker=worker.number, pid=worker.process.pid)
+        if self.first is None:
+            _log.info("worker_started", worker=worker.number, pid=worker.process.pid)
+
+    def _process(self) -> subprocess.Popen[bytes]:
+        command = self.command if self.first is None else self.first.command
+        inherited = () if self.first is None else self.first.descriptors
+        return subprocess.Popen(list(command), stdin=subprocess.PIPE, cwd=self.folder, pass_fds=inherited)
 
     def _ended(self, worker: _Worker, code: int) -> None:
+        # Its last word may be its first.
+        self._listen()
         pid = _forget_process(worker)
         worker.exit_code = code
         if worker.leave_by_s is not None:
@@ -141,7 +179,8 @@ class Supervisor:
             return
         if code in (0, EXIT_REFUSED):
             worker.is_over = True
-            _log.info("worker_ended", worker=worker.number, pid=pid, exit_code=code)
+            if self.first is None:
+                _log.info("worker_ended", worker=worker.number, pid=pid, exit_code=code)
             return
         healthy = self.clock() - worker.started_at_s >= HEALTHY_AFTER_S
         worker.crashes = 0 if healthy else worker.crashes
@@ -210,7 +249,8 @@ class Supervisor:
                 # It had only begun to start: there was nothing to drain yet.
                 worker.exit_code = 0
             pid = _forget_process(worker)
-            _log.info("worker_ended", worker=worker.number, pid=pid, exit_code=worker.exit_code)
+            if self.first is None:
+                _log.info("worker_ended", worker=worker.number, pid=pid, exit_code=worker.exit_code)
 
 
 def _forget_process(worker: _Worker) -> int:
