@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from headrace.cli import topics
+from headrace.cli.main import COMMANDS, GROUPS, HIDDEN, application
 
 from .conftest import Call
 
@@ -60,12 +63,24 @@ def test_version(call: Call) -> None:
 def test_help_loads_nothing_heavy() -> None:
     """Asking for help loads neither columns nor clients: that would take a second."""
     script = (
-        "import sys\nfrom headrace.cli.main import app\n"
-        "heavy = ('polars', 'pyarrow', 'confluent_kafka', 'numpy', 'structlog')\n"
+        "import sys\nfrom headrace.cli.main import application\napplication()\n"
+        "heavy = ('polars', 'pyarrow', 'confluent_kafka', 'numpy', 'structlog', 'pydantic')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *HIDDEN, *GROUPS])
+def test_a_command_is_made_alone(name: str) -> None:
+    """Of the one that is called the same is made as among all, and of the others nothing."""
+    alone, among_all = (get_command(application(words)) for words in (["--version", name, "--env", "x"], []))
+    assert isinstance(alone, TyperGroup)
+    assert isinstance(among_all, TyperGroup)
+    assert list(alone.commands) == [name]
+    assert list(among_all.commands) == [*COMMANDS, *HIDDEN, *GROUPS]
+    shown = [(each.name, each.hidden, each.opts) for each in alone.commands[name].params]
+    assert shown == [(each.name, each.hidden, each.opts) for each in among_all.commands[name].params]
 
 
 def test_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from headrace.cli.main import app
+from headrace.cli.main import application
 from headrace.workspace.config import WorkspaceFile
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +47,7 @@ def options_by_command() -> dict[str, set[str]]:
         for inner, subcommand in getattr(command, "commands", {}).items():
             add(f"{name} {inner}".strip(), subcommand)
 
-    add("", get_command(app))
+    add("", get_command(application()))
     return found
 
 
@@ -92,7 +92,7 @@ def test_every_command_is_documented() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     everywhere = {"--help", "-h", "--workspace", "-w", "--env", "-e", "--json", "--version"}
     missing = []
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in get_command(application()).commands.items():  # type: ignore[attr-defined]
         if command.hidden:
             continue
         section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)

@@ -6,6 +6,8 @@ Owns the structlog set-up.
 - `HEADRACE_LOG_LEVEL` is debug, info (default), warning or error.
 - Standard output belongs to a command's answer; no log line ever goes there.
 - Lines of a pipeline's, ingress's or egress's threads carry its name (context variables of structlog).
+- rich stays out, unless it is there: structlog would load it for tracebacks that are not wanted, a third of the time
+  that it takes itself, in every process.
 - Tracebacks show code, never the values of variables: these may be records or secrets.
 """
 
@@ -15,7 +17,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -23,7 +25,8 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 def set_up_logging(**bound: str) -> None:
     """Set up structlog and the standard library's logging; `bound` goes into every line."""
-    import structlog
+    with _hidden("rich"):
+        import structlog
 
     def add_bound(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         # Context variables belong to a thread; this holds for the whole process.
@@ -43,6 +46,20 @@ def set_up_logging(**bound: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=_StandardError()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
+
+
+@contextlib.contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Let an import of `name` fail as if it were not installed, unless it was imported before."""
+    if name in sys.modules:
+        yield
+        return
+    # None stands for a module that is not to be found.
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 class _StandardError:
