@@ -13,7 +13,8 @@ import pytest
 
 from headrace.engine.metrics import EngineMetrics
 from headrace.workspace.health import Health
-from headrace.workspace.http_server import OFF, PORT_MAX, HttpServer, HttpUnavailable, serving, worker_port
+from headrace.workspace.http_port import OFF, PORT_MAX, worker_port
+from headrace.workspace.http_server import HttpServer, HttpUnavailable, serving
 
 from .test_health import TOTALS, status
 
@@ -87,13 +88,11 @@ def test_a_taken_port_is_refused_with_its_place(server: HttpServer, health: Heal
 
 
 def test_each_worker_of_a_machine_has_its_port(health: Health) -> None:
-    """The next worker takes the next port, above the last one is an error, and 0 serves nothing at all."""
+    """The next worker takes the next port, above the last one is an error, and of 0 the next one is 0."""
     assert [worker_port(9_100, number) for number in range(3)] == [9_100, 9_101, 9_102]
     assert worker_port(OFF, 3) == OFF
     with pytest.raises(HttpUnavailable, match="above 65535"), serving(health, HOST, worker_port(PORT_MAX, 1)):
         raise AssertionError("it must not begin")
-    with serving(health, HOST, OFF):
-        pass
 
 
 def test_closing_frees_the_port(health: Health) -> None:

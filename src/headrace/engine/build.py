@@ -1,6 +1,9 @@
 """From a plan to the objects that run it.
 
 Owns the choice of operator for each step and the column types between them.
+
+- An operator's module is loaded with the first step that needs it: the others, most of the engine, would hold up the
+  start of every worker.
 """
 
 from __future__ import annotations
@@ -20,26 +23,7 @@ from headrace.engine import repartition
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.engine.dead_letters import DeadLetters
 from headrace.engine.operator import PARTITION, Operator, system_schema
-from headrace.engine.operators.aggregate import make_aggregate
-from headrace.engine.operators.broadcast_join import BroadcastJoin
-from headrace.engine.operators.buffered_table_join import BufferedTableJoin
-from headrace.engine.operators.dedupe import Dedupe
-from headrace.engine.operators.drop_nulls import DropNulls
-from headrace.engine.operators.duality import AsTable, Changes
-from headrace.engine.operators.expire import Expire
-from headrace.engine.operators.foreign_match import ForeignMatch
-from headrace.engine.operators.foreign_resolve import ForeignResolve
-from headrace.engine.operators.foreign_subscribe import ForeignSubscribe
-from headrace.engine.operators.map_async import MapAsync
-from headrace.engine.operators.map_rows import MapBatches, MapRows
-from headrace.engine.operators.process import Process
-from headrace.engine.operators.retract import Retract
 from headrace.engine.operators.rows import Explode, Filter, Merge, Project
-from headrace.engine.operators.stream_join import StreamJoin
-from headrace.engine.operators.suppress import Suppress
-from headrace.engine.operators.table_join import TableJoin
-from headrace.engine.operators.table_table_join import TableTableJoin
-from headrace.engine.operators.top_n import TopN
 from headrace.engine.operators.turns import Origin
 from headrace.engine.outbox import Partitioner
 from headrace.engine.subtopology import StepContext, SubtopologyRunner
@@ -143,55 +127,95 @@ def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge, co
         case MergeStep():
             return Merge()
         case DropNullsStep():
+            from headrace.engine.operators.drop_nulls import DropNulls
+
             return DropNulls(step)
         case MapStep():
+            from headrace.engine.operators.map_rows import MapBatches, MapRows
+
             kind = MapBatches if step.mode == "batches" else MapRows
             return kind(step, compiled.functions[step.name], list(user_schema(first)))
         case MapAsyncStep():
+            from headrace.engine.operators.map_async import MapAsync
+
             function = compiled.functions[step.name]
             return MapAsync(step, function, list(user_schema(first)), bridge)
         case TableJoinStep():
+            from headrace.engine.operators.table_join import TableJoin
+
             table = plan.step(step.inputs[1])
             return TableJoin(step, user_schema(table), history_ms=_history_ms(compiled, table), columns=columns)
         case BufferedTableJoinStep():
+            from headrace.engine.operators.buffered_table_join import BufferedTableJoin
+
             table = plan.step(step.inputs[1])
             return BufferedTableJoin(
                 step, user_schema(first), user_schema(table), history_ms=_history_ms(compiled, table)
             )
         case StreamJoinStep():
+            from headrace.engine.operators.stream_join import StreamJoin
+
             return StreamJoin(step, user_schema(first), user_schema(plan.step(step.inputs[1])))
         case BroadcastJoinStep():
+            from headrace.engine.operators.broadcast_join import BroadcastJoin
+
             return BroadcastJoin(step, user_schema(plan.step(step.inputs[1])), columns=columns)
         case ProcessStep():
+            from headrace.engine.operators.process import Process
+
             return Process(step, compiled.functions[step.name], user_schema(first))
         case DedupeStep():
+            from headrace.engine.operators.dedupe import Dedupe
+
             return Dedupe(step, user_schema(first))
         case TopNStep():
+            from headrace.engine.operators.top_n import TopN
+
             return TopN(step, user_schema(first))
         case AggregateStep():
+            from headrace.engine.operators.aggregate import make_aggregate
+
             return make_aggregate(step, user_schema(first), compiled.functions, retracts=first.has_retractions)
         case TableTableJoinStep():
+            from headrace.engine.operators.table_table_join import TableTableJoin
+
             second = plan.step(step.inputs[1])
             origins = (_origin(plan, first), _origin(plan, second))
             return TableTableJoin(step, user_schema(first), user_schema(second), origins)
         case ForeignSubscribeStep():
+            from headrace.engine.operators.foreign_subscribe import ForeignSubscribe
+
             foreign = [user_schema(step)[name] for name in foreign_columns(len(step.foreign))]
             return ForeignSubscribe(step, user_schema(first), foreign)
         case ForeignMatchStep():
+            from headrace.engine.operators.foreign_match import ForeignMatch
+
             second = plan.step(step.inputs[1])
             is_read = _origin(plan, second) is Origin.READ
             return ForeignMatch(step, user_schema(first), user_schema(second), right_at_flush=not is_read)
         case ForeignResolveStep():
+            from headrace.engine.operators.foreign_resolve import ForeignResolve
+
             return ForeignResolve(step, user_schema(first))
         case RetractStep():
+            from headrace.engine.operators.retract import Retract
+
             return Retract(step, user_schema(first))
         case ChangesStep():
+            from headrace.engine.operators.duality import Changes
+
             return Changes(step)
         case AsTableStep():
+            from headrace.engine.operators.duality import AsTable
+
             return AsTable(step)
         case SuppressStep():
+            from headrace.engine.operators.suppress import Suppress
+
             return Suppress(step, user_schema(first))
         case ExpireStep():
+            from headrace.engine.operators.expire import Expire
+
             return Expire(step, user_schema(first))
     raise AssertionError(f"{step.kind} runs outside operators")
 

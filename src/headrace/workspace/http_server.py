@@ -21,11 +21,9 @@ from prometheus_client.exposition import choose_encoder
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.workspace.errors import WorkspaceError
 from headrace.workspace.health import Health
+from headrace.workspace.http_port import PORT_MAX
 from headrace.workspace.tables_http import TablesHttp
 
-OFF = 0
-"""The port that means: serve nothing."""
-PORT_MAX = 65_535
 START_TIMEOUT_S = 10.0
 SHUTDOWN_TIMEOUT_S = 1.0
 """How long an answer under way may hold up the end of the process."""
@@ -37,17 +35,9 @@ class HttpUnavailable(WorkspaceError):
     code = "workspace.http_unavailable"
 
 
-def worker_port(base: int, number: int) -> int:
-    """The port of worker `number` of a machine, counted from 0."""
-    return OFF if base == OFF else base + number
-
-
 @contextmanager
 def serving(health: Health, host: str, port: int, tables: TablesHttp | None = None) -> Iterator[int]:
-    """Serve beside the block, and give the port; nothing when that is `OFF`. Raises `HttpUnavailable`."""
-    if port == OFF:
-        yield OFF
-        return
+    """Serve beside the block, and give the port, 0 taking any free one. Raises `HttpUnavailable`."""
     if port > PORT_MAX:
         raise HttpUnavailable(
             f"this worker's HTTP port would be {port}, above {PORT_MAX}",

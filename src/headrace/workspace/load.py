@@ -14,18 +14,16 @@ import ast
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.contracts.contract import Contract
 from headrace.contracts.load import load_contracts
-from headrace.egress.config import EgressConfig, load_egress
 from headrace.errors import Where
 from headrace.flow.compile import compile_pipelines
 from headrace.flow.derived import derived_contract
 from headrace.flow.errors import UnknownTopic
 from headrace.flow.load import read_pipelines
 from headrace.flow.plan import CompiledPipeline
-from headrace.ingress.cdc.config import CdcConfig
-from headrace.ingress.config import load_ingress
 from headrace.workspace.config import WorkspaceFile, read_config
 from headrace.workspace.environment import CONTRACTS_FOLDER
 from headrace.workspace.errors import NameTwice, PipelineCycle, UnknownName, did_you_mean
@@ -34,7 +32,11 @@ PIPELINES_FOLDER = "pipelines"
 INGRESS_FOLDER = "ingress"
 EGRESS_FOLDER = "egress"
 
-IngressConfig = CdcConfig
+if TYPE_CHECKING:
+    from headrace.egress.config import EgressConfig
+    from headrace.ingress.cdc.config import CdcConfig
+
+IngressConfig: TypeAlias = "CdcConfig"
 """Of any kind."""
 
 
@@ -102,11 +104,28 @@ def load(path: Path | None = None) -> Workspace:
             for pipeline in pipelines
             for output in pipeline.plan.outputs
         },
-        ingress=tuple(load_ingress(each) for each in _files(file.root / INGRESS_FOLDER, ".yaml", ".yml")),
-        egress=tuple(load_egress(each) for each in _files(file.root / EGRESS_FOLDER, ".yaml", ".yml")),
+        ingress=_ingress(_files(file.root / INGRESS_FOLDER, ".yaml", ".yml")),
+        egress=_egress(_files(file.root / EGRESS_FOLDER, ".yaml", ".yml")),
     )
     _check_names_once(workspace)
     return workspace
+
+
+def _ingress(files: Sequence[Path]) -> tuple[IngressConfig, ...]:
+    if not files:
+        # The start of a process that runs pipelines alone does not wait for what it does not use.
+        return ()
+    from headrace.ingress.config import load_ingress
+
+    return tuple(map(load_ingress, files))
+
+
+def _egress(files: Sequence[Path]) -> tuple[EgressConfig, ...]:
+    if not files:
+        return ()
+    from headrace.egress.config import load_egress  # As above.
+
+    return tuple(map(load_egress, files))
 
 
 def _files(folder: Path, *suffixes: str) -> list[Path]:

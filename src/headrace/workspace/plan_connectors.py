@@ -4,6 +4,7 @@ Owns the questions that are put to sources and connectors before anything runs.
 
 - Looking changes nothing: neither a source database nor a target.
 - Whatever is wrong with one of them is a problem of the plan with its file and line.
+- The rooms of ingress and egress are loaded for those that are there: most workers, and every start, look at a plan.
 """
 
 from __future__ import annotations
@@ -11,22 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from headrace.egress.config import EgressConfig, connector_config
-from headrace.egress.errors import EgressInvalid
-from headrace.egress.sdk import load_connector
-from headrace.egress.view import View
 from headrace.errors import HeadraceError
-from headrace.ingress.cdc.config import PostgresCdcConfig, SqliteCdcConfig
-from headrace.ingress.cdc.sqlite import SqliteCdc
-from headrace.ingress.cdc.worker import CdcWorker
-from headrace.ingress.violations import IngressInvalid
 from headrace.workspace.changes import Change, Json, Problem, SetUpIngress
 from headrace.workspace.environment import Environment
 from headrace.workspace.errors import UnknownName, did_you_mean
 from headrace.workspace.load import IngressConfig, Workspace
 
 if TYPE_CHECKING:
+    from headrace.egress.config import EgressConfig
     from headrace.ingress.cdc.postgres.cdc import PostgresCdc
+    from headrace.ingress.cdc.worker import CdcWorker
 
 
 @dataclass(slots=True)
@@ -71,6 +66,9 @@ def set_up_ingress(name: str, workspace: Workspace, environment: Environment) ->
 
 def open_ingress(config: IngressConfig, workspace: Workspace, environment: Environment) -> CdcWorker[Any]:
     """The ingress of a configuration. Raises what does not fit its contracts."""
+    from headrace.ingress.cdc.config import PostgresCdcConfig, SqliteCdcConfig
+    from headrace.ingress.cdc.sqlite import SqliteCdc
+
     given = environment.log, environment.registry, workspace.contracts
     if isinstance(config, PostgresCdcConfig):
         return _postgres_cdc()(config, *given, workspace=environment.workspace)
@@ -80,6 +78,8 @@ def open_ingress(config: IngressConfig, workspace: Workspace, environment: Envir
 
 def _postgres_cdc() -> type[PostgresCdc]:
     """Looked up when it is needed: its driver is an extra. Raises `IngressInvalid`."""
+    from headrace.ingress.violations import IngressInvalid
+
     try:
         from headrace.ingress.cdc.postgres.cdc import PostgresCdc
     except ImportError as error:
@@ -101,6 +101,11 @@ def plan_egress(workspace: Workspace) -> EgressStage:
 
 
 def _checked_egress(config: EgressConfig, workspace: Workspace) -> Json:
+    from headrace.egress.config import connector_config
+    from headrace.egress.errors import EgressInvalid
+    from headrace.egress.sdk import load_connector
+    from headrace.egress.view import View
+
     if config.topic not in workspace.topics:
         cure = did_you_mean(config.topic, workspace.topics)
         raise EgressInvalid(f"topic {config.topic!r} has no contract", where=config.place("topic"), cure=cure)
