@@ -4,6 +4,7 @@
 //!
 //! - `table`: from hashes to numbers. `int_index`, `row_dictionary`: from integer keys, from rows of any columns.
 //! - `slots`: gathers, scatters and lists of different slots. `doubles`: exact sums of doubles.
+//! - `texts`: from views to plain texts.
 //! - Numbers are given in order of first appearance, as the NumPy path gives them; no hash shows in any result.
 
 use pyo3::prelude::*;
@@ -16,10 +17,12 @@ mod row_columns;
 mod row_dictionary;
 mod slots;
 mod table;
+mod texts;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     doubles::register(module)?;
     int_index::register(module)?;
     row_dictionary::register(module)?;
-    slots::register(module)
+    slots::register(module)?;
+    texts::register(module)
 }

@@ -12,7 +12,8 @@ use pyo3::prelude::*;
 use crate::buffer::{Buffer, View};
 
 const VIEW_BYTES: usize = 16;
-const INLINE_MAX: usize = 12;
+/// Bytes of a text that stands in its view.
+pub const INLINE_MAX: usize = 12;
 
 /// What a column holds.
 #[derive(Clone, Copy, PartialEq)]
@@ -100,9 +101,22 @@ impl Part<'_> {
         &self.values[(self.offset + row) * width..][..width]
     }
 
+    /// Of a column of texts.
+    #[inline(always)]
+    pub fn view(&self, row: usize) -> &[u8] {
+        self.fixed(row, VIEW_BYTES)
+    }
+
+    /// Of a text.
+    #[inline(always)]
+    pub fn length(&self, row: usize) -> usize {
+        let bytes = &self.view(row)[..4];
+        u32::from_le_bytes(bytes.try_into().expect("four bytes")) as usize
+    }
+
     /// None where a view points outside of its buffer.
     #[inline(always)]
-    fn text(&self, row: usize) -> Option<&[u8]> {
+    pub fn text(&self, row: usize) -> Option<&[u8]> {
         let view = self.fixed(row, VIEW_BYTES);
         let number = |at: usize| {
             u32::from_le_bytes(view[at..at + 4].try_into().expect("four bytes")) as usize

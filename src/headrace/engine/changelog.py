@@ -27,7 +27,8 @@ from typing import Self
 import polars as pl
 import pyarrow as pa
 
-from headrace.engine.changelog_columns import packed, unpacked
+from headrace.engine.changelog_arrow import WrittenFrame, WrittenFrames
+from headrace.engine.changelog_columns import unpacked
 from headrace.engine.operator import StateChange
 from headrace.errors import HeadraceError
 
@@ -48,8 +49,6 @@ MAGIC = b"HRC4"
 HEADER = struct.Struct(">4sIIIQ")
 """Magic, CRC-32 of all that follows it, number of the piece, pieces of the change, number of the commit. 24 bytes keep
 Arrow aligned."""
-SMALL_OFFSET_END = 1 << 31
-_SMALL = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
 # Threads cost more than they save at this size.
 _WRITING = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _CHECKED = struct.Struct(">IIQ")
@@ -68,34 +67,33 @@ def snapshot_is_due(*, delta_rows: int, state_rows: int) -> bool:
 
 
 def encode(
-    change: StateChange, fingerprint: str, *, commit: int = 1, bytes_max: int = MESSAGE_BYTES_MAX
+    change: StateChange,
+    fingerprint: str,
+    *,
+    commit: int = 1,
+    bytes_max: int = MESSAGE_BYTES_MAX,
+    frames: WrittenFrames | None = None,
 ) -> list[bytes]:
     """The messages of a change, at least one. `fingerprint` says what the state means, `commit` which commit of the
-    partition it belongs to."""
-    stream = memoryview(_to_stream(change, {"store": change.store, "fingerprint": fingerprint}))
+    partition it belongs to; `frames` are kept while changes are encoded that may be cut from one frame."""
+    stream = memoryview(_to_stream(change, {"store": change.store, "fingerprint": fingerprint}, frames))
     room = bytes_max - HEADER.size
     pieces = [stream[at : at + room] for at in range(0, len(stream), room)]
     return [_framed(piece, number, len(pieces), commit) for number, piece in enumerate(pieces)]
 
 
-def _to_stream(change: StateChange, more: Mapping[str, object]) -> pa.Buffer:
-    frame, columns = packed(change.frame)
-    table = _with_small_offsets(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    meta = json.dumps({"state": dict(change.meta), "columns": columns, "rows": change.frame.height, **more})
-    table = table.replace_schema_metadata({META: meta.encode()})
+def _to_stream(change: StateChange, more: Mapping[str, object], frames: WrittenFrames | None) -> pa.Buffer:
+    if frames is None or change.whole is None:
+        written, first = WrittenFrame.of(change.frame), 0
+    else:
+        written, first = frames.of(change.whole), change.first
+    rows = change.frame.height
+    meta = json.dumps({"state": dict(change.meta), "columns": written.description, "rows": rows, **more})
+    batch = written.run(first, rows, {META: meta.encode()})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=_WRITING) as writer:
-        writer.write_table(table)
+    with pa.ipc.new_stream(sink, batch.schema, options=_WRITING) as writer:
+        writer.write_batch(batch)
     return sink.getvalue()
-
-
-def _with_small_offsets(table: pa.Table) -> pa.Table:
-    """Texts with offsets of four bytes: half as much to write."""
-    if table.nbytes >= SMALL_OFFSET_END:
-        return table
-    types = [_SMALL.get(field.type, field.type) for field in table.schema]
-    fields = [field.with_type(small) for field, small in zip(table.schema, types, strict=True)]
-    return table.cast(pa.schema(fields)) if fields != list(table.schema) else table
 
 
 def _framed(piece: memoryview, number: int, pieces: int, commit: int) -> bytes:

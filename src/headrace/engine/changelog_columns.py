@@ -43,15 +43,17 @@ _DISTANCES: tuple[tuple[np.dtype[Any], int], ...] = (
 """Types of distances, and the largest that each holds."""
 _NAMES = {dtype: name for name, dtype in _NUMBERS.items()}
 
+Column = Array | pl.Series
+"""As it is written: numbers without nulls as an array, all else as it was."""
 Description = Sequence[Sequence[Any]]
 """Per column its name, what became of it, and what that takes."""
 
 
-def packed(frame: pl.DataFrame) -> tuple[pl.DataFrame, Description]:
-    """The columns to be written, named by their places, and what they stand for."""
-    columns: list[pl.Series] = []
+def packed(frame: pl.DataFrame) -> tuple[Sequence[Column], Description]:
+    """The columns to be written, and what they stand for."""
+    columns: list[Column] = []
     description = [[series.name, *_packed(series, columns)] for series in frame.get_columns()]
-    return pl.DataFrame([series.alias(str(place)) for place, series in enumerate(columns)]), description
+    return columns, description
 
 
 def unpacked(frame: pl.DataFrame, description: Description, rows: int) -> pl.DataFrame:
@@ -60,35 +62,36 @@ def unpacked(frame: pl.DataFrame, description: Description, rows: int) -> pl.Dat
     return pl.DataFrame([_unpacked(list(each[1:]), columns, rows).alias(each[0]) for each in description])
 
 
-def _packed(series: pl.Series, columns: list[pl.Series]) -> list[Any]:
+def _packed(series: pl.Series, columns: list[Column]) -> list[Any]:
     """How a column is told; what is written of it is added to `columns`."""
     if not len(series) or series.null_count():
         return _plain(series, columns)
     dtype = series.dtype
     if dtype in _NAMES:
-        return _packed_numbers(series.to_numpy(), dtype, columns) or _plain(series, columns)
+        return _packed_numbers(series.to_numpy(), _NAMES[dtype], columns) or _plain(series, columns)
     if isinstance(dtype, pl.Array) and len(dtype.shape) == 1 and dtype.inner in _NAMES:
-        parts = series.to_numpy()
-        each = (parts[:, place] for place in range(parts.shape[1]))
-        told = (_packed_numbers(part, dtype.inner, columns) or _plain(pl.Series(part), columns) for part in each)
+        # Place by place, each of them in one piece: several looks at numbers that lie apart cost more.
+        parts = np.ascontiguousarray(series.to_numpy().T)
+        name = _NAMES[dtype.inner]
+        told = (_packed_numbers(part, name, columns) or _plain(part, columns) for part in parts)
         return [ARRAYS, list(told)]
     return _plain(series, columns)
 
 
-def _packed_numbers(values: Array, dtype: Any, columns: list[pl.Series]) -> list[Any] | None:
+def _packed_numbers(values: Array, dtype: str, columns: list[Column]) -> list[Any] | None:
     """How numbers that are all the same, or close together, are told; None for others."""
     smallest, largest = values.min().item(), values.max().item()
     if smallest == largest:
-        return [SAME, _NAMES[dtype], smallest]
+        return [SAME, dtype, smallest]
     for narrow, distance_max in _DISTANCES if values.dtype.kind in "iu" else ():
         if narrow.itemsize < values.dtype.itemsize and largest - smallest <= distance_max:
-            columns.append(pl.Series((values - values.dtype.type(smallest)).astype(narrow)))
-            return [CLOSE, _NAMES[dtype], smallest]
+            columns.append((values - values.dtype.type(smallest)).astype(narrow))
+            return [CLOSE, dtype, smallest]
     return None
 
 
-def _plain(series: pl.Series, columns: list[pl.Series]) -> list[Any]:
-    columns.append(series)
+def _plain(column: Column, columns: list[Column]) -> list[Any]:
+    columns.append(column)
     return [PLAIN]
 
 

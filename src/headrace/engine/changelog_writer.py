@@ -17,6 +17,7 @@ import pyarrow as pa
 import structlog
 
 from headrace.engine import changelog
+from headrace.engine.changelog_arrow import WrittenFrames
 from headrace.engine.local_state import Message, StateFile
 from headrace.engine.operator import StateChange, StatefulOperator
 from headrace.engine.snapshot_uploads import SnapshotUploads
@@ -135,6 +136,7 @@ class ChangelogWriter:
     def _collect(self, step: StatefulStep, operator: StatefulOperator) -> None:
         keys = operator.keys_count()
         changes: dict[int, list[StateChange]] = {}
+        frames = WrittenFrames()
         for change in operator.changes():
             changes.setdefault(change.partition, []).append(change)
         for partition, found in changes.items():
@@ -145,7 +147,7 @@ class ChangelogWriter:
             commit = written.commit + 1
             if not changelog.snapshot_is_due(delta_rows=rows, state_rows=keys.get(partition, 0)):
                 for change in found:
-                    pending.messages += _encoded(step, changelog.DELTA, change, commit)
+                    pending.messages += _encoded(step, changelog.DELTA, change, commit, frames)
                 continue
             pending.cut_before = written.offset = self._admin.end_offsets([pending.here])[pending.here]
             pending.delta_rows = 0
@@ -201,8 +203,10 @@ class ChangelogWriter:
             self._uploads.close()
 
 
-def _encoded(step: StatefulStep, kind: bytes, change: StateChange, commit: int) -> list[Message]:
-    return [(kind, value) for value in changelog.encode(change, step.fingerprint, commit=commit)]
+def _encoded(
+    step: StatefulStep, kind: bytes, change: StateChange, commit: int, frames: WrittenFrames | None = None
+) -> list[Message]:
+    return [(kind, value) for value in changelog.encode(change, step.fingerprint, commit=commit, frames=frames)]
 
 
 def _outgoing(pending: _Pending) -> Outgoing:

@@ -114,6 +114,11 @@ class StateChange:
     """Small numbers of the partition that belong to the state (`closed_until_ms`, ...)."""
     store: str = ""
     """Of operators with several stores: which one."""
+    whole: pl.DataFrame | None = None
+    """The frame of several partitions that `frame` is a run of, where it was cut from one: then it is written for all
+    of them at once."""
+    first: int = 0
+    """Where the run begins."""
 
 
 class StatefulOperator(Operator, Protocol):

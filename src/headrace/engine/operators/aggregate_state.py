@@ -11,7 +11,7 @@ group in a window (`aggregate_window`) or a session (`aggregate_session`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,15 @@ from headrace.engine.operator import (
 from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
 from headrace.engine.operators.aggregate_rows import AggregateRows
 from headrace.engine.operators.aggregate_times import SlotTimes
-from headrace.engine.state.arrays import NO_INTS, Ints, Mask, by_small_number, distinct_by_last
+from headrace.engine.state.arrays import (
+    NO_INTS,
+    Array,
+    Ints,
+    Mask,
+    by_small_number,
+    distinct_by_last,
+    starts_of_runs,
+)
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.slab import Slab
 from headrace.engine.stream_time import BEFORE_ALL_MS
@@ -77,6 +85,29 @@ class Taken:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """One frame over slots of several partitions, and where each of these lies in it."""
+
+    frame: pl.DataFrame
+    runs: Mapping[int, tuple[int, int]]
+    """First row and count."""
+
+    @classmethod
+    def of(cls, partitions: Array, slots: Ints, make: Callable[[Ints], pl.DataFrame]) -> _Cut:
+        """`slots` are ordered by partition, which `partitions` gives by slot."""
+        if not len(slots):
+            return cls(pl.DataFrame(), {})
+        partition = partitions[slots]
+        starts = np.flatnonzero(starts_of_runs(partition))
+        counts = np.diff(starts, append=len(slots))
+        runs = zip(partition[starts].tolist(), starts.tolist(), counts.tolist(), strict=True)
+        return cls(make(slots), {number: (start, count) for number, start, count in runs})
+
+    def frame_of(self, partition: int) -> pl.DataFrame:
+        return self.frame.slice(*self.runs[partition])
+
+
 class AggregateState(SlotTimes, AggregateRows):
     """Base of the aggregate operators."""
 
@@ -102,6 +133,10 @@ class AggregateState(SlotTimes, AggregateRows):
         self._unflushed: list[Ints] = []
         self._pending: list[pl.DataFrame] = []
         """Rows for the next flush whose slots are gone."""
+        self._told: Ints | None = None
+        """Slots of the last flush since the last commit, in its order."""
+        self._told_groups: pl.DataFrame | None = None
+        """Their group columns, when somebody has asked for them."""
         self._closed_until: dict[int, int] = {}
         self._closed_until_committed: dict[int, int] = {}
         self._keys: dict[int, int] = {}
@@ -184,7 +219,7 @@ class AggregateState(SlotTimes, AggregateRows):
         if not len(slots):
             return self._empty
         results = [each.result(slots).cast(self._dtypes[each.name]) for each in self._accumulators]
-        columns = [*self._key_output(self._slab["group"][slots], self._window_columns(slots)), *results]
+        columns = [*self._key_output(self._group_columns(slots), self._window_columns(slots)), *results]
         time_ms = self._times("time_ms", slots)
         stream_time_ms = self._times("stream_time_ms", slots) if self._emits_updates else time_ms
         partition = self._slab["partition"][slots]
@@ -196,12 +231,20 @@ class AggregateState(SlotTimes, AggregateRows):
         """Rows that say that these keys are gone."""
         results = [pl.Series(each.name, [None], self._dtypes[each.name]) for each in self._accumulators]
         nothing = [each.new_from_index(0, len(group)) for each in results]
-        columns = [*self._key_output(group, windows), *nothing]
+        columns = [*self._key_output(self._groups.take(group), windows), *nothing]
         return self._with_system(columns, partition, time_ms, stream_time_ms, deleted=True)
 
-    def _key_output(self, group: Ints, windows: Mapping[str, Ints]) -> list[pl.Series]:
+    def _key_output(self, groups: pl.DataFrame, windows: Mapping[str, Ints]) -> list[pl.Series]:
         bounds = [pl.Series(name, values).cast(TIMESTAMP) for name, values in windows.items()]
-        return [*self._groups.take(group).get_columns(), *bounds]
+        return [*groups.get_columns(), *bounds]
+
+    def _group_columns(self, slots: Ints) -> pl.DataFrame:
+        """The group columns of live slots; those of a flush are looked up once, for its rows and for the changelog."""
+        if slots is not self._told:
+            return self._groups.take(self._slab["group"][slots])
+        if self._told_groups is None:
+            self._told_groups = self._groups.take(self._slab["group"][slots])
+        return self._told_groups
 
     def _with_system(
         self, columns: Sequence[pl.Series], partition: Ints, time_ms: Ints, stream_time_ms: Ints, *, deleted: bool
@@ -261,6 +304,7 @@ class AggregateState(SlotTimes, AggregateRows):
         self._slab.touch(slots)
         self._slab["unflushed"][slots] = False
         ordered = self._flush_order(slots)
+        self._told, self._told_groups = ordered, None
         withdrawn = self._withdrawn(ordered)
         pieces, self._pending, self._unflushed = [*self._pending, self._flushed(ordered, context)], [], []
         return self._together([withdrawn, *pieces])
@@ -310,16 +354,30 @@ class AggregateState(SlotTimes, AggregateRows):
 
     def changes(self) -> Sequence[StateChange]:
         """Changes since the last commit."""
-        changed, dropped = self._slab.changed(), self._slab.dropped()
-        puts = self._by_partition(changed, lambda slots: self._state_frame(slots, whole=False))
-        drops = self._by_partition(dropped, self._drop_frame)
+        changed = self._by_partition(self._changed())
+        dropped = self._by_partition(self._slab.dropped())
+        puts = _Cut.of(self._slab["partition"], changed, lambda slots: self._state_frame(slots, whole=False))
+        drops = _Cut.of(self._slab["partition"], dropped, self._drop_frame)
         moved = {p for p, t in self._closed_until.items() if self._closed_until_committed.get(p) != t}
-        result = []
-        for partition in sorted({*puts, *drops, *moved}):
-            pieces = [each[partition] for each in (drops, puts) if partition in each]
-            frame = pl.concat(pieces, how="diagonal") if pieces else self._state_frame(NO_INTS, whole=True)
-            result.append(StateChange(partition, frame, self._meta(partition)))
-        return result
+        numbers = sorted({*puts.runs, *drops.runs, *moved})
+        return [self._change(partition, puts, drops) for partition in numbers]
+
+    def _change(self, partition: int, puts: _Cut, drops: _Cut) -> StateChange:
+        meta = self._meta(partition)
+        if partition in puts.runs and partition not in drops.runs:
+            first, _ = puts.runs[partition]
+            return StateChange(partition, puts.frame_of(partition), meta, whole=puts.frame, first=first)
+        pieces = [each.frame_of(partition) for each in (drops, puts) if partition in each.runs]
+        frame = pl.concat(pieces, how="diagonal") if pieces else self._state_frame(NO_INTS, whole=True)
+        return StateChange(partition, frame, meta)
+
+    def _changed(self) -> Ints:
+        """Live slots that changed since the last commit: mostly those of the flush before it, in their order."""
+        changed, told = self._slab.changed(), self._told
+        # A flush touches its slots: where they are live and as many, they are all.
+        if told is not None and len(told) == len(changed) and self._slab.is_live(told).all():
+            return told
+        return changed
 
     def snapshot(self, partition: int, rows_max: int) -> Iterator[StateChange]:
         """The state of a partition, at least one piece; take all pieces before the next call to `process`."""
@@ -392,9 +450,8 @@ class AggregateState(SlotTimes, AggregateRows):
         return pl.DataFrame([*groups.get_columns(), *windows, deleted])
 
     def _key_columns(self, slots: Ints, *, whole: bool) -> list[pl.Series]:
-        groups = self._groups.take(self._slab["group"][slots])
         windows = [pl.Series(name, bounds) for name, bounds in self._window_key(slots).items()]
-        return [*groups.get_columns(), *windows]
+        return [*self._group_columns(slots).get_columns(), *windows]
 
     def _window_key(self, slots: Ints) -> dict[str, Ints]:
         """The window columns that are part of a slot's key in the changelog."""
@@ -412,16 +469,13 @@ class AggregateState(SlotTimes, AggregateRows):
         """Slots for the rows of a change message, made where there is none."""
         raise AssertionError("a subclass makes its slots")
 
-    def _by_partition(self, slots: Ints, make: Any) -> dict[int, pl.DataFrame]:
-        """One frame over all slots, cut by partition."""
-        if not len(slots):
-            return {}
+    def _by_partition(self, slots: Ints) -> Ints:
+        """These slots, ordered by partition."""
         partition = self._slab["partition"][slots]
-        order = by_small_number(partition)
-        frame: pl.DataFrame = make(slots[order])
-        numbers, starts, counts = np.unique(partition[order], return_index=True, return_counts=True)
-        cuts = zip(numbers.tolist(), starts.tolist(), counts.tolist(), strict=True)
-        return {number: frame.slice(start, count) for number, start, count in cuts}
+        if (partition[1:] >= partition[:-1]).all():
+            return slots
+        ordered: Ints = slots[by_small_number(partition)]
+        return ordered
 
     def _meta(self, partition: int) -> dict[str, int]:
         closed_ms = self._closed_until.get(partition)
@@ -432,7 +486,8 @@ class AggregateState(SlotTimes, AggregateRows):
     def commit(self) -> None:
         """The changes since the last commit are durable."""
         self._late.clear()
-        changed = self._slab.changed()
+        changed = self._changed()
+        self._told = self._told_groups = None
         self._slab.commit()
         for holder in self._holders:
             holder.settle(changed)
@@ -452,6 +507,7 @@ class AggregateState(SlotTimes, AggregateRows):
         self._revive(revived)
         live = self._slab.live()
         self._unflushed = [live[self._slab["unflushed"][live]]]
+        self._told = self._told_groups = None
         self._pending = []
         self._late.clear()
         self._closed_until = dict(self._closed_until_committed)
@@ -476,6 +532,7 @@ class AggregateState(SlotTimes, AggregateRows):
 
     def _forget_slots(self, slots: Ints) -> None:
         """Free slots without undo."""
+        self._told = self._told_groups = None
         for holder in self._holders:
             holder.forget(slots)
         self._slab.forget(slots)
