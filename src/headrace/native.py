@@ -15,7 +15,7 @@ from types import ModuleType
 
 import structlog
 
-API_VERSION = 1
+API_VERSION = 2
 SWITCH = "HEADRACE_NATIVE"
 OFF = "0"
 

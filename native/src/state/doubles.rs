@@ -187,6 +187,55 @@ fn round_at(
     Ok(())
 }
 
+/// `number * 2^exponent`, rounded once where it is too small for all its bits. `number` is 0 or at least 1.
+fn scaled(number: f64, exponent: i64) -> f64 {
+    let power = |exponent: i64| f64::from_bits(((exponent + 1023) as u64) << 52);
+    match exponent {
+        -1022..=1023 => number * power(exponent),
+        // Exact: nothing is below the smallest normal number yet.
+        ..-1022 => number * power(-1022) * power((exponent + 1022).max(-1022)),
+        _ => number * power(1023) * power((exponent - 1023).min(1023)),
+    }
+}
+
+/// Writes each slot's sum as a double into `out`: its limbs, the highest of which is limb `top` (i16) counted from
+/// `2^-origin_bits`.
+#[pyfunction]
+fn sums_at(
+    py: Python<'_>,
+    limbs: &Bound<'_, PyAny>,
+    top: &Bound<'_, PyAny>,
+    slots: &Bound<'_, PyAny>,
+    origin_bits: i64,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (limbs, top, slots, out) = (
+        View::<i64>::of(limbs)?,
+        View::<i16>::of(top)?,
+        View::<i64>::of(slots)?,
+        Cells::<f64>::of(out)?,
+    );
+    let (limbs, top, slots) = (limbs.slice(), top.slice(), slots.slice());
+    check_lengths(slots.len(), out.len())?;
+    check_slots(slots, (limbs.len() / LIMBS).min(top.len()))?;
+    py.detach(|| {
+        for (row, slot) in slots.iter().enumerate() {
+            if let Some(later) = slots.get(row + AHEAD) {
+                prefetch(limbs.as_ptr().wrapping_add(*later as usize * LIMBS));
+                prefetch(top.as_ptr().wrapping_add(*later as usize));
+            }
+            let slot = *slot as usize;
+            let lowest = i64::from(top[slot]) - (LIMBS as i64 - 1);
+            let exponent = i64::from(LIMB_BITS) * lowest - origin_bits;
+            out.set(
+                row,
+                scaled(rounded(&limbs[slot * LIMBS..][..LIMBS]), exponent),
+            );
+        }
+    });
+    Ok(())
+}
+
 /// Whether a limb of these slots is beyond `room`, either way.
 #[pyfunction]
 fn any_beyond(
@@ -214,5 +263,6 @@ fn any_beyond(
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(add_doubles_at, module)?)?;
     module.add_function(wrap_pyfunction!(round_at, module)?)?;
+    module.add_function(wrap_pyfunction!(sums_at, module)?)?;
     module.add_function(wrap_pyfunction!(any_beyond, module)?)
 }

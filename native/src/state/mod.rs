@@ -4,7 +4,7 @@
 //!
 //! - `table`: from hashes to numbers. `int_index`, `row_dictionary`: from integer keys, from rows of any columns.
 //! - `slots`: gathers, scatters and lists of different slots. `doubles`: exact sums of doubles.
-//! - `texts`: from views to plain texts.
+//! - `slot_times`: times by slot. `texts`: from views to plain texts.
 //! - Numbers are given in order of first appearance, as the NumPy path gives them; no hash shows in any result.
 
 use pyo3::prelude::*;
@@ -15,6 +15,7 @@ mod int_index;
 mod memory;
 mod row_columns;
 mod row_dictionary;
+mod slot_times;
 mod slots;
 mod table;
 mod texts;
@@ -23,6 +24,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     doubles::register(module)?;
     int_index::register(module)?;
     row_dictionary::register(module)?;
+    slot_times::register(module)?;
     slots::register(module)?;
     texts::register(module)
 }

@@ -4,12 +4,12 @@
 //!
 //! - Slots repeat in any order. One outside of its column is told (`IndexError`) before anything is written.
 //!
-//! Gathers and scatters of plain numbers are not here: NumPy's `take` and `at` are as fast.
+//! Gathers and scatters of plain numbers alone are not here: NumPy's `take` and `at` are as fast.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::memory::{Cells, check_slots};
+use super::memory::{Cells, check_slots, prefetch};
 use crate::buffer::{Buffer, View};
 
 const AHEAD: usize = 16;
@@ -52,22 +52,68 @@ fn distinct_slots(py: Python<'_>, slots: &Bound<'_, PyAny>, by_last: bool) -> Py
     Ok(Buffer::from_vec(found))
 }
 
-/// The different slots whose mark (i32) is 0, in the order of their first rows; they are marked `first`, `first + 1`, ...
+/// The bytes of these rows of a column, each `width` bytes long.
+fn taken(column: &[u8], width: usize, slots: &[i64]) -> Vec<u8> {
+    match width {
+        1 => gathered::<1>(column, slots),
+        2 => gathered::<2>(column, slots),
+        4 => gathered::<4>(column, slots),
+        8 => gathered::<8>(column, slots),
+        32 => gathered::<32>(column, slots),
+        _ => {
+            let mut bytes = Vec::with_capacity(slots.len() * width);
+            for slot in slots {
+                bytes.extend_from_slice(&column[*slot as usize * width..][..width]);
+            }
+            bytes
+        }
+    }
+}
+
+fn gathered<const WIDTH: usize>(column: &[u8], slots: &[i64]) -> Vec<u8> {
+    let (rows, _) = column.as_chunks::<WIDTH>();
+    let mut found = Vec::with_capacity(slots.len());
+    for (row, slot) in slots.iter().enumerate() {
+        if let Some(later) = slots.get(row + AHEAD) {
+            prefetch(rows.as_ptr().wrapping_add(*later as usize));
+        }
+        found.push(rows[*slot as usize]);
+    }
+    found.into_flattened()
+}
+
+/// The slots, and of each column the bytes of their rows.
+type Fresh = (Buffer, Vec<Buffer>);
+
+/// The different slots whose mark (i32) is 0, in the order of their first rows; they are marked `first`, `first + 1`,
+/// ... Of each column, given with the bytes of a row, their rows come along. None where there is no such slot.
 #[pyfunction]
 fn mark_fresh(
     py: Python<'_>,
     marks: &Bound<'_, PyAny>,
     slots: &Bound<'_, PyAny>,
     first: i32,
-) -> PyResult<Option<Buffer>> {
+    columns: Vec<(Bound<'_, PyAny>, usize)>,
+) -> PyResult<Option<Fresh>> {
     let (marks, slots) = (Cells::<i32>::of(marks)?, View::<i64>::of(slots)?);
     let slots = slots.slice();
+    let columns = columns
+        .iter()
+        .map(|(column, width)| Ok((View::<u8>::of(column)?, *width)))
+        .collect::<PyResult<Vec<_>>>()?;
+    let columns: Vec<(&[u8], usize)> = columns.iter().map(|(c, w)| (c.slice(), *w)).collect();
+    if columns
+        .iter()
+        .any(|(column, width)| *width == 0 || column.len() / width < marks.len())
+    {
+        return Err(PyValueError::new_err("a column has fewer rows than slots"));
+    }
     check_slots(slots, marks.len())?;
     if first <= 0 || slots.len() as i64 > i64::from(i32::MAX - first) {
         return Err(PyValueError::new_err("too many changes in one epoch"));
     }
-    let fresh = py.detach(|| {
-        let mut fresh = Vec::new();
+    let (fresh, kept) = py.detach(|| {
+        let mut fresh: Vec<i64> = Vec::new();
         for (row, slot) in slots.iter().enumerate() {
             if let Some(later) = slots.get(row + AHEAD) {
                 marks.prefetch(*later as usize);
@@ -77,9 +123,18 @@ fn mark_fresh(
                 fresh.push(*slot);
             }
         }
-        fresh
+        let kept: Vec<Vec<u8>> = columns
+            .iter()
+            .filter(|_| !fresh.is_empty())
+            .map(|(column, width)| taken(column, *width, &fresh))
+            .collect();
+        (fresh, kept)
     });
-    Ok((!fresh.is_empty()).then(|| Buffer::from_vec(fresh)))
+    if fresh.is_empty() {
+        return Ok(None);
+    }
+    let kept = kept.into_iter().map(Buffer::from_vec).collect();
+    Ok(Some((Buffer::from_vec(fresh), kept)))
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

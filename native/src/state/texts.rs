@@ -45,9 +45,7 @@ fn plain_texts(
     });
     match found {
         None => Ok(None),
-        Some(None) => Err(PyValueError::new_err(
-            "a text points outside of its buffer",
-        )),
+        Some(None) => Err(PyValueError::new_err("a text points outside of its buffer")),
         Some(Some((offsets, data))) => {
             Ok(Some((Buffer::from_vec(offsets), Buffer::from_vec(data))))
         }

@@ -85,6 +85,14 @@ class WindowedSum:
             result = np.ldexp(number / divisor, exponent)
         return self.with_specials(slots, result)
 
+    def total(self, slots: Ints) -> Floats:
+        """The sums; not finite where a term was not."""
+        if native is None:
+            return self.quotient(slots, np.ones(len(slots)))
+        result = np.empty(len(slots))
+        native.sums_at(self._slab[self._limbs], self._slab[self._top], slots, self.origin_bits, result)
+        return self.with_specials(slots, result)
+
     def with_specials(self, slots: Ints, result: Floats) -> Floats:
         """The result, or what NaN and infinities among the terms make of it."""
         return limbs.with_specials(self._slab[self._special][slots], result)
@@ -113,8 +121,7 @@ class DoubleSum(Accumulator):
         self._sum.merge(into, other)
 
     def result(self, slots: Ints) -> pl.Series:
-        sums = self._sum.quotient(slots, np.ones(len(slots)))
-        return with_nulls(pl.Series(self.name, sums), ~self._sum.has_value(slots))
+        return with_nulls(pl.Series(self.name, self._sum.total(slots)), ~self._sum.has_value(slots))
 
     def settle(self, changed: Ints) -> None:
         self._sum.relieve(changed)

@@ -25,6 +25,7 @@ from headrace.engine.state.slab import Slab
 from headrace.engine.state.time_buckets import TimeBuckets
 from headrace.flow.steps import AggregateStep
 from headrace.flow.values import WINDOW_END, WINDOW_START
+from headrace.native import native
 
 PAIRS_MAX = 500_000
 """(row, window) pairs at work at once; more windows per row means fewer rows."""
@@ -126,6 +127,11 @@ class WindowAggregate(SlotAggregate):
         self._slab.put(name, slots, self._distances(name, slots, time_ms))
 
     def _raise_times(self, name: str, slots: Ints, time_ms: Ints) -> None:
+        if native is not None:
+            held, starts = self._slab[name], self._slab[WINDOW_START]
+            slots, time_ms = np.ascontiguousarray(slots), np.ascontiguousarray(time_ms)
+            native.raise_distances(held, held.itemsize, starts, slots, time_ms)
+            return
         np.maximum.at(self._slab[name], slots, self._distances(name, slots, time_ms))
 
     def _distances(self, name: str, slots: Ints, time_ms: Ints) -> Array:

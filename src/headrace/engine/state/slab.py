@@ -12,7 +12,9 @@ since the last commit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -143,12 +145,15 @@ class Slab:
 
     def touch(self, slots: Ints) -> None:
         """Keep the values of these slots before their first change since the last commit. Repeats are welcome."""
-        fresh = self._mark_fresh(slots)
-        if not len(fresh):
-            return
-        self._undo_count += len(fresh)
-        kept = {name: self.taken(name, fresh) for name in self._columns if name not in self._constant}
-        self._undo.append((fresh, kept))
+        names = [name for name in self._columns if name not in self._constant]
+        if native is None or any(self._columns[name].dtype.hasobject for name in names):
+            fresh = self._mark_fresh(slots)
+            kept = {name: self.taken(name, fresh) for name in names} if len(fresh) else {}
+        else:
+            fresh, kept = self._kept_fresh(native, slots, names)
+        if len(fresh):
+            self._undo_count += len(fresh)
+            self._undo.append((fresh, kept))
 
     def live(self) -> Ints:
         """All live slots, ascending."""
@@ -216,15 +221,30 @@ class Slab:
     def _mark_fresh(self, slots: Ints) -> Ints:
         """The slots, each once, that are not marked as changed; now they are, as the next rows of the undo."""
         first = _LOGGED + self._undo_count
-        if native is not None:
-            marked = native.mark_fresh(self._undo_row, np.ascontiguousarray(slots, np.int64), first)
-            return NO_INTS if marked is None else np.frombuffer(marked, np.int64).copy()
         fresh = slots[self._undo_row[slots] == _UNTOUCHED]
         if not len(fresh):
             return NO_INTS
         fresh = distinct(fresh).copy()
         self._undo_row[fresh] = np.arange(first, first + len(fresh))
         return fresh
+
+    def _kept_fresh(
+        self, compiled: ModuleType, slots: Ints, names: Sequence[str]
+    ) -> tuple[Ints, dict[str, Array]]:
+        """The same with their values, compiled."""
+        columns = [self._columns[name] for name in names]
+        given = [(column, column.strides[0]) for column in columns]
+        marked = compiled.mark_fresh(
+            self._undo_row, np.ascontiguousarray(slots, np.int64), _LOGGED + self._undo_count, given
+        )
+        if marked is None:
+            return NO_INTS, {}
+        fresh, values = marked
+        shaped = (
+            np.frombuffer(each, column.dtype).reshape(-1, *column.shape[1:])
+            for each, column in zip(values, columns, strict=True)
+        )
+        return np.frombuffer(fresh, np.int64).copy(), dict(zip(names, shaped, strict=True))
 
     def _end_epoch(self) -> None:
         for slots, _ in self._undo:
