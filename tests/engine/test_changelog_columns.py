@@ -28,8 +28,6 @@ COLUMNS: dict[str, tuple[pl.DataType, list[Any]]] = {
 }
 
 
-
-
 def read(written: WrittenFrame, first: int, rows: int) -> pl.DataFrame:
     """A run as it comes out of a message."""
     columns = pl.from_arrow(pa.Table.from_batches([written.run(first, rows, {})]))

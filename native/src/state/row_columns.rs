@@ -200,10 +200,10 @@ impl Layout {
             starts: vec![0],
         };
         rows.starts.reserve(count);
-        if let (1, [part]) = (self.texts_from, parts) {
-            if part.validity.is_none() {
-                return text_rows(part, count, rows);
-            }
+        if let (1, [part]) = (self.texts_from, parts)
+            && part.validity.is_none()
+        {
+            return text_rows(part, count, rows);
         }
         for row in 0..count {
             self.put_row(parts, row, &mut rows.bytes)?;

@@ -69,11 +69,11 @@ def _packed(series: pl.Series, columns: list[Column]) -> list[Any]:
     dtype = series.dtype
     if dtype in _NAMES:
         return _packed_numbers(series.to_numpy(), _NAMES[dtype], columns) or _plain(series, columns)
-    if isinstance(dtype, pl.Array) and len(dtype.shape) == 1 and dtype.inner in _NAMES:
+    inner = _NAMES.get(dtype.inner) if isinstance(dtype, pl.Array) and len(dtype.shape) == 1 else None  # type: ignore[arg-type]
+    if inner is not None:
         # Place by place, each of them in one piece: several looks at numbers that lie apart cost more.
         parts = np.ascontiguousarray(series.to_numpy().T)
-        name = _NAMES[dtype.inner]
-        told = (_packed_numbers(part, name, columns) or _plain(part, columns) for part in parts)
+        told = (_packed_numbers(part, inner, columns) or _plain(part, columns) for part in parts)
         return [ARRAYS, list(told)]
     return _plain(series, columns)
 

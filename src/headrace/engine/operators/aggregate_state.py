@@ -11,7 +11,7 @@ group in a window (`aggregate_window`) or a session (`aggregate_session`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +33,16 @@ from headrace.engine.operator import (
     RowError,
     StateChange,
 )
+from headrace.engine.operators.aggregate_changes import AggregateChanges
 from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
 from headrace.engine.operators.aggregate_rows import AggregateRows
 from headrace.engine.operators.aggregate_times import SlotTimes
 from headrace.engine.state.arrays import (
     NO_INTS,
-    Array,
     Ints,
     Mask,
     by_small_number,
     distinct_by_last,
-    starts_of_runs,
 )
 from headrace.engine.state.group_keys import GroupKeys
 from headrace.engine.state.slab import Slab
@@ -85,30 +84,7 @@ class Taken:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """One frame over slots of several partitions, and where each of these lies in it."""
-
-    frame: pl.DataFrame
-    runs: Mapping[int, tuple[int, int]]
-    """First row and count."""
-
-    @classmethod
-    def of(cls, partitions: Array, slots: Ints, make: Callable[[Ints], pl.DataFrame]) -> _Cut:
-        """`slots` are ordered by partition, which `partitions` gives by slot."""
-        if not len(slots):
-            return cls(pl.DataFrame(), {})
-        partition = partitions[slots]
-        starts = np.flatnonzero(starts_of_runs(partition))
-        counts = np.diff(starts, append=len(slots))
-        runs = zip(partition[starts].tolist(), starts.tolist(), counts.tolist(), strict=True)
-        return cls(make(slots), {number: (start, count) for number, start, count in runs})
-
-    def frame_of(self, partition: int) -> pl.DataFrame:
-        return self.frame.slice(*self.runs[partition])
-
-
-class AggregateState(SlotTimes, AggregateRows):
+class AggregateState(SlotTimes, AggregateRows, AggregateChanges):
     """Base of the aggregate operators."""
 
     def __init__(
@@ -133,12 +109,8 @@ class AggregateState(SlotTimes, AggregateRows):
         self._unflushed: list[Ints] = []
         self._pending: list[pl.DataFrame] = []
         """Rows for the next flush whose slots are gone."""
-        self._told: Ints | None = None
-        """Slots of the last flush since the last commit, in its order."""
-        self._told_groups: pl.DataFrame | None = None
-        """Their group columns, when somebody has asked for them."""
-        self._closed_until: dict[int, int] = {}
-        self._closed_until_committed: dict[int, int] = {}
+        self._told = self._told_groups = None
+        self._closed_until, self._closed_until_committed = {}, {}
         self._keys: dict[int, int] = {}
         self._expected: dict[int, int] = {}
 
@@ -237,14 +209,6 @@ class AggregateState(SlotTimes, AggregateRows):
     def _key_output(self, groups: pl.DataFrame, windows: Mapping[str, Ints]) -> list[pl.Series]:
         bounds = [pl.Series(name, values).cast(TIMESTAMP) for name, values in windows.items()]
         return [*groups.get_columns(), *bounds]
-
-    def _group_columns(self, slots: Ints) -> pl.DataFrame:
-        """The group columns of live slots; those of a flush are looked up once, for its rows and for the changelog."""
-        if slots is not self._told:
-            return self._groups.take(self._slab["group"][slots])
-        if self._told_groups is None:
-            self._told_groups = self._groups.take(self._slab["group"][slots])
-        return self._told_groups
 
     def _with_system(
         self, columns: Sequence[pl.Series], partition: Ints, time_ms: Ints, stream_time_ms: Ints, *, deleted: bool
@@ -350,34 +314,7 @@ class AggregateState(SlotTimes, AggregateRows):
         """Free slots and what finds them."""
         self._slab.free(slots)
 
-    # Changelog
-
-    def changes(self) -> Sequence[StateChange]:
-        """Changes since the last commit."""
-        changed = self._by_partition(self._changed())
-        dropped = self._by_partition(self._slab.dropped())
-        puts = _Cut.of(self._slab["partition"], changed, lambda slots: self._state_frame(slots, whole=False))
-        drops = _Cut.of(self._slab["partition"], dropped, self._drop_frame)
-        moved = {p for p, t in self._closed_until.items() if self._closed_until_committed.get(p) != t}
-        numbers = sorted({*puts.runs, *drops.runs, *moved})
-        return [self._change(partition, puts, drops) for partition in numbers]
-
-    def _change(self, partition: int, puts: _Cut, drops: _Cut) -> StateChange:
-        meta = self._meta(partition)
-        if partition in puts.runs and partition not in drops.runs:
-            first, _ = puts.runs[partition]
-            return StateChange(partition, puts.frame_of(partition), meta, whole=puts.frame, first=first)
-        pieces = [each.frame_of(partition) for each in (drops, puts) if partition in each.runs]
-        frame = pl.concat(pieces, how="diagonal") if pieces else self._state_frame(NO_INTS, whole=True)
-        return StateChange(partition, frame, meta)
-
-    def _changed(self) -> Ints:
-        """Live slots that changed since the last commit: mostly those of the flush before it, in their order."""
-        changed, told = self._slab.changed(), self._told
-        # A flush touches its slots: where they are live and as many, they are all.
-        if told is not None and len(told) == len(changed) and self._slab.is_live(told).all():
-            return told
-        return changed
+    # Changelog (the changes themselves: `aggregate_changes`)
 
     def snapshot(self, partition: int, rows_max: int) -> Iterator[StateChange]:
         """The state of a partition, at least one piece; take all pieces before the next call to `process`."""
@@ -468,14 +405,6 @@ class AggregateState(SlotTimes, AggregateRows):
     def _put(self, partition: int, group: Ints, frame: pl.DataFrame) -> Ints:
         """Slots for the rows of a change message, made where there is none."""
         raise AssertionError("a subclass makes its slots")
-
-    def _by_partition(self, slots: Ints) -> Ints:
-        """These slots, ordered by partition."""
-        partition = self._slab["partition"][slots]
-        if (partition[1:] >= partition[:-1]).all():
-            return slots
-        ordered: Ints = slots[by_small_number(partition)]
-        return ordered
 
     def _meta(self, partition: int) -> dict[str, int]:
         closed_ms = self._closed_until.get(partition)

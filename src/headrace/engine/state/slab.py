@@ -228,9 +228,7 @@ class Slab:
         self._undo_row[fresh] = np.arange(first, first + len(fresh))
         return fresh
 
-    def _kept_fresh(
-        self, compiled: ModuleType, slots: Ints, names: Sequence[str]
-    ) -> tuple[Ints, dict[str, Array]]:
+    def _kept_fresh(self, compiled: ModuleType, slots: Ints, names: Sequence[str]) -> tuple[Ints, dict[str, Array]]:
         """The same with their values, compiled."""
         columns = [self._columns[name] for name in names]
         given = [(column, column.strides[0]) for column in columns]
