@@ -11,13 +11,14 @@ from collections.abc import Iterator
 import pytest
 
 from headrace.engine.aggregates import limbs, sums
-from headrace.engine.state import arrays, int_keys, key_rows, slab
+from headrace.engine.operators import aggregate_window
+from headrace.engine.state import arrays, int_keys, key_rows, slab, text_columns
 from headrace.log import partitioner
 from headrace.native import native
 
 PLAIN, NATIVE = "plain", "native"
 WAYS = (PLAIN, NATIVE)
-_CHOOSERS = (arrays, int_keys, key_rows, limbs, partitioner, slab, sums)
+_CHOOSERS = (aggregate_window, arrays, int_keys, key_rows, limbs, partitioner, slab, sums, text_columns)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 
 from headrace.contracts.polars_types import dtype_to_avro
 from headrace.engine import changelog
+from headrace.engine.changelog_arrow import WrittenFrames
 from headrace.engine.bulk_apply import BulkApply
 from headrace.engine.operator import (
     DELETED,
@@ -172,8 +173,9 @@ class Driver:
         return flushed
 
     def _write(self, changes: Sequence[StateChange], commit: int = 1) -> None:
+        frames = WrittenFrames()
         for change in changes:
-            messages = changelog.encode(change, "f", commit=commit, bytes_max=2_000)
+            messages = changelog.encode(change, "f", commit=commit, bytes_max=2_000, frames=frames)
             self.log.extend((change.partition, message) for message in messages)
 
     def restore(self) -> None:

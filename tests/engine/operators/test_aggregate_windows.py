@@ -280,3 +280,19 @@ def test_what_cannot_run_is_refused_by_name() -> None:
         make_aggregate(step, {**COLUMNS, DELETED: pl.Boolean()}, {})
     with pytest.raises(AggregateRefused, match="'key'"):
         make_aggregate(step, {"value": pl.Int64()}, {})
+
+
+def test_changes_after_a_flush_are_changes_too() -> None:
+    """The order of the flush is not theirs: other keys came, and a window that was told was closed."""
+    it = driver(tumbling(10), Emit.UPDATES)
+    it.batch([row(1, key="a"), row(2, key="b", partition=1)])
+    assert len(windows(it.operator.flush(it.context))) == 2
+    it.batch([row(3, key="c", partition=1)], closing={0: 10})
+    told = {each.partition: each.frame["key"].to_list() for each in it.operator.changes()}
+    assert told[1] == ["b", "c"]
+    it.commit()
+    it.batch([row(4, key="c", partition=1)])
+    flushed = it.commit()
+    it.restore()
+    assert windows(flushed) == [("c", 0, 10, 2)]
+    assert sorted(windows(it.operator.some_rows(1, 10))) == [("b", 0, 10, 1), ("c", 0, 10, 2)]

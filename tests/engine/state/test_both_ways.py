@@ -52,6 +52,7 @@ def act(slab: KeyedSlab, name: str, given_: Any) -> Any:
             slots = slab.find(columns_of(given_))
             slab.touch(slots[slots >= 0])
             slab["value"][slots[slots >= 0]] += 1
+            slab["wide"][slots[slots >= 0]] += np.arange(3, dtype=np.int16)
             return slots.tolist()
         case "drop":
             slots = slab.find(columns_of(given_))
@@ -70,9 +71,10 @@ def act(slab: KeyedSlab, name: str, given_: Any) -> Any:
 def seen(slab: KeyedSlab) -> Any:
     """Everything of a slab that shows."""
     live = slab.live()
-    columns = {name: slab[name][live].tolist() for name in ("a", "b", "c", "value")}
+    names = ("a", "b", "c", "value", "wide")
+    columns = {name: slab[name][live].tolist() for name in names}
     dropped = slab.dropped()
-    before = {name: slab.committed(name, dropped).tolist() for name in ("a", "b", "c", "value")}
+    before = {name: slab.committed(name, dropped).tolist() for name in names}
     return live.tolist(), columns, slab.changed().tolist(), dropped.tolist(), before, len(slab._index)
 
 
@@ -89,6 +91,7 @@ def test_slots_are_the_same(mask: int, actions: list[tuple[str, Any]]) -> None:
             with taking(way):
                 slabs.append(KeyedSlab(("a", "b", "c")))
                 slabs[-1].add_column("value", np.int64, fill=5)
+                slabs[-1].add_column("wide", np.int16, width=3)
         for name, given_ in actions:
             said = [_on(way, act, slab, name, given_) for way, slab in zip(WAYS, slabs, strict=True)]
             assert said[0] == said[1], name
