@@ -234,6 +234,32 @@ def test_a_bad_text_key_fails_alone(node: Any, bad: bytes, good: bytes, code: st
     assert decoded.rows.tolist() == [0, 3]
 
 
+def test_keys_that_are_the_texts_of_their_rows_are_told_by_their_bytes() -> None:
+    """Slices too; one byte, one end, a null or another type than text is enough for a no."""
+    codec = text_codec("string")
+    texts = ["", "a", "", "bc", "é"]
+    keys = pa.array([text.encode() for text in texts], pa.large_binary())
+    table = pa.table({"k": pa.array(texts, pa.string())})
+    assert codec.are_those_of(keys, table)
+    assert codec.are_those_of(keys.slice(1, 3), table.slice(1, 3))
+    assert codec.are_those_of(keys.slice(0, 0), table.slice(0, 0))
+    assert codec.are_those_of(keys.slice(0, 1), table.slice(2, 1))  # Both empty.
+    assert not codec.are_those_of(keys.slice(1, 3), table.slice(2, 3))
+    assert not codec.are_those_of(keys.slice(0, 4), table)
+    for other in (["", "a", "b", "c", "é"], ["", "b", "", "bc", "é"], ["", "a", "", "bc", None]):
+        assert not codec.are_those_of(keys, pa.table({"k": pa.array(other, pa.string())}))
+    assert not codec.are_those_of(pa.array([b"", None], pa.large_binary()), table.slice(0, 2))
+    assert not codec.are_those_of(keys, pa.table({"other": pa.array(texts, pa.string())}))
+    assert not codec.are_those_of(keys, pa.table({"k": pa.array(texts, pa.large_string())}))
+
+
+def test_keys_of_other_codecs_do_not_tell_by_their_bytes() -> None:
+    """A number has many texts, and an Avro key has a schema before it."""
+    numbers = pa.array([b"1"], pa.large_binary())
+    assert not text_codec("int").are_those_of(numbers, pa.table({"k": pa.array(["1"], pa.string())}))
+    assert not avro_codec({"k": "string"}, "k").are_those_of(numbers, pa.table({"k": pa.array(["1"], pa.string())}))
+
+
 def test_no_rows_and_only_nulls() -> None:
     """Both encodings give tables of no rows with their columns."""
     for codec in (text_codec("string"), text_codec(ENUM), avro_codec({"k": ENUM}, "k")):

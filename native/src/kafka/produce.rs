@@ -124,15 +124,16 @@ fn key_of(rows: &Rows<'_>, row: usize) -> Memory {
 
 /// With timestamps or headers each row is a call.
 unsafe fn queue_one_by_one(rows: &Rows<'_>, to: Target<'_>) -> Queued {
+    let mut call = Call::new(to.topic);
     for place in rows.start..rows.stop {
         let row = rows.at(place);
         // SAFETY: as the caller says.
-        let mut outcome = unsafe { queue_one(rows, to, row, rows.partition(row)) };
+        let mut outcome = unsafe { queue_one(rows, to, row, rows.partition(row), &mut call) };
         if rows.may_repartition
             && matches!(&outcome, Err(failure) if failure.code == ffi::ERR_UNKNOWN_PARTITION)
         {
             // SAFETY: as the caller says.
-            outcome = unsafe { queue_one(rows, to, row, ffi::PARTITION_UA) };
+            outcome = unsafe { queue_one(rows, to, row, ffi::PARTITION_UA, &mut call) };
         }
         if let Err(failure) = outcome {
             return Queued::up_to(place, Some(failure));
@@ -146,13 +147,13 @@ unsafe fn queue_one(
     to: Target<'_>,
     row: usize,
     partition: i32,
+    call: &mut Call,
 ) -> Result<(), KafkaFailure> {
     // SAFETY: as the caller says; a list of headers is the message's once it is queued, else still ours.
     unsafe {
         let headers = headers_of(rows, to.api, row)?;
-        let arguments = arguments(rows, to.topic, row, partition, headers);
-        let count = arguments.len() - usize::from(headers.is_null());
-        let failure = (to.api.produceva)(to.client, arguments.as_ptr(), count);
+        let arguments = call.with(rows, row, partition, headers);
+        let failure = (to.api.produceva)(to.client, arguments.as_ptr(), arguments.len());
         let outcome = KafkaFailure::take(to.api, failure);
         if outcome.is_err() && !headers.is_null() {
             (to.api.headers_destroy)(headers);
@@ -161,31 +162,46 @@ unsafe fn queue_one(
     }
 }
 
-/// The headers come last, for not every row has some.
-fn arguments(
-    rows: &Rows<'_>,
-    topic: *mut Topic,
-    row: usize,
-    partition: i32,
-    headers: *mut Headers,
-) -> [Argued; 7] {
-    let argued = |kind: c_int, argument: Argument| Argued { kind, argument };
-    let (memory, key) = (rows.value.row(row), key_of(rows, row));
-    let int64 = rows.timestamp.map_or(0, |each| each[row]);
-    [
-        argued(ffi::VTYPE_RKT, Argument { topic }),
-        argued(
-            ffi::VTYPE_MSGFLAGS,
-            Argument {
-                int: ffi::MSG_F_COPY,
-            },
-        ),
-        argued(ffi::VTYPE_PARTITION, Argument { int32: partition }),
-        argued(ffi::VTYPE_VALUE, Argument { memory }),
-        argued(ffi::VTYPE_KEY, Argument { memory: key }),
-        argued(ffi::VTYPE_TIMESTAMP, Argument { int64 }),
-        argued(ffi::VTYPE_HEADERS, Argument { headers }),
-    ]
+/// The arguments of `produceva`, half a kilobyte: what is the same for all rows is written once.
+struct Call([Argued; 7]);
+
+impl Call {
+    fn new(topic: *mut Topic) -> Self {
+        let argued = |kind: c_int, argument: Argument| Argued { kind, argument };
+        let int = ffi::MSG_F_COPY;
+        Self([
+            argued(ffi::VTYPE_RKT, Argument { topic }),
+            argued(ffi::VTYPE_MSGFLAGS, Argument { int }),
+            argued(ffi::VTYPE_PARTITION, Argument { int32: 0 }),
+            argued(ffi::VTYPE_VALUE, Argument { memory: NOTHING }),
+            argued(ffi::VTYPE_KEY, Argument { memory: NOTHING }),
+            argued(ffi::VTYPE_TIMESTAMP, Argument { int64: 0 }),
+            argued(
+                ffi::VTYPE_HEADERS,
+                Argument {
+                    headers: null_mut(),
+                },
+            ),
+        ])
+    }
+
+    /// Those of a row. The headers come last, for not every row has some.
+    #[inline]
+    fn with(
+        &mut self,
+        rows: &Rows<'_>,
+        row: usize,
+        partition: i32,
+        headers: *mut Headers,
+    ) -> &[Argued] {
+        let [_, _, to, value, key, timestamp, last] = &mut self.0;
+        to.argument.int32 = partition;
+        value.argument.memory = rows.value.row(row);
+        key.argument.memory = key_of(rows, row);
+        timestamp.argument.int64 = rows.timestamp.map_or(0, |each| each[row]);
+        last.argument.headers = headers;
+        &self.0[..self.0.len() - usize::from(headers.is_null())]
+    }
 }
 
 /// A row's headers as a list of librdkafka's; null for none.

@@ -56,6 +56,10 @@ class KeyCodec:
         """The columns that `decode` gives."""
         return self._codec.arrow_schema
 
+    def are_those_of(self, keys: pa.LargeBinaryArray, table: pa.Table) -> bool:
+        """Whether these are the keys of these rows, told by their bytes alone: False may mean that they do not tell."""
+        return isinstance(self._codec, StringKeyCodec) and self._codec.are_texts_of(keys, table)
+
     def encode(self, columns: Columns) -> Encoded:
         """The keys of all rows. Extra columns are ignored. May raise what the registry raises."""
         if native is not None:
@@ -113,6 +117,14 @@ class StringKeyCodec:
             )
         self._child: Child = children[0]
         self._native = NativeTextWriter(native, self._child, schema.names, self._encode_in_python) if native else None
+
+    def are_texts_of(self, keys: pa.LargeBinaryArray, table: pa.Table) -> bool:
+        """Whether the keys are the texts of their column, byte for byte. Text columns hold UTF-8, so keys then do too."""
+        if self._child.shape.kind is not Kind.STRING or keys.null_count or self._child.name not in table.column_names:
+            return False
+        column = table.column(self._child.name)
+        is_plain = column.num_chunks == 1 and column.type == pa.string() and not column.null_count
+        return is_plain and _have_same_bytes(keys, column.chunk(0))
 
     def encode(self, columns: Columns) -> Encoded:
         """See `RecordCodec.encode`."""
@@ -184,6 +196,22 @@ class StringKeyCodec:
     def _all_failed(self, table: pa.Table, code: str, message: str) -> Encoded:
         failed = [FailedRow(row, code, message) for row in range(table.num_rows)]
         return Encoded(pa.nulls(table.num_rows, pa.large_binary()), failed)
+
+
+def _have_same_bytes(keys: pa.LargeBinaryArray, texts: pa.StringArray) -> bool:
+    """Whether two columns without nulls hold the same; compared as the blocks of memory that they are."""
+    count = len(keys)
+    if count != len(texts) or not count:
+        return count == len(texts)
+    _, key_ends, key_data = keys.buffers()
+    _, text_ends, text_data = texts.buffers()
+    of_keys = np.frombuffer(key_ends, np.int64, count + 1, keys.offset * 8)
+    of_texts = np.frombuffer(text_ends, np.int32, count + 1, texts.offset * 4)
+    (key_start, key_end), (text_start, text_end) = of_keys[[0, -1]].tolist(), of_texts[[0, -1]].tolist()
+    if key_end - key_start != text_end - text_start or not (of_keys - of_texts == key_start - text_start).all():
+        return False
+    size = key_end - key_start
+    return not size or bool(key_data.slice(key_start, size).equals(text_data.slice(text_start, size)))
 
 
 def _rows(marked: npt.NDArray[np.bool_]) -> list[int]:

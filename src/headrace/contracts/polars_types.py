@@ -114,6 +114,32 @@ def dtype_to_avro(dtype: DtypeLike, *, nullable: bool, path: str) -> AvroType:
 def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
     """The table as a frame of exactly the types `to_polars(schema)` gives; nothing is copied where types agree."""
     dtypes, foreign, enums = _columns(schema), _foreign(schema), _enums(schema)
+    plain = {
+        name: column.chunk(0)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if name not in foreign and column.num_chunks == 1 and _is_plain(column.type)
+    }
+    others = [name for name in table.column_names if name not in plain]
+    frame = _through_tables(table.select(others), foreign, enums) if others or not plain else None
+    # Column by column: whole tables, and casts of frames, go through more hands, which a batch of one row feels.
+    columns = [
+        pl.Series(name, plain[name]) if name in plain or frame is None else frame.get_column(name)
+        for name in table.column_names
+    ]
+    return pl.DataFrame([each if each.dtype == dtypes[each.name] else each.cast(dtypes[each.name]) for each in columns])
+
+
+@lru_cache(maxsize=SHAPES_KEPT_MAX)
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether Polars has these values as they are, whatever is told about the column."""
+    types = pa.types
+    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    return is_number or types.is_timestamp(kind) or kind in (pa.string(), pa.large_string(), pa.binary())
+
+
+def _through_tables(
+    table: pa.Table, foreign: Mapping[str, Shape], enums: Mapping[str, tuple[str, ...]]
+) -> pl.DataFrame:
     names = table.column_names
     if not (foreign.keys() | enums.keys()).isdisjoint(names):
         columns = [
@@ -124,10 +150,6 @@ def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
         table = pa.Table.from_arrays(columns, schema=pa.schema(fields))
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
-    # Column by column: a cast of the frame goes through the query engine, which a batch of one row feels.
-    for index, column in enumerate(frame.get_columns()):
-        if column.dtype != dtypes[column.name]:
-            frame.replace_column(index, column.cast(dtypes[column.name]))
     return frame
 
 

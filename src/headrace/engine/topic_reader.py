@@ -134,10 +134,12 @@ class TopicReader:
         rows = frame[ROW].to_numpy()
         # Deletions of a table are behind its rows here.
         as_they_came = len(rows) == len(batch) and bool((rows[1:] > rows[:-1]).all())
+        is_plain = as_they_came and len(batch) == values.table.num_rows and not self._is_change
+        if is_plain and self._keys.are_those_of(batch.key, values.table):
+            return frame
         keys = batch.key if as_they_came else batch.key.take(pa.array(rows))
         decoded = self._keys.decode(keys)
-        is_whole = as_they_came and len(decoded.rows) == len(batch) == values.table.num_rows
-        if is_whole and not self._is_change and _say_the_same(decoded.table, values.table):
+        if is_plain and len(decoded.rows) == len(batch) and _say_the_same(decoded.table, values.table):
             return frame
         wrong = {int(rows[failed.row]): (failed.code, failed.message) for failed in decoded.failed}
         unkeyed = self._unkeyed(frame, _null_rows(keys))

@@ -35,6 +35,7 @@ from headrace.engine.metrics import EngineMetrics
 from headrace.engine.operators.map_async import handed_over_max
 from headrace.engine.orders import Orders
 from headrace.engine.reporter import Reporter
+from headrace.engine.row_picks import partitions_of_rows
 from headrace.engine.retry import Patience, Stopped
 from headrace.engine.settings import (
     INPUT_BYTES_MAX,
@@ -297,7 +298,7 @@ class PipelineWorker:
             self._bytes_read += batch.value.nbytes
             self._lag.note_read(batch)
             parts.records_in.add(batch, patience, self._now_ms())
-            self._idleness.note_input(batch.topic, set(batch.partition.tolist()), now)
+            self._idleness.note_input(batch.topic, partitions_of_rows(batch.partition), now)
 
     def _replay(self, patience: Patience) -> None:
         """Bring dead letters that are replayed back to their steps."""
