@@ -115,7 +115,7 @@ def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
     """The table as a frame of exactly the types `to_polars(schema)` gives; nothing is copied where types agree."""
     dtypes, foreign, enums = _columns(schema), _foreign(schema), _enums(schema)
     plain = {
-        name: column.chunk(0)
+        name: _Enum(name, column, enums[name]) if name in enums else column.chunk(0)
         for name, column in zip(table.column_names, table.columns, strict=True)
         if name not in foreign and column.num_chunks == 1 and _is_plain(column.type)
     }
@@ -129,12 +129,24 @@ def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
     return pl.DataFrame([each if each.dtype == dtypes[each.name] else each.cast(dtypes[each.name]) for each in columns])
 
 
+class _Enum:
+    """A column of an enum, of one chunk, as Polars takes it over with what its field tells."""
+
+    def __init__(self, name: str, column: pa.ChunkedArray, symbols: tuple[str, ...]) -> None:
+        self._array, self._field = column.chunk(0), _polars_field(name, column, symbols)
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        _, array = self._array.__arrow_c_array__()
+        return self._field.__arrow_c_schema__(), array
+
+
 @lru_cache(maxsize=SHAPES_KEPT_MAX)
 def _is_plain(kind: pa.DataType) -> bool:
     """Whether Polars has these values as they are, whatever is told about the column."""
     types = pa.types
     is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-    return is_number or types.is_timestamp(kind) or kind in (pa.string(), pa.large_string(), pa.binary())
+    is_enum = types.is_dictionary(kind) and kind.value_type == pa.string()
+    return is_number or is_enum or types.is_timestamp(kind) or kind in (pa.string(), pa.large_string(), pa.binary())
 
 
 def _through_tables(
