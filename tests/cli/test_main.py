@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from headrace.cli import topics
-from headrace.cli.main import COMMANDS, GROUPS, HIDDEN, application
+from headrace.cli.application import COMMANDS, GROUPS, HIDDEN, application
 
 from .conftest import Call
 
@@ -63,7 +63,7 @@ def test_version(call: Call) -> None:
 def test_help_loads_nothing_heavy() -> None:
     """Asking for help loads neither columns nor clients: that would take a second."""
     script = (
-        "import sys\nfrom headrace.cli.main import application\napplication()\n"
+        "import sys\nfrom headrace.cli.application import application\napplication()\n"
         "heavy = ('polars', 'pyarrow', 'confluent_kafka', 'numpy', 'structlog', 'pydantic')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

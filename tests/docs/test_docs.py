@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from headrace.cli.main import application
+from headrace.cli.application import application
 from headrace.workspace.config import WorkspaceFile
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,99 +1,39 @@
 """The `headrace` command.
 
-Owns the list of commands and what becomes of their errors.
+Owns what becomes of its errors, and the way to the command that is called.
 
 - A `HeadraceError` ends as one paragraph and exit code 1, never as a traceback.
 - Anything else that is raised is a mistake of ours: its name and message, how to see the traceback, exit code 1.
 - Wrong usage exits with 2, an interrupt with 130.
-- Only the module of the command that is called is loaded, and it imports the rooms inside its functions: to make all
-  commands takes longer than to start a worker's process, and `headrace --help` needs none of the rooms.
+- A worker is started by its supervisor, with words that nobody types: typer, which takes a tenth of the time until its
+  first row, is for people (`headrace.cli.application`).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from types import ModuleType
-from typing import Annotated
-
-import typer
 
 from headrace.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, print_error, print_unexpected, wants_traceback
 from headrace.errors import HeadraceError
 
-COMMANDS = {
-    "init": "init",
-    "plan": "plan",
-    "apply": "apply",
-    "run": "run",
-    "dev": "dev",
-    "publish": "publish",
-    "read": "read",
-    "status": "status",
-    "topics": "topics",
-    "pause": "pause",
-    "resume": "pause",
-    "reset": "reset",
-    "doctor": "doctor",
-    "demo": "demo_command",
-}
-"""Commands in the order of the help, and the module of each, which has a function of the command's name."""
-HIDDEN = {"worker": "worker", "components": "worker"}
-GROUPS = {"schema": "schema_versions", "dlq": "dlq"}
-"""Commands with commands of their own; the module has an `app`."""
-
-
-def application(words: Sequence[str] = ()) -> typer.Typer:
-    """The command line; where `words` begin with a command's name, with that command alone."""
-    app = typer.Typer(
-        name="headrace",
-        help="Kafka-centric stream processing: plan, apply and run a workspace of contracts and pipelines.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(_options)
-    # No option before the command takes a value.
-    called = next((word for word in words if not word.startswith("-")), "")
-    is_known = called in COMMANDS | HIDDEN | GROUPS
-    for name, module in (COMMANDS | HIDDEN).items():
-        if name == called or not is_known:
-            app.command(hidden=name in HIDDEN)(getattr(_module(module), name))
-    for name, module in GROUPS.items():
-        if name == called or not is_known:
-            app.add_typer(_module(module).app, name=name)
-    return app
-
-
-def _module(name: str) -> ModuleType:
-    return import_module(f"headrace.cli.{name}")
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        print(f"headrace {version('headrace')}")
-        raise typer.Exit
-
-
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Options before the command."""
-    from headrace.cli.logging import set_up_logging
-
-    set_up_logging()
+WORKER = "worker"
 
 
 def main() -> None:
     """Run the command line and exit."""
+    words = sys.argv[1:]
     try:
-        application(sys.argv[1:])()
+        if words[:1] == [WORKER]:
+            from headrace.cli.logging import set_up_logging
+
+            set_up_logging()
+            from headrace.cli.worker import worker
+
+            sys.exit(worker(words[1:]))
+        from headrace.cli.application import application
+
+        application(words)()
     except HeadraceError as error:
         if wants_traceback():
             raise

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,8 +25,11 @@ from headrace.cli.output import EXIT_INTERRUPTED, note
 from headrace.cli.rolling import replacing_on
 from headrace.cli.run_progress import telling_progress
 from headrace.cli.stopping import stop_on_signals
+from headrace.cli.worker import WorkerWords
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from headrace.workspace.first_word import FirstWord
 
 WORKERS_MAX = 256
@@ -47,25 +50,21 @@ def run(
 
     set_up_logging(process="supervisor")
     root = find_workspace(workspace).parent
-    words = [*(names or []), "--workspace", str(root)]
-    served = [] if http_port is None else ["--http-port", str(http_port)]
-    chosen_env = [] if env is None else ["--env", env]
     hangup = threading.Event()
     stop = stop_on_signals(hangup, with_polars=False)
     with FirstWord() as word, ExitStack() as beside:
+        first = WorkerWords(names or [], root, env, http_port, word.descriptor)
 
         def opened(environment: str) -> list[str]:
             """What goes on beside the workers from now on, and the command of those that start."""
             note(f"running {_what(names)} of environment {environment!r} in {_count(workers)}; Ctrl-C drains and stops")
-            here = [*words, "--env", environment]
             beside.enter_context(telling_progress(root, environment))
-            beside.enter_context(replacing_on(hangup, supervisor, root, environment, _command("components", *here)))
-            return _command("worker", *here, *served)
+            components = _components(root, environment, names or [])
+            beside.enter_context(replacing_on(hangup, supervisor, root, environment, components))
+            return replace(first, environment=environment, first_word=None).command()
 
-        told = ["--first-word", str(word.descriptor)]
-        first = _First(_command("worker", *words, *chosen_env, *served, *told), word, opened)
         # Relative paths in the workspace's files start at its root, wherever this was called.
-        supervisor = Supervisor(first.command, workers, stop, folder=root, first=first)
+        supervisor = Supervisor([], workers, stop, folder=root, first=_First(first.command(), word, opened))
         code = supervisor.run()
         if stop.is_set() and word.environment is None:
             code = EXIT_INTERRUPTED
@@ -89,8 +88,10 @@ class _First:
         return None if environment is None else self.opened(environment)
 
 
-def _command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "headrace.cli", *words]
+def _components(root: Path, environment: str, names: Sequence[str]) -> list[str]:
+    """The command that tells what a worker would run."""
+    here = ["--workspace", str(root), "--env", environment]
+    return [sys.executable, "-m", "headrace.cli", "components", *here, "--", *names]
 
 
 def _what(names: list[str] | None) -> str:

@@ -1,6 +1,6 @@
-"""The hidden commands that `headrace run` starts: one worker process, and what such a worker would run.
+"""One worker process, as `headrace run` starts it: `python -m headrace.cli worker`.
 
-Owns both, and the look at the environment before the first start.
+Owns its words, its exit code, and the look at the environment before the first start.
 
 - A worker ends with 0 after draining, with 1 when something in it needs a person, and with 70 after a mistake of ours,
   which makes the supervisor start it again.
@@ -12,19 +12,19 @@ Owns both, and the look at the environment before the first start.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Self
 
-import typer
-
-from headrace.cli.options import EnvironmentOption, HttpPortOption, NamesArgument, WorkspaceOption
-from headrace.cli.output import EXIT_ERROR, emit_json, note, print_error, print_unexpected, wants_traceback
+from headrace.cli.applied import check_applied, load_to_run
+from headrace.cli.output import EXIT_ERROR, note, print_error, print_unexpected, wants_traceback
 from headrace.cli.stopping import leave_with_supervisor, stop_on_signals
 from headrace.errors import Fault, HeadraceError
 
@@ -33,42 +33,62 @@ if TYPE_CHECKING:
     from headrace.workspace.load import Workspace
     from headrace.workspace.runtime import Runtime
 
-FirstWordOption = Annotated[
-    int | None, typer.Option("--first-word", help="Look at the environment first, and say here when it is well.")
-]
 UNREACHABLE_WAIT_S = 5.0
 """Between two looks at a log that does not answer; each look has its own patience of a minute."""
 EXIT_CRASHED = 70
 """`EX_SOFTWARE` of sysexits."""
 
 
-class NotApplied(HeadraceError):
-    """The environment is not what the workspace says."""
+@dataclass(frozen=True, slots=True)
+class WorkerWords:
+    """What a worker is told when it is started."""
 
-    code = "cli.not_applied"
+    names: Sequence[str] = ()
+    """Of pipelines, ingress and egress; none: all."""
+    workspace: Path | None = None
+    environment: str | None = None
+    http_port: int | None = None
+    first_word: int | None = None
+    """It looks at the environment first, and says on this descriptor when it is well."""
+
+    @classmethod
+    def parsed(cls, words: Sequence[str]) -> Self:
+        """Ends the process with 2 for wrong ones."""
+        parser = argparse.ArgumentParser("headrace worker", description="One worker process of `headrace run`.")
+        parser.add_argument("names", nargs="*")
+        parser.add_argument("--workspace", "-w", type=Path)
+        parser.add_argument("--env", "-e", dest="environment")
+        parser.add_argument("--http-port", type=int)
+        parser.add_argument("--first-word", type=int)
+        return cls(**vars(parser.parse_args(words)))
+
+    def command(self) -> list[str]:
+        """The other way round: the command of such a worker."""
+        options = {
+            "--workspace": self.workspace,
+            "--env": self.environment,
+            "--http-port": self.http_port,
+            "--first-word": self.first_word,
+        }
+        given = [f"{option}={value}" for option, value in options.items() if value is not None]
+        return [sys.executable, "-m", "headrace.cli", "worker", *given, "--", *self.names]
 
 
-def worker(
-    names: NamesArgument = None,
-    http_port: HttpPortOption = None,
-    workspace: WorkspaceOption = None,
-    env: EnvironmentOption = None,
-    first_word: FirstWordOption = None,
-) -> None:
-    """One worker process, as `headrace run` starts it."""
+def worker(words: Sequence[str]) -> int:
+    """Work until told to stop; the exit code."""
     from headrace.workspace.supervisor import DRAIN_TIMEOUT_S
 
-    start = _Start(threading.Event(), first_word)
+    told = WorkerWords.parsed(words)
+    start = _Start(threading.Event(), told.first_word)
     leave_with_supervisor(start.stop, DRAIN_TIMEOUT_S)
     if start.is_over:
         stop_on_signals(stop=start.stop)
     try:
-        code = _work(names or [], workspace, env, http_port, start)
+        return _work(told, start)
     except Exception as error:
         if not start.is_over:
             raise
-        code = _told(error)
-    raise typer.Exit(code)
+        return _told(error)
 
 
 def _told(error: Exception) -> int:
@@ -103,7 +123,7 @@ class _Start:
             tell(descriptor, environment)
 
 
-def _work(names: list[str], workspace: Path | None, env: str | None, http_port: int | None, start: _Start) -> int:
+def _work(told: WorkerWords, start: _Start) -> int:
     with _garbage_left():
         from headrace.cli.logging import set_up_logging
         from headrace.engine.metrics import EngineMetrics
@@ -113,15 +133,15 @@ def _work(names: list[str], workspace: Path | None, env: str | None, http_port: 
         from headrace.workspace.runtime import Runtime
         from headrace.workspace.slots import take_slot
 
-        loaded = _loaded(names, workspace)
+        loaded = load_to_run(told.names, told.workspace)
     with (
         take_slot(loaded.root) as slot,
-        _connected(loaded, env, start) as environment,
+        _connected(loaded, told.environment, start) as environment,
         open_control(environment).watching() as control,
     ):
         set_up_logging(instance=slot.name)
-        metrics, base = EngineMetrics(), loaded.file.config.http.port if http_port is None else http_port
-        chosen = components(loaded, environment, slot.name, names, metrics, control)
+        metrics, base = EngineMetrics(), loaded.file.config.http.port if told.http_port is None else told.http_port
+        chosen = components(loaded, environment, slot.name, told.names, metrics, control)
         runtime = Runtime(loaded.root, environment.name, slot.name, chosen, start.stop, wanted=control.wanted)
         port = worker_port(base, slot.number)
         if port == OFF:
@@ -153,16 +173,6 @@ def _run(runtime: Runtime) -> int:
     return EXIT_ERROR if errors else 0
 
 
-def _loaded(names: list[str], workspace: Path | None) -> Workspace:
-    from headrace.log.without_pandas import leave_pandas_out
-    from headrace.workspace.load import load
-
-    loaded = load(workspace)
-    leave_pandas_out()
-    loaded.check_names(names)
-    return loaded
-
-
 @contextmanager
 def _connected(loaded: Workspace, env: str | None, start: _Start) -> Iterator[Environment]:
     """The environment, open; before the first word only once it is as the workspace says."""
@@ -185,32 +195,3 @@ def _connected(loaded: Workspace, env: str | None, start: _Start) -> Iterator[En
                     raise
         start.end(environment.name)
         yield environment
-
-
-def components(names: NamesArgument = None, workspace: WorkspaceOption = None, env: EnvironmentOption = None) -> None:
-    """What a worker that starts now is to run, as JSON. Tells what is wrong with the workspace or the environment."""
-    from headrace.workspace.environment import connect
-    from headrace.workspace.fleet import kinds_of
-
-    # Standard output is the answer's, whatever the user's files print.
-    with redirect_stdout(sys.stderr):
-        loaded = _loaded(names or [], workspace)
-    with connect(loaded.file, loaded.contracts, env) as environment:
-        check_applied(loaded, environment)
-    emit_json([[kind, name] for name, kind in kinds_of(loaded).items() if not names or name in names])
-
-
-def check_applied(workspace: Workspace, environment: Environment) -> None:
-    """Raises `NotApplied` when a plan would have problems or changes."""
-    from headrace.workspace.changes import sentences
-    from headrace.workspace.plan import make_plan
-
-    plan = make_plan(workspace, environment)
-    if plan.problems:
-        raise NotApplied("; ".join(sentences(plan.problems)), cure="see `headrace plan`")
-    if plan.changes:
-        count = len(plan.changes)
-        raise NotApplied(
-            f"environment {environment.name!r} lacks {count} change{'s' if count > 1 else ''} of this workspace",
-            cure="run `headrace plan`, then `headrace apply`",
-        )

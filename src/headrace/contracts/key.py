@@ -25,7 +25,6 @@ from headrace.contracts.binary.native_writer import NativeTextWriter
 from headrace.contracts.binary.nested import without_views
 from headrace.contracts.codec import Columns, Decoded, Encoded, FailedRow, RecordCodec
 from headrace.contracts.contract import Contract, KeyEncoding, ValueFormat
-from headrace.contracts.debezium.key_codec import DebeziumJsonKeyCodec
 from headrace.contracts.fastavro_codec import AvroCodec, open_codec
 from headrace.contracts.polars_types import as_table
 from headrace.contracts.registry import Registry
@@ -96,6 +95,9 @@ def open_key_codec(contract: Contract, registry: Registry) -> KeyCodec:
             f"topic {contract.topic!r} has no key", where=contract.where, cure="name its key fields under `key:`"
         )
     if contract.format is ValueFormat.DEBEZIUM_JSON:
+        # Debezium's modules are loaded with the first contract of its.
+        from headrace.contracts.debezium.key_codec import DebeziumJsonKeyCodec
+
         return KeyCodec(contract.key, DebeziumJsonKeyCodec(schema))
     if contract.key_encoding is KeyEncoding.AVRO:
         return KeyCodec(contract.key, open_codec(schema, registry, f"{contract.topic}-key"))

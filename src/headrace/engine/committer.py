@@ -59,9 +59,12 @@ class Committer:
         self.is_open = False
 
     def start(self) -> None:
-        """Connect, and end a transaction that this worker's last run left open. Raises `LogUnavailable`."""
-        if self._delivery is Delivery.EXACTLY_ONCE:
-            _ = self.producer
+        """Connect, and end a transaction that this worker's last run left open. Raises `LogUnavailable`.
+
+        A client that is made for its first record makes that wait for its connections, now and then for a second: it
+        looks again for what it did not know yet at fixed times.
+        """
+        _ = self.producer
 
     @property
     def producer(self) -> Producer:

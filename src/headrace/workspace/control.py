@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
@@ -259,8 +260,10 @@ class _Reader:
         """Begin at the beginning. Raises `UnknownTopic`."""
         self.close()
         self.entries = {}
+        # A process asks again and again while there is no topic: then it makes no client for it.
+        with closing(self._log.admin()) as admin:
+            self._end_at_start = admin.end_offsets([self._partition])[self._partition]
         self._consumer = self._log.consumer(client_id="headrace-control")
-        self._end_at_start = self._consumer.end_offsets([self._partition])[self._partition]
         self._consumer.assign({self._partition: BEGINNING})
 
     def has_reached_start(self) -> bool:

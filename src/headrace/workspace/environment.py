@@ -18,7 +18,6 @@ from typing import Self
 from headrace.contracts.contract import Contract
 from headrace.contracts.load import load_contracts
 from headrace.contracts.registry import Registry
-from headrace.contracts.registry_confluent import ConfluentRegistry
 from headrace.contracts.registry_store import StoredRegistry
 from headrace.log.port import Log
 from headrace.log.schema_topic import SchemaTopic
@@ -96,5 +95,8 @@ def _open_log(root: Path, config: EnvironmentConfig) -> Log:
 def _open_registry(log: Log, config: EnvironmentConfig) -> Registry:
     if config.uses_builtin_registry:
         return StoredRegistry(SchemaTopic(log, replication_factor=config.replication_factor))
+    # Its HTTP client is for those who have such a registry.
+    from headrace.contracts.registry_confluent import ConfluentRegistry
+
     auth = (config.registry_user, config.registry_password or "") if config.registry_user else None
     return ConfluentRegistry(config.registry, auth=auth)
