@@ -12,10 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from headrace.cli.worker import WorkerWords
 
 from .conftest import Call, process
 
@@ -114,3 +117,22 @@ def test_a_supervisor_loads_no_workspace(hot: Path, tmp_path: Path) -> None:
     assert supervisor.wait(60) == 0
     assert loaded(told, "numpy", "polars", "pyarrow", "confluent_kafka", "aiohttp", "rich", "yaml") == []
     assert loaded(told, "headrace.contracts", "headrace.flow", "headrace.engine", "headrace.log") == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        WorkerWords(),
+        WorkerWords(["hot", "-odd"], Path("/a folder"), "dev", 0, 5),
+        WorkerWords(workspace=Path("-w"), environment="--env"),
+    ],
+)
+def test_a_worker_understands_its_supervisor(words: WorkerWords) -> None:
+    """What one writes the other reads, whatever the names are; what it never writes is wrong
+    usage."""
+    command = words.command()
+    assert command[:4] == [sys.executable, "-m", "headrace.cli", "worker"]
+    assert replace(WorkerWords.parsed(command[4:]), names=list(words.names)) == replace(words, names=list(words.names))
+    with pytest.raises(SystemExit) as ended:
+        WorkerWords.parsed(["--nothing"])
+    assert ended.value.code == 2
