@@ -4,11 +4,12 @@
 //!
 //! - `table`: from hashes to numbers. `int_index`, `row_dictionary`: from integer keys, from rows of any columns.
 //! - `slots`: gathers, scatters and lists of different slots. `doubles`: exact sums of doubles.
-//! - `slot_times`: times by slot. `texts`: from views to plain texts.
+//! - `clocks`: times by partition. `slot_times`: times by slot. `texts`: from views to plain texts.
 //! - Numbers are given in order of first appearance, as the NumPy path gives them; no hash shows in any result.
 
 use pyo3::prelude::*;
 
+mod clocks;
 mod doubles;
 mod hash;
 mod int_index;
@@ -21,6 +22,7 @@ mod table;
 mod texts;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    clocks::register(module)?;
     doubles::register(module)?;
     int_index::register(module)?;
     row_dictionary::register(module)?;

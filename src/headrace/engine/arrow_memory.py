@@ -1,22 +1,29 @@
-"""Where Arrow takes its memory from.
+"""Where Arrow takes its memory from while changelogs are written.
 
-Owns the choice of the process's Arrow allocator, made when a worker takes up its work.
+Owns the switch to the system's allocator and back.
 
 - Arrow's own allocator gives pages back ten milliseconds after their use and takes them anew with the next commit:
-  clearing them was a tenth of the time of a job with 100,000 keys. The allocator of the system keeps them.
-- Who has chosen one (`ARROW_DEFAULT_MEMORY_POOL`) keeps it.
+  for buffers that are made and dropped once a commit, clearing pages cost as much as filling them. The system's keeps
+  them. For batches that come and go without a pause Arrow's own is the better one.
+- The choice is of the process: what other threads allocate meanwhile comes from there too, and is freed there.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 
-CHOICE = "ARROW_DEFAULT_MEMORY_POOL"
+_USUAL = pa.default_memory_pool()
+"""Of the process: two workers may write at once, and neither may take the other's choice for it."""
 
 
-def use_system_allocator() -> None:
-    """For all that is allocated from now on; what there is stays where it is."""
-    if not os.environ.get(CHOICE):
-        pa.set_memory_pool(pa.system_memory_pool())
+@contextmanager
+def system_allocator() -> Iterator[None]:
+    """What Arrow allocates meanwhile is the system's."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(_USUAL)

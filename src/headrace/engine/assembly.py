@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
-from headrace.engine.arrow_memory import use_system_allocator
 from headrace.engine.async_bridge import AsyncBridge
 from headrace.engine.broadcasts import Broadcasts
 from headrace.engine.build import build_runner, frame_schema, frame_schemas, partitioner
@@ -103,7 +102,6 @@ def assemble(
     listener: RebalanceListener,
 ) -> Assembly:
     """Connect and subscribe. Raises `TopicsMissing`, `StateWithoutStep`, `LogUnavailable`."""
-    use_system_allocator()
     with ExitStack() as undo:
         plan = compiled.plan
         admin = log.admin()

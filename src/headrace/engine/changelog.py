@@ -27,6 +27,7 @@ from typing import Self
 import polars as pl
 import pyarrow as pa
 
+from headrace.engine.arrow_memory import system_allocator
 from headrace.engine.changelog_arrow import WrittenFrame, WrittenFrames
 from headrace.engine.changelog_columns import unpacked
 from headrace.engine.operator import StateChange
@@ -90,10 +91,11 @@ def _to_stream(change: StateChange, more: Mapping[str, object], frames: WrittenF
     rows = change.frame.height
     meta = json.dumps({"state": dict(change.meta), "columns": written.description, "rows": rows, **more})
     batch = written.run(first, rows, {META: meta.encode()})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema, options=_WRITING) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue()
+    with system_allocator():
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema, options=_WRITING) as writer:
+            writer.write_batch(batch)
+        return sink.getvalue()
 
 
 def _framed(piece: memoryview, number: int, pieces: int, commit: int) -> bytes:

@@ -21,6 +21,7 @@ import polars as pl
 
 from headrace.engine.operator import PARTITION, STREAM_TIME, TIME
 from headrace.engine.row_picks import partitions_of_rows, put
+from headrace.native import native
 
 BEFORE_ALL_MS = -(2**62)
 """Closing time while nothing is known."""
@@ -32,14 +33,27 @@ def with_stream_time(frame: pl.DataFrame, clocks: dict[int, int]) -> pl.DataFram
         return frame.with_columns(pl.lit(None, pl.Int64).alias(STREAM_TIME))
     partitions = frame[PARTITION].to_numpy()
     times = frame[TIME].to_numpy()
-    running = np.empty(len(times), np.int64)
+    running = _running(partitions, times, clocks)
+    return put(frame, pl.Series(STREAM_TIME, running))
+
+
+def _running(
+    partitions: npt.NDArray[np.int32], times: npt.NDArray[np.int64], clocks: dict[int, int]
+) -> npt.NDArray[np.int64]:
     found = partitions_of_rows(partitions)
+    if native is not None:
+        reached = np.full(found[-1] + 1, BEFORE_ALL_MS, np.int64)
+        reached[found] = [clocks.get(partition, BEFORE_ALL_MS) for partition in found]
+        buffer = native.running_times(np.ascontiguousarray(partitions), np.ascontiguousarray(times), reached)
+        clocks.update(zip(found, reached[found].tolist(), strict=True))
+        return np.frombuffer(buffer, np.int64)
+    running = np.empty(len(times), np.int64)
     for partition in found:
         rows = slice(None) if len(found) == 1 else np.flatnonzero(partitions == partition)
         reached = running_maximum(times[rows], clocks.get(partition, BEFORE_ALL_MS))
         running[rows] = reached
         clocks[partition] = int(reached[-1])
-    return put(frame, pl.Series(STREAM_TIME, running))
+    return running
 
 
 def running_maximum(values: npt.NDArray[np.int64], start: int) -> npt.NDArray[np.int64]:

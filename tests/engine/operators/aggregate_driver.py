@@ -13,8 +13,8 @@ from polars.testing import assert_frame_equal
 
 from headrace.contracts.polars_types import dtype_to_avro
 from headrace.engine import changelog
-from headrace.engine.changelog_arrow import WrittenFrames
 from headrace.engine.bulk_apply import BulkApply
+from headrace.engine.changelog_arrow import WrittenFrames
 from headrace.engine.operator import (
     DELETED,
     PARTITION,

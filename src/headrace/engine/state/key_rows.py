@@ -140,7 +140,8 @@ def _arrow_type(physical: pl.DataType) -> pa.DataType:
 def _given(series: pl.Series, dtype: pl.DataType) -> tuple[Any, int, Any, list[Any]]:
     if series.dtype != dtype:
         series = series.cast(dtype)
-    plain = series.cast(pl.UInt8) if dtype == pl.Boolean else series.to_physical()
+    # Texts are what they are: `to_physical` would start Polars' query engine, which costs more than a batch's look-ups.
+    plain = series if dtype in _TEXTS else series.cast(pl.UInt8) if dtype == pl.Boolean else series.to_physical()
     array = plain.rechunk().to_arrow(compat_level=_VIEWS)
     validity, values, *texts = array.buffers()
     return validity, array.offset, values, texts
