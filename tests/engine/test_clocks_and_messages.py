@@ -33,6 +33,19 @@ def test_stream_time_is_a_running_maximum_whatever_the_cut(times: list[tuple[int
         assert found == largest[partition]
 
 
+def test_many_short_runs_have_the_stream_time_of_few_long_ones() -> None:
+    """Rows of two partitions in turn, and the same rows one partition after the other."""
+    chance = random.Random(4)
+    rows = [(row % 2, chance.randrange(1000)) for row in range(256)]
+    schema = {PARTITION: pl.Int32, TIME: pl.Int64}
+    mixed_clocks, run_clocks = {0: 500}, {0: 500}
+    mixed = with_stream_time(pl.DataFrame(rows, schema=schema, orient="row"), mixed_clocks)
+    runs = with_stream_time(pl.DataFrame(sorted(rows, key=lambda row: row[0]), schema=schema, orient="row"), run_clocks)
+    assert mixed.sort(PARTITION, maintain_order=True).equals(runs)
+    assert mixed_clocks == run_clocks
+    assert run_clocks[0] >= 500
+
+
 def test_closing_time_is_the_smallest_mark_of_all_live_origins() -> None:
     """Nothing closes before every origin spoke or is idle; it never goes back."""
     marks = OriginMarks(expected=3)

@@ -121,7 +121,7 @@ class StringKeyCodec:
         self._native = NativeTextWriter(native, self._child, schema.names, self._encode_in_python) if native else None
 
     def are_texts_of(self, keys: pa.LargeBinaryArray, table: pa.Table) -> bool:
-        """Whether the keys are the texts of their column, byte for byte. Text columns hold UTF-8, so keys then do too."""
+        """Whether the keys are the texts of their column, byte for byte. Texts are UTF-8, so such keys are too."""
         if self._child.shape.kind is not Kind.STRING or keys.null_count or self._child.name not in table.column_names:
             return False
         column = table.column(self._child.name)

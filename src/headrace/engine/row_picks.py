@@ -35,5 +35,13 @@ def put(frame: pl.DataFrame, column: pl.Series) -> pl.DataFrame:
 def partitions_of_rows(partitions: npt.NDArray[np.int32]) -> list[int]:
     """The partition numbers among these, ascending."""
     # They are small: counting them is several times faster than finding what is distinct.
-    found: list[int] = np.flatnonzero(np.bincount(partitions)).tolist()
+    found: list[int] = np.flatnonzero(np.bincount(partitions[last_rows(partitions)])).tolist()
     return found
+
+
+def last_rows(partitions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """The last row of each run of rows of one partition. Rows come in long runs: to look at these alone is a tenth of
+    the work."""
+    if not len(partitions):
+        return np.empty(0, np.int64)
+    return np.append(np.flatnonzero(partitions[1:] != partitions[:-1]), len(partitions) - 1)

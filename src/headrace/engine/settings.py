@@ -12,8 +12,8 @@ from pathlib import Path
 from headrace.engine.snapshots import ObjectSnapshots
 
 BATCH_RECORDS_MAX = 20_000
-"""Records asked of one poll: enough for columnar speed, little enough for 100 ms commits. What a pass costs whatever its
-rows is a fifth of a filter with 10,000 rows, a tenth with these; 40,000 leave the processor's cache and gain nothing."""
+"""Records asked of one poll: enough for columnar speed, little enough for 100 ms commits. A pass has a
+cost that does not depend on its rows: with 10,000 it was a fifth of a filter's whole time. 40,000 gain nothing more."""
 BATCH_RECORDS_LIMIT = 1_000_000
 """No more may be asked for: a poll's records are in memory at once."""
 IDLE_AFTER_MS = 500

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ ROW = "__row"
 """Index of a row in its record batch; only inside this module."""
 TIME_MAX_MS = 2**62
 """Behind every time."""
+Number = TypeVar("Number", np.int32, np.int64)
 RECORD_TIME = "$timestamp"
 """`time:` of a contract that means the record's own timestamp."""
 
@@ -88,7 +89,7 @@ class TopicReader:
         if (rows[1:] < rows[:-1]).any():
             frame = frame.sort(ROW)
             rows = frame[ROW].to_numpy()
-        return Rows(_located(frame, rows, batch), batch.offset[rows], sorted(bad))
+        return Rows(_located(frame, rows, batch), _of(batch.offset, rows), sorted(bad))
 
     def _plain(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.hstack([pl.Series(DELETED, np.zeros(frame.height, np.bool_))]) if self._is_table else frame
@@ -261,11 +262,17 @@ def _equal_rows(left: pl.DataFrame, right: pl.DataFrame) -> npt.NDArray[np.bool_
 
 def _located(frame: pl.DataFrame, rows: npt.NDArray[np.int64], batch: RecordBatch) -> pl.DataFrame:
     """Replace the row index by partition and source position."""
-    partition, offset = pl.Series(PARTITION, batch.partition[rows]), pl.Series("offset", batch.offset[rows])
+    partition = pl.Series(PARTITION, _of(batch.partition, rows))
+    offset = pl.Series("offset", _of(batch.offset, rows))
     topic = pl.Series("topic", [batch.topic]).new_from_index(0, len(rows))
     source = pl.DataFrame([topic, partition.alias("partition"), offset]).to_struct(SOURCE)
     frame.drop_in_place(ROW)
     return frame.hstack([partition, source])
+
+
+def _of(column: npt.NDArray[Number], rows: npt.NDArray[np.int64]) -> npt.NDArray[Number]:
+    """The values at these rows, which ascend; mostly they are all."""
+    return column if len(rows) == len(column) else column[rows]
 
 
 def _say_the_same(keys: pa.Table, values: pa.Table) -> bool:

@@ -35,8 +35,8 @@ from headrace.engine.metrics import EngineMetrics
 from headrace.engine.operators.map_async import handed_over_max
 from headrace.engine.orders import Orders
 from headrace.engine.reporter import Reporter
-from headrace.engine.row_picks import partitions_of_rows
 from headrace.engine.retry import Patience, Stopped
+from headrace.engine.row_picks import partitions_of_rows
 from headrace.engine.settings import (
     INPUT_BYTES_MAX,
     INPUT_ROWS_MAX,

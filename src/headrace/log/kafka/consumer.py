@@ -140,7 +140,9 @@ class KafkaConsumer:
         for batch in batches:
             behind_last = np.zeros(int(batch.partition.max()) + 1, dtype=np.int64)
             # Rows of a partition are in offset order, and of several writes to one place the last stays.
-            behind_last[batch.partition] = batch.offset + 1
+            # Only the last rows of the runs that they come in are looked at.
+            lasts = np.append(np.flatnonzero(batch.partition[1:] != batch.partition[:-1]), len(batch) - 1)
+            behind_last[batch.partition[lasts]] = batch.offset[lasts] + 1
             for partition in np.flatnonzero(behind_last).tolist():
                 self._next[TopicPartition(batch.topic, partition)] = int(behind_last[partition])
 
