@@ -79,7 +79,8 @@ class Committer:
             return
         if self._delivery is Delivery.EXACTLY_ONCE:
             self.producer.begin()
-        self._group = self._consumer.group_metadata()
+            # A question to the client's own thread, which rows that leave at once would wait for.
+            self._group = self._consumer.group_metadata()
         self.is_open = True
 
     def send_early(self) -> None:
