@@ -29,6 +29,8 @@ CLOCK_FILE = "clock"
 CLOCK_LOOK_S = 0.05
 ROOM_BYTES = 1_000_000
 """What is left when memory is short: too little for any batch."""
+HELD_MAX = 500
+"""Pieces of that size, more than a worker keeps for later."""
 PAGE_BYTES = resource.getpagesize()
 RESTORE_CLIENT = "headrace-restore"
 
@@ -84,10 +86,11 @@ def _short_of_memory(
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _set_memory(pages * PAGE_BYTES + ROOM_BYTES)
     answer = original(runner, rows, *arguments, **options)
-    # Should there have been enough by chance, or of memory kept for later: the engine must bear this as well.
-    held = [bytearray(ROOM_BYTES) for _ in range(1_000_000)]
-    del held
-    return answer
+    # There was enough by chance, or of memory kept for later, or it took so long that there is enough again: the engine
+    # must bear this as well. Only so much is taken that the machine itself stays well.
+    held = [bytearray(ROOM_BYTES) for _ in range(HELD_MAX)]
+    del held, answer
+    raise MemoryError
 
 
 def _set_memory(bytes_max: int) -> None:
