@@ -181,7 +181,8 @@ def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge, co
 
             second = plan.step(step.inputs[1])
             origins = (_origin(plan, first), _origin(plan, second))
-            return TableTableJoin(step, user_schema(first), user_schema(second), origins)
+            every = _feeds_a_join(plan, step)
+            return TableTableJoin(step, user_schema(first), user_schema(second), origins, tells_every_change=every)
         case ForeignSubscribeStep():
             from headrace.engine.operators.foreign_subscribe import ForeignSubscribe
 
@@ -222,11 +223,23 @@ def _operator(step: AnyStep, compiled: CompiledPipeline, bridge: AsyncBridge, co
 
 def _origin(plan: Plan, step: AnyStep) -> Origin:
     """Where a table's rows come from in the subtopology that reads them."""
-    while not isinstance(step, SourceStep | RepartitionStep | StatefulStep):
-        step = plan.step(step.inputs[0])
+    step = _maker(plan, step)
     if isinstance(step, TableTableJoinStep):
         return Origin.JOINED
     return Origin.MADE if isinstance(step, StatefulStep) else Origin.READ
+
+
+def _maker(plan: Plan, step: AnyStep) -> AnyStep:
+    """The step that makes a table's rows, in the subtopology that reads them."""
+    while not isinstance(step, SourceStep | RepartitionStep | StatefulStep):
+        step = plan.step(step.inputs[0])
+    return step
+
+
+def _feeds_a_join(plan: Plan, step: AnyStep) -> bool:
+    """Whether a join of two tables reads this one as it is made."""
+    readers = (each for each in plan.steps if isinstance(each, TableTableJoinStep))
+    return any(_maker(plan, plan.step(name)) is step for each in readers for name in each.inputs)
 
 
 def _history_ms(compiled: CompiledPipeline, step: AnyStep) -> int | None:

@@ -5,7 +5,8 @@ Owns the last row of both sides by key, and when their result was last touched.
 - Both sides trigger. A key's result is touched by each row that leaves a result, or that takes one away.
 - Rows wait for the flush: only then what comes out of other flushes (a join before this one) is there, and all are
   taken in the order in which they came. A flush gives one row per touched key, in order of last touch: the last of the
-  rows that the changes would have given one by one, a deletion of what came and went in between included.
+  rows that the changes would have given one by one, a deletion of what came and went in between included. Where another
+  join reads them it gives all of these rows: which of its sides stood when a row came decides the time of its result.
 - A row carries the `SEQUENCE` of the one that touched it last, so that a join behind this one finds its place.
 - `TIME` of a result is the larger of the last row's and that of the other side's row, if there is one.
 - A key with no row on either side keeps nothing, but where a side keeps history: there its last time stays, so that
@@ -15,6 +16,7 @@ Owns the last row of both sides by key, and when their result was last touched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -49,8 +51,20 @@ _STATE = ("left_state", "right_state")
 _TIME = ("left_time_ms", "right_time_ms")
 
 
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """Rows that come out."""
+
+    row: Ints
+    """Among the turns."""
+    touched: Touched
+    sequence: Ints
+    deleted: Mask
+
+
 class TableTableJoin(StoreOperator):
-    """Joins two tables on their keys. `origins`: where their rows come from."""
+    """Joins two tables on their keys. `origins`: where their rows come from; `tells_every_change`: not only the last of
+    each key."""
 
     speaks_at_flush: ClassVar[bool] = True
 
@@ -60,8 +74,10 @@ class TableTableJoin(StoreOperator):
         left: Schema,
         right: Schema,
         origins: tuple[Origin, Origin] = (Origin.READ, Origin.READ),
+        *,
+        tells_every_change: bool = False,
     ) -> None:
-        self._step, self._origins = step, origins
+        self._step, self._origins, self._tells_every_change = step, origins, tells_every_change
         self._key = [mine for mine, _ in step.on]
         self._keys = (self._key, [theirs for _, theirs in step.on])
         self._key_schema = {name: left[name] for name in self._key}
@@ -98,9 +114,12 @@ class TableTableJoin(StoreOperator):
         turns = in_turn(frames, slots, self._origins)
         output = self._empty
         if len(turns):
-            touched, sequence = self._touched(turns)
+            spoken = self._spoken(turns)
+            at_the_time = self._values_along(turns, spoken.row, frames) if self._tells_every_change else None
             self._put(turns, frames)
-            output = self._output(touched, sequence)
+            output = self._output(
+                spoken, self._rows.values(spoken.touched.slot) if at_the_time is None else at_the_time
+            )
         self._drop_unused(seen)
         return output
 
@@ -129,18 +148,28 @@ class TableTableJoin(StoreOperator):
             kept_frames[side], kept_slots[side] = frames[side].filter(pl.Series(kept)), slots[side][kept]
         return kept_frames, kept_slots
 
-    def _touched(self, turns: Turns) -> tuple[Touched, Ints]:
-        """The last row of each key that left a result or took one away, and its `SEQUENCE`."""
+    def _spoken(self, turns: Turns) -> Spoken:
+        """The rows that left a result or took one away, of each key the last or all, in their order."""
         alive, time_ms = zip(*(self._along(turns, side) for side in (LEFT, RIGHT)), strict=True)
         result = self._result(*alive)
         stood = before(result, turns.first, self._result(*(self._is_alive(side, turns.slot) for side in (LEFT, RIGHT))))
         others = [np.where(alive[side], time_ms[side], BEFORE_ALL_MS) for side in (LEFT, RIGHT)]
         other_ms = np.where(turns.side == LEFT, others[RIGHT], others[LEFT])
-        spoken = np.flatnonzero(result | stood)
-        last = spoken[last_of_runs(turns.slot[spoken])]
-        last = last[np.argsort(turns.place[last])]
+        rows = np.flatnonzero(result | stood)
+        if not self._tells_every_change:
+            rows = rows[last_of_runs(turns.slot[rows])]
+        rows = rows[np.argsort(turns.place[rows])]
         touched = Touched(turns.slot, np.maximum(turns.time_ms, other_ms), turns.stream_time_ms)
-        return touched.select(last), turns.sequence[last]
+        return Spoken(rows, touched.select(rows), turns.sequence[rows], ~result[rows])
+
+    def _values_along(self, turns: Turns, rows: Ints, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """The values of both sides as they were after each of these rows. Before `_put`."""
+        values = self._rows.values(turns.slot[rows])
+        for side in (LEFT, RIGHT):
+            at = latest(turns.side == side, turns.first)[rows]
+            told = np.flatnonzero(at >= 0)
+            values = self._replaced(values, told, side, frames[side], turns.row[at[told]])
+        return values
 
     def _along(self, turns: Turns, side: int) -> tuple[Mask, Ints]:
         """After each row: whether this side has a row, and its time."""
@@ -195,13 +224,12 @@ class TableTableJoin(StoreOperator):
 
     # Rows out
 
-    def _output(self, touched: Touched, sequence: Ints) -> pl.DataFrame:
-        slots = touched.slot
-        deleted = ~self._has_result(slots)
-        values = nulls_where(self._rows.values(slots), deleted)
-        system = system_columns(self._rows["partition"][slots], touched.time_ms, touched.stream_time_ms, deleted)
+    def _output(self, spoken: Spoken, values: pl.DataFrame) -> pl.DataFrame:
+        touched, slots = spoken.touched, spoken.touched.slot
+        values = nulls_where(values, spoken.deleted)
+        system = system_columns(self._rows["partition"][slots], touched.time_ms, touched.stream_time_ms, spoken.deleted)
         columns = [*self._rows.keys(slots).get_columns(), *values.get_columns(), *system]
-        return pl.DataFrame(columns).with_columns(pl.Series(SEQUENCE, sequence)).select(self._empty.columns)
+        return pl.DataFrame(columns).with_columns(pl.Series(SEQUENCE, spoken.sequence)).select(self._empty.columns)
 
     # Rows for people who ask
 
@@ -222,8 +250,9 @@ class TableTableJoin(StoreOperator):
 
     def _results(self, slots: Ints) -> pl.DataFrame:
         slots = slots[self._has_result(slots)]
-        time_ms = self._rows[_TIME[LEFT]][slots]
-        return self._output(Touched(slots, time_ms, time_ms), np.arange(len(slots)))
+        time_ms, rows = self._rows[_TIME[LEFT]][slots], np.arange(len(slots))
+        spoken = Spoken(rows, Touched(slots, time_ms, time_ms), rows, np.zeros(len(slots), np.bool_))
+        return self._output(spoken, self._rows.values(slots))
 
     def held_rows_of(self, side: int, keys: pl.DataFrame) -> pl.DataFrame:
         """The rows of one of the tables."""
