@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -33,12 +35,16 @@ def _programs() -> None:
         pytest.skip(reason)
 
 
-def test_data_stays_in_a_directory_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """In a folder that every user may enter, unlike those of pytest: the server of a root has another one."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder) / "postgres"
+
+
+def test_data_stays_in_a_directory_of_the_users(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command starts and stops it, a kill -9 in between loses no commit, and it can be replicated from."""
-    home = tmp_path / "postgres"
-    tmp_path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:2]:
-        parent.chmod(0o755)
     assert main(["start", "--directory", str(home)]) == 0
     url = capsys.readouterr().out.strip()
     with psycopg.connect(url, autocommit=True) as connection:
