@@ -13,7 +13,7 @@ from tests.engine.harness import raw
 from tests.faults.fleet import worker_processes
 
 from headrace.log.embedded import EmbeddedLog
-from headrace.testing.broker import free_ports
+from headrace.testing.server_process import free_ports
 from headrace.workspace.supervisor import DRAIN_TIMEOUT_S
 
 from .conftest import Call

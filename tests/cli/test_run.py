@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from headrace.testing.broker import free_ports
+from headrace.testing.server_process import free_ports
 
 from .conftest import Call, process, spawn
 

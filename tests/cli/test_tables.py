@@ -24,7 +24,7 @@ import pytest
 from tests.faults.brokers import own_broker
 
 from headrace.engine.contact import SILENCE_MAX_S
-from headrace.testing.broker import free_ports
+from headrace.testing.server_process import free_ports
 
 from .conftest import Call, spawn
 

@@ -16,8 +16,8 @@ from headrace.engine.sink_writer import SinkWriter
 from headrace.errors import HeadraceError
 from headrace.ingress.batch_publisher import BatchPublisher
 from headrace.log.columns import outgoing
-from headrace.testing.broker import free_ports
 from headrace.testing.registry_service import RegistryService
+from headrace.testing.server_process import free_ports
 from headrace.workspace.environment import Environment
 from headrace.workspace.status import ComponentState
 from tests.engine.harness import TopicFrame, wait_until

@@ -25,10 +25,11 @@ from headrace.log.kafka import producer as producer_module
 from headrace.log.kafka.client import ClientKind
 from headrace.log.kafka.errors import LogDenied
 from headrace.log.port import LogUnavailable
-from headrace.testing.broker import QUICK_OPTIONS, free_ports, start_broker, stop_broker
+from headrace.testing.broker import QUICK_OPTIONS, start_broker, stop_broker
 from headrace.testing.kafka_jars import missing_programs
 from headrace.testing.kafka_service import is_required
 from headrace.testing.log_conformance.probe import make_topic, numbered, read, unique, values_of, write
+from headrace.testing.server_process import free_ports
 
 pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("kafka-security")]
 

@@ -38,6 +38,7 @@ from confluent_kafka.admin import AdminClient
 
 from headrace.testing.kafka_jars import BrokerError, file_lock, jar_directory, java_command, kafka_version
 from headrace.testing.kafka_mend import mended_directory
+from headrace.testing.server_process import POLL_S, free_ports, guard, has_ended, is_alive
 
 HEAP_OPTIONS = ("-Xms512m", "-Xmx1g")
 QUICK_OPTIONS = ("-Xms256m", "-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -49,7 +50,6 @@ FORMAT_OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m")
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
 FORMAT_TIMEOUT_S = 90.0
-POLL_S = 0.05
 ENDINGS = (signal.SIGTERM, signal.SIGKILL)
 START_ATTEMPTS_MAX = 3
 """Another process may take a port between our look and the broker's bind."""
@@ -150,7 +150,7 @@ def find_broker(directory: Path | None = None) -> Broker | None:
         broker = Broker(**json.loads((home / "broker.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    return broker if _is_alive(broker.pid, home) else None
+    return broker if is_alive(broker.pid, home) else None
 
 
 def stop_broker(directory: Path | None = None, *, hard: bool = False) -> bool:
@@ -163,7 +163,7 @@ def stop_broker(directory: Path | None = None, *, hard: bool = False) -> bool:
     if not state.exists():
         return False
     broker = Broker(**json.loads(state.read_text(encoding="utf-8")))
-    was_running = _is_alive(broker.pid, home)
+    was_running = is_alive(broker.pid, home)
     if was_running:
         _end_process(broker.pid, home, [signal.SIGKILL] if hard else ENDINGS)
     state.unlink(missing_ok=True)
@@ -217,7 +217,7 @@ def _start(
         properties.unlink()
     broker = Broker(str(home), address, process.pid, temporary, behind_proxy)
     if owner_pid is not None:
-        _guard(process.pid, owner_pid)
+        guard(process.pid, owner_pid, signal.SIGKILL, whole_group=True)
     state = home / "broker.json.new"
     state.write_text(json.dumps(asdict(broker)), encoding="utf-8")
     state.rename(home / "broker.json")
@@ -254,18 +254,6 @@ def _configure(home: Path, proxy: str | None, more: Mapping[str, str]) -> _Confi
     settings = dict(line.split("=", 1) for line in properties.read_text(encoding="utf-8").splitlines())
     places = dict(place.split("://") for place in settings["listeners"].split(","))
     return _Configured(properties, places["PLAINTEXT"], places.get("PROXIED"))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody uses at this moment."""
-    with_ports = [socket.socket() for _ in range(count)]
-    try:
-        for one in with_ports:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in with_ports]
-    finally:
-        for one in with_ports:
-            one.close()
 
 
 def _format(home: Path, java: str, classpath: str) -> None:
@@ -315,48 +303,12 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _guard(pid: int, owner_pid: int) -> None:
-    """A small process that kills the broker's group once the owner is gone; it ends with the broker."""
-    script = 'while kill -0 "$1" && kill -0 "$2"; do sleep 0.5; done 2>/dev/null; kill -s KILL -- "-$2"'
-    subprocess.Popen(
-        ["sh", "-c", script, "sh", str(owner_pid), str(pid)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def _is_alive(pid: int, home: Path) -> bool:
-    """Whether `pid` is the broker of `home`: process ids are used again."""
-    with suppress(ChildProcessError):  # Ours and ended: do not mistake the zombie for a broker.
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return False
-    return str(home) in _command_line(pid)
-
-
-def _command_line(pid: int) -> str:
-    """Of a running process; empty for one that ended."""
-    if Path("/proc/self").exists():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
-        return ""
-    return subprocess.run(
-        ["ps", "-ww", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False
-    ).stdout
-
-
 def _end_process(pid: int, home: Path, kinds: Sequence[signal.Signals] = ENDINGS) -> None:
     for kind in kinds:
         with suppress(ProcessLookupError):
             os.killpg(pid, kind)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if not _is_alive(pid, home):
-                with suppress(ChildProcessError):  # A child of ours must not stay behind as a zombie.
-                    os.waitpid(pid, 0)
-                return
-            time.sleep(POLL_S)
+        if has_ended(pid, home, STOP_TIMEOUT_S):
+            return
     raise BrokerError(f"the Kafka broker with process id {pid} does not end")
 
 

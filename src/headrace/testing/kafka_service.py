@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import Fault, HeadraceError
-from headrace.testing.broker import COMMON_SETTINGS, QUICK_OPTIONS, free_ports, start_broker, wait_until_ready
+from headrace.testing.broker import COMMON_SETTINGS, QUICK_OPTIONS, start_broker, wait_until_ready
 from headrace.testing.kafka_jars import kafka_version, missing_programs
+from headrace.testing.server_process import free_ports
 
 ADDRESS_VARIABLE = "HEADRACE_TEST_KAFKA"
 IMAGE_VARIABLE = "HEADRACE_TEST_KAFKA_IMAGE"

@@ -31,15 +31,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from headrace.errors import Fault, HeadraceError
-from headrace.testing.broker import free_ports
 from headrace.testing.kafka_jars import file_lock
+from headrace.testing.server_process import POLL_S, free_ports, guard, has_ended, is_alive
 
 USER = "postgres"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 INITDB_TIMEOUT_S = 120.0
 COMMAND_TIMEOUT_S = 10.0
-POLL_S = 0.05
 LOG_TAIL_CHARACTERS = 1500
 PACKAGE_FOLDERS = ("/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt")
 """Where packages put the server's programs, which are seldom on the PATH."""
@@ -135,7 +134,7 @@ def find_postgres(directory: Path | None = None) -> Postgres | None:
         found = Postgres(**json.loads((home / "postgres.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    return found if _is_alive(found.pid, home) else None
+    return found if is_alive(found.pid, home) else None
 
 
 def stop_postgres(directory: Path | None = None, *, hard: bool = False) -> bool:
@@ -145,7 +144,7 @@ def stop_postgres(directory: Path | None = None, *, hard: bool = False) -> bool:
     if not state.exists():
         return False
     server = Postgres(**json.loads(state.read_text(encoding="utf-8")))
-    was_running = _is_alive(server.pid, home)
+    was_running = is_alive(server.pid, home)
     if was_running:
         _end(server.pid, home, hard=hard)
     state.unlink(missing_ok=True)
@@ -200,7 +199,7 @@ def _start(home: Path, settings: Mapping[str, str], *, temporary: bool, owner_pi
         raise
     server = Postgres(str(home), f"postgresql://{USER}@127.0.0.1:{port}/postgres", process.pid, temporary)
     if owner_pid is not None:
-        _guard(process.pid, owner_pid)
+        guard(process.pid, owner_pid, signal.SIGQUIT, whole_group=False)
     state = home / "postgres.json.new"
     state.write_text(json.dumps(asdict(server)), encoding="utf-8")
     state.rename(home / "postgres.json")
@@ -251,27 +250,6 @@ def _wait(folder: Path, port: int, process: subprocess.Popen[bytes]) -> str | No
     return f"did not answer within {START_TIMEOUT_S:.0f} s"
 
 
-def _guard(pid: int, owner_pid: int) -> None:
-    """A small process that ends the server at once when the owner is gone; it ends with the server."""
-    script = 'while kill -0 "$1" && kill -0 "$2"; do sleep 0.5; done 2>/dev/null; kill -s QUIT "$2" 2>/dev/null'
-    subprocess.Popen(
-        ["sh", "-c", script, "sh", str(owner_pid), str(pid)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def _is_alive(pid: int, home: Path) -> bool:
-    """Whether `pid` is the server of `home`: process ids are used again."""
-    with suppress(ChildProcessError):
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return False
-    shown = subprocess.run(["ps", "-ww", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False)
-    return str(home) in shown.stdout
-
-
 def _end(pid: int, home: Path, *, hard: bool) -> None:
     """A fast shutdown ends the sessions; an immediate one asks no one."""
     if hard:
@@ -284,19 +262,10 @@ def _end(pid: int, home: Path, *, hard: bool) -> None:
     for kind in () if hard else (signal.SIGINT, signal.SIGQUIT):
         with suppress(ProcessLookupError):
             os.kill(pid, kind)
-        if _ended(pid, home):
+        if has_ended(pid, home, STOP_TIMEOUT_S):
             return
-    if not _ended(pid, home):
+    if not has_ended(pid, home, STOP_TIMEOUT_S):
         raise PostgresError(f"PostgreSQL with process id {pid} does not end")
-
-
-def _ended(pid: int, home: Path) -> bool:
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if not _is_alive(pid, home):
-            return True
-        time.sleep(POLL_S)
-    return False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

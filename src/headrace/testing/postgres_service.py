@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from headrace.errors import Fault, HeadraceError
-from headrace.testing.broker import free_ports
 from headrace.testing.kafka_service import docker_answers
 from headrace.testing.postgres import SETTINGS, USER, missing_programs, start_postgres
+from headrace.testing.server_process import free_ports
 
 URL_VARIABLE = "HEADRACE_TEST_POSTGRES"
 IMAGE_VARIABLE = "HEADRACE_TEST_POSTGRES_IMAGE"

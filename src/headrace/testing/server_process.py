@@ -1,0 +1,73 @@
+"""A server of ours as a process of this machine: ports for it, whether it lives, and its end with its owner.
+
+Owns nothing that runs. A process id alone says little, for they are used again: a server is known by its directory,
+which stands in its command line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+POLL_S = 0.05
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody uses at this moment."""
+    with_ports = [socket.socket() for _ in range(count)]
+    try:
+        for one in with_ports:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in with_ports]
+    finally:
+        for one in with_ports:
+            one.close()
+
+
+def guard(pid: int, owner_pid: int, kind: signal.Signals, *, whole_group: bool) -> None:
+    """A small process that sends `kind` to the server or its group when the owner is gone; it ends with the server."""
+    target = f"-{pid}" if whole_group else str(pid)
+    script = 'while kill -0 "$1" && kill -0 "$2"; do sleep 0.5; done 2>/dev/null; kill -s "$3" -- "$4" 2>/dev/null'
+    subprocess.Popen(
+        ["sh", "-c", script, "sh", str(owner_pid), str(pid), kind.name.removeprefix("SIG"), target],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def is_alive(pid: int, home: Path) -> bool:
+    """Whether `pid` is the server of `home`."""
+    with suppress(ChildProcessError):  # Ours and ended: do not mistake the zombie for a server.
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return False
+    return str(home) in _command_line(pid)
+
+
+def has_ended(pid: int, home: Path, timeout_s: float) -> bool:
+    """Whether the server of `home` ends within this time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if not is_alive(pid, home):
+            with suppress(ChildProcessError):  # A child of ours must not stay behind as a zombie.
+                os.waitpid(pid, 0)
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def _command_line(pid: int) -> str:
+    """Of a running process; empty for one that ended."""
+    if Path("/proc/self").exists():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+        return ""
+    return subprocess.run(
+        ["ps", "-ww", "-p", str(pid), "-o", "args="], capture_output=True, text=True, check=False
+    ).stdout
