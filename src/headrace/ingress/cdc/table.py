@@ -6,6 +6,7 @@ Owns `SourceTable`, read from SQLite's own catalogue, and the quoting of names.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.contracts.contract import Contract
@@ -65,6 +66,16 @@ def read_table(connection: sqlite3.Connection, name: str) -> SourceTable:
     return SourceTable(name, columns, key, collations, unique)
 
 
+def check_key(table: str, key: Sequence[str], contract: Contract) -> None:
+    """Raises `SourceInvalid` where the contract's key is not the table's primary key `key`."""
+    if set(contract.key) != set(key):
+        raise SourceInvalid(
+            f"the key of {contract.topic!r} is {list(contract.key)}, the primary key of {table!r} is {list(key)}",
+            where=contract.where,
+            cure="make the contract's key the table's primary key",
+        )
+
+
 def check_contract(table: SourceTable, contract: Contract) -> None:
     """Raises `SourceInvalid` where the contract asks for what the table does not have."""
     names = {column.name for column in table.columns}
@@ -75,13 +86,7 @@ def check_contract(table: SourceTable, contract: Contract) -> None:
             where=contract.where,
             cure="add the column to the table, or take the field out of the contract",
         )
-    if set(contract.key) != set(table.key):
-        raise SourceInvalid(
-            f"the key of {contract.topic!r} is {list(contract.key)},"
-            f" the primary key of {table.name!r} is {list(table.key)}",
-            where=contract.where,
-            cure="make the contract's key the table's primary key",
-        )
+    check_key(table.name, table.key, contract)
 
 
 def quoted(name: str) -> str:

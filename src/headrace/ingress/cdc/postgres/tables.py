@@ -24,6 +24,7 @@ from headrace.ingress.cdc.postgres.types import (
     TypeCatalogue,
     inferred_avro_type,
 )
+from headrace.ingress.cdc.table import check_key
 
 DEFAULT_SCHEMA = "public"
 KEY_ERRORS = "surrogateescape"
@@ -150,13 +151,7 @@ def check_contract(table: SourceTable, contract: Contract) -> None:
             where=contract.where,
             cure="take the field out of the contract, and compute it in a pipeline",
         )
-    if set(contract.key) != set(table.key):
-        raise SourceInvalid(
-            f"the key of {contract.topic!r} is {list(contract.key)},"
-            f" the primary key of {table.name!r} is {list(table.key)}",
-            where=contract.where,
-            cure="make the contract's key the table's primary key",
-        )
+    check_key(table.name, table.key, contract)
 
 
 def check_mapping(table: str, types: Mapping[str, PgType], contract: Contract) -> None:
