@@ -158,6 +158,23 @@ def test_a_topic_that_a_transaction_may_not_write_is_named(
                 producer.commit()
 
 
+def test_records_that_stay_unsent_are_told_by_the_right_that_lacks(
+    guarded: Guarded, kafka_client: ClientKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that keeps records does not say why: the rights are looked at; where none lacks they are waited for."""
+    address, settings = settings_of(guarded, "SASL_PLAINTEXT")
+    with closing(KafkaLog(address, config=settings)) as log:
+        allowed, forbidden = make_topic(log), make_topic(log)
+        _forbid_to_write(guarded, forbidden)
+        for topic, error in ((forbidden, LogDenied), (allowed, LogUnavailable)):
+            with closing(log.producer(transactional_id=unique("id"))) as producer:
+                monkeypatch.setattr(producer, "_flush_for", lambda _timeout_s: 1)
+                producer.begin()
+                producer.produce(outgoing(topic, [b"stays"]))
+                with pytest.raises(error):
+                    producer.flush(1.0)
+
+
 def _forbid_to_write(guarded: Guarded, topic: str) -> None:
     place = (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{USER}", "*")
     rules = [
