@@ -15,13 +15,20 @@ from headrace.engine.operator import PARTITION, STREAM_TIME, TIME, StateChange
 from headrace.engine.repartition import Marks, own_partitions
 from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks, with_stream_time
 from headrace.log.port import OffsetAndMetadata, TopicPartition
+from tests.engine.ways import WAYS, taking
 
 HERE = TopicPartition("t", 3)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @given(times=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 100)), max_size=30), cut=st.integers(0, 30))
-def test_stream_time_is_a_running_maximum_whatever_the_cut(times: list[tuple[int, int]], cut: int) -> None:
+def test_stream_time_is_a_running_maximum_whatever_the_cut(way: str, times: list[tuple[int, int]], cut: int) -> None:
     """One call over all rows and two calls over two parts give the same column."""
+    with taking(way):
+        _check_running_maximum(times, cut)
+
+
+def _check_running_maximum(times: list[tuple[int, int]], cut: int) -> None:
     frame = pl.DataFrame(times, schema={PARTITION: pl.Int32, TIME: pl.Int64}, orient="row")
     whole = with_stream_time(frame, {})[STREAM_TIME].to_list()
     clocks: dict[int, int] = {}

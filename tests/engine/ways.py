@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from headrace.engine import stream_time
 from headrace.engine.aggregates import limbs, sums
 from headrace.engine.operators import aggregate_window
 from headrace.engine.state import arrays, int_keys, key_rows, slab, text_columns
@@ -18,7 +19,7 @@ from headrace.native import native
 
 PLAIN, NATIVE = "plain", "native"
 WAYS = (PLAIN, NATIVE)
-_CHOOSERS = (aggregate_window, arrays, int_keys, key_rows, limbs, partitioner, slab, sums, text_columns)
+_CHOOSERS = (aggregate_window, arrays, int_keys, key_rows, limbs, partitioner, slab, stream_time, sums, text_columns)
 
 
 @contextlib.contextmanager
