@@ -356,3 +356,25 @@ def test_coroutines_keep_the_order_of_rows(log: EmbeddedLog) -> None:
     assert [row["order_id"] for row in run.rows("looked_up")] == [f"o{n}" for n in range(100) if n != 3]
     assert len(run.records("looked_up.dlq")) == 1
     assert tries["o3"] == tries["o5"] == 2
+
+
+# Asking
+
+
+@hr.pipeline(owner="test")
+def by_order() -> Any:
+    """A key for each order."""
+    return hr.stream("orders").group_by("order_id").agg(count=hr.count()).to("counts")
+
+
+def test_another_thread_may_ask_how_it_is_while_state_changes(log: EmbeddedLog) -> None:
+    """The compiled index of keys lets nobody in while it takes rows in."""
+    run = harness(log, by_order, partitions=1)
+    run.publish("orders", orders(5_000))
+    asked = 0
+    with run.running(batch_records_max=100) as running:
+        while running.thread.is_alive() and not (asked % 100 == 0 and run.caught_up()):
+            assert running.worker.status().state_keys <= 5_000
+            asked += 1
+    assert asked > 100
+    assert running.worker.status().records_in == 5_000

@@ -107,7 +107,8 @@ class InputQueue:
         return {partition for waiting in self._waiting.values() for partition in waiting.partitions}
 
     def rows_waiting(self) -> int:
-        return sum(waiting.frame.height for waiting in self._waiting.values())
+        """Asked on any thread."""
+        return sum(waiting.frame.height for waiting in list(self._waiting.values()))
 
     def bytes_waiting(self) -> int:
         """About."""

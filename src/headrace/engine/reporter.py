@@ -1,7 +1,8 @@
 """What a worker says about itself.
 
 Owns its state, its counts and the rhythm of its reports. The worker's thread alone changes them; `tell_stuck` and
-`reported_s` are for the thread that watches it.
+`reported_s` are for the thread that watches it, and `status` is for any: it looks into no operator's state, which the
+worker's thread may be changing. What that holds is measured when the worker reports.
 
 - A worker is `starting` until it was given partitions, or it is plain that there are none for it (`SPARE_AFTER_S`);
   `restoring` from the first word of a restore until the partitions are taken over; then `running`.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from headrace.engine.arrivals import ages_s
 from headrace.engine.assembly import Assembly
@@ -23,6 +25,8 @@ from headrace.engine.memory_guard import state_bytes
 from headrace.engine.metrics import EngineMetrics
 from headrace.engine.settings import RestoreProgress, WorkerStatus
 from headrace.log.port import Fenced, LogError, TopicPartition
+
+Counted = TypeVar("Counted", bound=Hashable)
 
 STATUS_INTERVAL_S = 1.0
 SPARE_AFTER_S = 10.0
@@ -74,6 +78,8 @@ class Reporter:
         self._started_ms = self._now_ms()
         self._rate_at = (0.0, 0, 0.0)
         self._told: WorkerStatus | None = None
+        self._keys, self._bytes = Counter[str](), dict[str, int]()
+        """What each step's state held when it was looked at last."""
         self._rows_out = 0
         self._letters: Counter[tuple[str, str, str]] = Counter()
         self._snapshots: Counter[str] = Counter()
@@ -87,7 +93,7 @@ class Reporter:
         self.parts = None
         self._rows_out += parts.outbox.rows_out
         self._letters.update(parts.dead_letters.counts)
-        self._step_rows.update(_step_rows(parts))
+        self._step_rows.update(_sum(_rows_of(parts)))
         self._snapshots.update(_snapshots(parts))
 
     def _now_ms(self) -> int:
@@ -168,6 +174,7 @@ class Reporter:
             rate = (self.counts.records_in - records) / (now - before) if before else 0.0
             self._rate_at = (now, self.counts.records_in, rate)
         self.reported_s = time.monotonic()
+        self._measure()
         self._told = self.status()
         self._metrics.note(self._told)
         self.on_status(self._told)
@@ -186,14 +193,17 @@ class Reporter:
             stuck = replace(self._told, state="waiting", message=message, is_stuck=True, updated_ms=self._now_ms())
             self.on_status(stuck)
 
+    def _measure(self) -> None:
+        parts = self.parts
+        self._keys = _state_keys(parts) if parts is not None else Counter()
+        self._bytes = state_bytes(parts) if parts is not None else {}
+
     def status(self) -> WorkerStatus:
-        """The worker as it is now."""
+        """The worker as it is now, its state as large as it was at the last report; from any thread."""
         parts, counts = self.parts, self.counts
-        letters = self._letters + (parts.dead_letters.counts if parts is not None else Counter())
+        letters = _sum([self._letters, *([parts.dead_letters.counts] if parts is not None else [])])
         tasks = parts.tasks.tasks if parts is not None else ()
-        clocks = [ms for task in tasks for ms in task.runner.source_clock.values()]
-        keys = _state_keys(parts) if parts is not None else Counter()
-        held = state_bytes(parts) if parts is not None else {}
+        clocks = [ms for task in tasks for ms in list(task.runner.source_clock.values())]
         return WorkerStatus(
             pipeline=self._pipeline,
             instance=self._instance,
@@ -205,19 +215,19 @@ class Reporter:
             rows_out=self._rows_out + (parts.outbox.rows_out if parts is not None else 0),
             commits=counts.commits,
             aborts=counts.aborts,
-            dropped={f"{step}:{reason}": count for (step, reason), count in self._dropped.items()},
+            dropped={f"{step}:{reason}": count for (step, reason), count in _sum([self._dropped]).items()},
             dead_letters={f"{step}:{stage}:{code}": count for (step, stage, code), count in letters.items()},
             stream_time_ms=min(clocks) if clocks else None,
-            state_keys=sum(keys.values()),
-            state_bytes=sum(held.values()),
+            state_keys=sum(self._keys.values()),
+            state_bytes=sum(self._bytes.values()),
             records_per_second=round(self._rate_at[2], 1),
             records_restored=counts.records_restored,
             state_bytes_loaded=counts.state_bytes_loaded,
             restore=self._restore,
             lag=self._lag.lag,
-            step_rows=self._step_rows + (_step_rows(parts) if parts is not None else Counter()),
-            step_state_keys=keys,
-            step_state_bytes=held,
+            step_rows=_sum([self._step_rows, *(_rows_of(parts) if parts is not None else [])]),
+            step_state_keys=self._keys,
+            step_state_bytes=self._bytes,
             snapshots=self._snapshots + (_snapshots(parts) if parts is not None else Counter()),
             rebalances=dict(counts.rebalances),
             fenced=counts.fenced,
@@ -240,8 +250,16 @@ def _snapshots(parts: Assembly) -> Counter[str]:
     return Counter({"stored": totals.uploaded, "failed": totals.failed})
 
 
-def _step_rows(parts: Assembly) -> Counter[tuple[str, str]]:
-    return sum((task.runner.rows for task in parts.tasks.tasks), parts.records_in.rows + parts.outbox.rows)
+def _rows_of(parts: Assembly) -> list[Counter[tuple[str, str]]]:
+    return [parts.records_in.rows, parts.outbox.rows, *(task.runner.rows for task in parts.tasks.tasks)]
+
+
+def _sum(counters: Iterable[Counter[Counted]]) -> Counter[Counted]:
+    """Of counters that another thread may be adding to: a copy is made in one step, a walk is not."""
+    total = Counter[Counted]()
+    for each in counters:
+        total.update(each.copy())
+    return total
 
 
 def _state_keys(parts: Assembly) -> Counter[str]:

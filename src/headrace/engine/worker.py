@@ -494,5 +494,5 @@ class PipelineWorker:
         return next((working for task in tasks if (working := task.runner.working_on)), None)
 
     def status(self) -> WorkerStatus:
-        """The worker as it is now."""
+        """The worker as it is now, its state as large as it was at the last report; from any thread."""
         return self._reporter.status()
