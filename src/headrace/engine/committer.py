@@ -84,7 +84,7 @@ class Committer:
         self.is_open = True
 
     def send_early(self) -> None:
-        """Hand collected rows to the producer before the commit, to bound memory."""
+        """Hand collected rows to the producer before the commit: then they are on their way, and not in memory."""
         self._outbox.send(self.producer, {})
 
     def commit(

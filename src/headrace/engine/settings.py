@@ -21,8 +21,6 @@ IDLE_AFTER_MS = 500
 tasks downstream. Its later rows are judged by their own stream time and by what is already closed."""
 STUCK_AFTER_S = 30.0
 """No pass over a batch takes so long, unless a user's function does."""
-PENDING_ROWS_MAX = 200_000
-"""Output rows collected before they are handed to the producer without waiting for the commit."""
 SNAPSHOT_INTERVAL_S = 300.0
 INPUT_ROWS_MAX = 500_000
 """Rows waiting for another input before their partitions are paused."""

@@ -200,10 +200,11 @@ class KafkaProducer:
         if self._phase is not Phase.COMMITTING:
             assert self._phase in (Phase.OPEN, Phase.DOOMED), f"commit() in phase {self._phase.value}"
             self._raise_if_doomed()
-            self.flush(self._connection.unavailable_after_s)
             if offsets:
+                # While records are on their way: behind them these two requests would be the longest part of a commit.
                 positions = kafka_offsets(offsets)
                 self._step("sending offsets to the transaction", lambda: self._send_offsets(positions, group))
+            self.flush(self._connection.unavailable_after_s)
             self._phase = Phase.COMMITTING
         self._step("committing the transaction", lambda: self._open().commit_transaction(self._timeout_s()))
         self._phase = Phase.NONE
