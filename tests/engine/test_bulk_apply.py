@@ -63,11 +63,12 @@ CHANGES = st.lists(st.builds(lambda p, rows: change(p, list(rows.items())), st.i
 
 
 @settings(max_examples=60, deadline=None)
-@given(changes=CHANGES, rows_max=st.integers(1, 10), known=st.booleans())
-def test_deltas_one_by_one_or_together(changes: list[StateChange], rows_max: int, known: bool) -> None:
-    """The last word on each key counts, deletions too, wherever the runs are cut; without a key nothing is joined."""
+@given(changes=CHANGES, rows_max=st.integers(1, 10), alone=st.integers(2, 4), known=st.booleans())
+def test_deltas_one_by_one_or_together(changes: list[StateChange], rows_max: int, alone: int, known: bool) -> None:
+    """The last word on each key counts, deletions too, wherever the runs are cut and whichever change is large enough
+    to go alone; without a key nothing is joined."""
     one_by_one, together = Rows([KEY]), Rows([KEY] if known else None)
-    bulk = BulkApply(together, rows_max=rows_max)  # type: ignore[arg-type]
+    bulk = BulkApply(together, rows_max=rows_max, rows_alone_min=alone)  # type: ignore[arg-type]
     for each in changes:
         one_by_one.apply(each)
         bulk.add(each, is_snapshot=False)

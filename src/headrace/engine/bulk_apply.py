@@ -5,6 +5,7 @@ Owns which changes of a changelog may be put together before an operator applies
 - The state afterwards is that of applying them one after the other.
 - Pieces of a snapshot hold different rows, so they are simply joined. Deltas are joined where every row tells all of
   its key (`row_key`): the last one of each key stands for all. Others are applied as they come.
+- Deltas of many rows are applied as they come as well: to look for keys that come twice costs more than it saves.
 - At most `ROWS_MAX` rows wait, of all partitions together, and at most `CHANGES_MAX` changes.
 """
 
@@ -20,6 +21,8 @@ from headrace.engine.operator import StateChange, StatefulOperator
 ROWS_MAX = 200_000
 """Enough that calls cost nothing beside rows, little beside the state of any size worth the trouble."""
 CHANGES_MAX = 1_000
+ROWS_ALONE_MIN = 4_096
+"""Of a delta. What a call costs beside so many rows is a tenth."""
 
 
 @dataclass(slots=True)
@@ -33,8 +36,10 @@ class _Run:
 class BulkApply:
     """Changes on their way into one operator. `flush` before anything else touches it."""
 
-    def __init__(self, operator: StatefulOperator, *, rows_max: int = ROWS_MAX) -> None:
-        self._operator, self._rows_max = operator, rows_max
+    def __init__(
+        self, operator: StatefulOperator, *, rows_max: int = ROWS_MAX, rows_alone_min: int = ROWS_ALONE_MIN
+    ) -> None:
+        self._operator, self._rows_max, self._rows_alone_min = operator, rows_max, rows_alone_min
         self._runs: dict[tuple[int, str], _Run] = {}
         self._rows = self._changes = 0
 
@@ -42,9 +47,14 @@ class BulkApply:
         """The next change of its partition."""
         place = (change.partition, change.store)
         run = self._runs.get(place)
-        if run is None or run.is_snapshot != is_snapshot:
-            if run is not None:
-                self._apply(self._runs.pop(place))
+        is_alone = not is_snapshot and change.frame.height >= self._rows_alone_min
+        if run is not None and (is_alone or run.is_snapshot != is_snapshot):
+            self._apply(self._runs.pop(place))
+            run = None
+        if is_alone:
+            self._operator.apply(change)
+            return
+        if run is None:
             run = self._runs[place] = _Run(is_snapshot)
         run.changes.append(change)
         self._rows += change.frame.height

@@ -29,6 +29,7 @@ class KeyedSlab(Slab):
             self.add_column(name, np.int32 if name in narrow else np.int64, constant=True)
 
     def reserve(self, capacity: int) -> None:
+        # The index grows by itself too, shard by shard; only who knows how many come makes room in it before.
         if capacity > self._capacity:
             self._index.reserve(capacity)
         super().reserve(capacity)

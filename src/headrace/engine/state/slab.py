@@ -267,7 +267,7 @@ class Slab:
         """Slots that nobody had before: only fills that are not 0 need writing."""
         first, self._end = self._end, self._end + count
         if self._end > self._capacity:
-            self.reserve(max(self._end, more_than(self._capacity)))
+            self._grow(max(self._end, more_than(self._capacity)))
         for name, fill in self._fills.items():
             if fill != 0 or self._columns[name].dtype.hasobject:
                 self._columns[name][first : self._end] = fill
@@ -275,8 +275,10 @@ class Slab:
 
     def reserve(self, capacity: int) -> None:
         """Make room for so many slots at once."""
-        if capacity <= self._capacity:
-            return
+        if capacity > self._capacity:
+            self._grow(capacity)
+
+    def _grow(self, capacity: int) -> None:
         self._capacity = capacity
         for arrays, names in ((vars(self), ("_live", "_undo_row")), (self._columns, tuple(self._columns))):
             for name in names:
