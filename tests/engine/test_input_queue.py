@@ -66,6 +66,61 @@ def test_the_merged_order_does_not_depend_on_how_rows_arrive(stream: list[int], 
     assert [offset for topic, offset in found if topic == STREAM] == list(range(len(stream)))
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    stream=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), max_size=12),
+    table=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), max_size=12),
+    eager=st.booleans(),
+)
+def test_rows_of_several_partitions_come_in_the_order_of_each(
+    stream: list[tuple[int, int]], table: list[tuple[int, int]], eager: bool
+) -> None:
+    """Whichever way rows of several partitions are numbered: numbers rise in each frame, are given once, and put the
+    rows of each partition in the order of the running maxima of their times, tables first."""
+    merged = queue(eager=eager)
+    given = {STREAM: stream, TABLE: table}
+    wanted: dict[int, list[tuple[int, int, str, int]]] = {0: [], 1: [], 2: []}
+    for topic, pairs in given.items():
+        reached = [0, 0, 0]
+        for offset, (partition, time_ms) in enumerate(pairs):
+            merged.add(topic, rows([time_ms], offset, partition), 0)
+            reached[partition] = max(reached[partition], time_ms)
+            merge_time = -1 if eager and topic == TABLE else reached[partition]
+            wanted[partition].append((merge_time, int(topic == STREAM), topic, offset))
+    taken = merged.take([TopicPartition(topic, n) for topic in given for n in range(3)], 0)
+    found = sorted(
+        (row[SEQUENCE], row[PARTITION], topic, row[OFFSET])
+        for topic, frame in taken.items()
+        for row in frame.to_dicts()
+    )
+    assert [number for number, *_ in found] == list(range(len(stream) + len(table)))
+    assert all(frame[SEQUENCE].is_sorted() for frame in taken.values())
+    for partition, expected in wanted.items():
+        in_order = [(topic, offset) for _, _, topic, offset in sorted(expected)]
+        assert [(topic, offset) for _, where, topic, offset in found if where == partition] == in_order
+
+
+def test_a_stream_beside_tables_does_not_wait_for_itself() -> None:
+    """Where the table has nothing left to say, the last rows of a batch go with the others: what the stream brings
+    later goes behind them anyway. Whether the stream has more is not asked."""
+    alone = queue(eager=True)
+    alone.add(STREAM, pl.concat([rows([10, 20]), rows([30], partition=1)]), 0)
+    ends = [TopicPartition(TABLE, 0), TopicPartition(TABLE, 1)]
+    assert alone.holdups() == ends
+    assert order(alone.take(ends, 0)) == [(STREAM, 0), (STREAM, 1), (STREAM, 0)]
+
+
+def test_a_stream_beside_another_waits_for_rows_of_its_own_time() -> None:
+    """Rows of one time of two streams are numbered together, whichever comes first."""
+    inputs = [Input(name, is_table=False, is_eager=False) for name in (STREAM, TABLE)]
+    both = InputQueue(inputs, max_wait_ms=1000)
+    both.add(STREAM, rows([10]), 0)
+    both.add(TABLE, rows([11]), 0)
+    assert sorted(both.holdups()) == sorted(HERE.values())
+    assert both.take([], 0) == {}
+    assert order(both.take([HERE[STREAM]], 0)) == [(STREAM, 0)]
+
+
 def test_a_stream_row_waits_for_a_table_that_may_still_say_something() -> None:
     """Without an answer from the table's partition the row stays; knowing its end lets it go."""
     waiting = queue()

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE, TIME
-from headrace.engine.row_picks import partitions_of_rows, pick
+from headrace.engine.row_picks import columns_of, partitions_of_rows, pick
 from headrace.engine.stream_time import BEFORE_ALL_MS, running_maximum
 from headrace.log.port import TopicPartition
 
@@ -64,6 +65,7 @@ class InputQueue:
         assert inputs
         self.inputs = {each.topic: each for each in inputs}
         self._priority = {each.topic: (0 if each.is_table else 1) for each in inputs}
+        self._waited_for = {each.topic: _waited_for(each, inputs) for each in inputs}
         self._max_wait_ms = max_wait_ms
         self._waiting: dict[str, _Waiting] = {}
         self._reached_ms: dict[TopicPartition, int] = {}
@@ -132,8 +134,14 @@ class InputQueue:
         """Partitions whose end must be known before the waiting rows may go on."""
         if len(self.inputs) == 1:
             return []
-        partitions = self.partitions_waiting()
-        return [TopicPartition(topic, partition) for topic in self.inputs for partition in sorted(partitions)]
+        found = {
+            TopicPartition(other, partition)
+            for topic, waiting in self._waiting.items()
+            if not self.inputs[topic].is_eager
+            for partition in waiting.partitions
+            for other in self._waited_for[topic]
+        }
+        return sorted(found)
 
     def take(self, complete: Iterable[TopicPartition], now_ms: int) -> dict[str, pl.DataFrame]:
         """Rows whose turn it is, by topic, with `SEQUENCE` (ascending over all topics, in processing order).
@@ -148,18 +156,19 @@ class InputQueue:
             self._waiting.clear()
             sequence = pl.Series(SEQUENCE, np.arange(frame.height, dtype=np.int64))
             return {topic: _with_sequence(frame, sequence)}
-        horizons = self._horizons(set(complete), now_ms)
-        ready = {topic: self._split(topic, horizons) for topic in list(self._waiting)}
+        ended = set(complete)
+        ready = {topic: self._split(topic, self._horizons(topic, ended, now_ms)) for topic in list(self._waiting)}
         return _in_order({topic: frame for topic, frame in ready.items() if frame.height}, self._priority)
 
-    def _horizons(self, complete: set[TopicPartition], now_ms: int) -> npt.NDArray[np.int64]:
-        """Indexed by partition: the merge time below which rows may go on."""
-        partitions = sorted(self.partitions_waiting())
+    def _horizons(self, topic: str, complete: set[TopicPartition], now_ms: int) -> npt.NDArray[np.int64]:
+        """Indexed by partition: the merge time below which rows of a topic may go on."""
+        partitions = sorted(self._waiting[topic].partitions)
         horizons = np.full(partitions[-1] + 1, BEFORE_ALL_MS, np.int64)
         for partition in partitions:
             silent_since_ms = max(self._quiet_since_ms.get(partition, now_ms), self._more_at_ms)
             waited = now_ms - silent_since_ms >= self._max_wait_ms
-            open_inputs = [here for topic in self.inputs if (here := TopicPartition(topic, partition)) not in complete]
+            others = [TopicPartition(other, partition) for other in self._waited_for[topic]]
+            open_inputs = [here for here in others if here not in complete]
             reached = [self._reached_ms.get(here, BEFORE_ALL_MS) for here in open_inputs]
             horizons[partition] = AFTER_ALL_MS if waited or not reached else min(reached)
         return horizons
@@ -221,14 +230,47 @@ def _partitions(frame: pl.DataFrame) -> list[int]:
 
 def _with_sequence(frame: pl.DataFrame, sequence: pl.Series) -> pl.DataFrame:
     kept = [name for name in frame.columns if name != MERGE_TIME]
-    return (frame[kept] if len(kept) < frame.width else frame).hstack([sequence])
+    return columns_of(frame, kept).hstack([sequence])
+
+
+def _waited_for(mine: Input, inputs: Sequence[Input]) -> list[str]:
+    """The topics that must have come as far before a row of `mine` may go on. A stream beside tables alone does not
+    wait for itself: whatever it brings later goes behind. Beside another one it does, so that rows of one time meet."""
+    is_alone = not mine.is_table and all(each.is_table for each in inputs if each is not mine)
+    return [each.topic for each in inputs if not (is_alone and each is mine)]
 
 
 def _in_order(frames: Mapping[str, pl.DataFrame], priority: Mapping[str, int]) -> dict[str, pl.DataFrame]:
-    """Number the rows of all topics by merge time, tables first, then arrival; drop the merge time."""
-    if not frames:
-        return {}
-    times = np.concatenate([frame[MERGE_TIME].to_numpy() for frame in frames.values()])
+    """Number the rows of all topics, in each partition by merge time, tables first, then arrival. Drops merge times."""
+    times = {topic: frame[MERGE_TIME].to_numpy() for topic, frame in frames.items()}
+    whole = _one_by_one(times, priority)
+    if whole is None:
+        return _mixed(frames, times, priority)
+    numbered, start = {}, 0
+    for topic in whole:
+        rows = frames[topic].height
+        sequence = pl.Series(SEQUENCE, np.arange(start, start + rows, dtype=np.int64))
+        numbered[topic] = _with_sequence(frames[topic], sequence)
+        start += rows
+    return numbered
+
+
+def _one_by_one(times: Mapping[str, npt.NDArray[np.int64]], priority: Mapping[str, int]) -> list[str] | None:
+    """The topics in an order in which each goes before the next as a whole; None where there is none. Nothing is moved
+    then: in a partition rows are in order already, and between partitions there is no order."""
+    if len(times) <= 1:
+        return list(times)
+    spans = sorted((int(each.min()), priority[topic], int(each.max()), topic) for topic, each in times.items())
+    for (_, first_priority, last_ms, _), (next_ms, next_priority, _, _) in pairwise(spans):
+        if (last_ms, first_priority) >= (next_ms, next_priority):
+            return None
+    return [topic for _, _, _, topic in spans]
+
+
+def _mixed(
+    frames: Mapping[str, pl.DataFrame], merge_times: Mapping[str, npt.NDArray[np.int64]], priority: Mapping[str, int]
+) -> dict[str, pl.DataFrame]:
+    times = np.concatenate(list(merge_times.values()))
     heights = [frame.height for frame in frames.values()]
     priorities = np.repeat([priority[topic] for topic in frames], heights)
     order = np.lexsort((priorities, times))
