@@ -126,7 +126,10 @@ def to_frame(table: pa.Table, schema: AvroSchema) -> pl.DataFrame:
         pl.Series(name, plain[name]) if name in plain or frame is None else frame.get_column(name)
         for name in table.column_names
     ]
-    return pl.DataFrame([each if each.dtype == dtypes[each.name] else each.cast(dtypes[each.name]) for each in columns])
+    if not columns:
+        return pl.DataFrame()
+    first, *others = [each if each.dtype == dtypes[each.name] else each.cast(dtypes[each.name]) for each in columns]
+    return first.to_frame().hstack(others)
 
 
 class _Enum:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from headrace.engine.stream_time import BEFORE_ALL_MS, OriginMarks
@@ -24,6 +25,8 @@ from headrace.log.port import OffsetAndMetadata, TopicPartition
 CHECKPOINT_CHARACTERS_MAX = 4000
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 TOPIC_ID_CHARACTERS = 8
+TOPICS_KEPT_MAX = 256
+"""Sources of the plans of a process; more are only told more slowly."""
 
 
 class CheckpointTooLarge(HeadraceError):
@@ -86,7 +89,7 @@ class Checkpoint:
             raw["i"] = sorted(self.idle)
         text = _compact(raw) if raw else ""
         if self.topic_ids:
-            whole = (text[:-1] + "," if text else "{") + f'"d":{_compact(dict(self.topic_ids))}}}'
+            whole = (text[:-1] + "," if text else "{") + f'"d":{_topics_text(tuple(self.topic_ids.items()))}}}'
             text = whole if len(whole) <= CHECKPOINT_CHARACTERS_MAX else text
         if len(text) > CHECKPOINT_CHARACTERS_MAX:
             raise CheckpointTooLarge(
@@ -117,6 +120,12 @@ class Checkpoint:
                 f"{here.topic}[{here.partition}]: the committed offset {committed.offset} carries unknown text",
                 cure="check that no other program commits for this consumer group",
             ) from error
+
+
+@lru_cache(maxsize=TOPICS_KEPT_MAX)
+def _topics_text(topic_ids: tuple[tuple[str, str], ...]) -> str:
+    """The same with every commit."""
+    return _compact(dict(topic_ids))
 
 
 def _packed(progress: Progress, base: int) -> list[int | None]:

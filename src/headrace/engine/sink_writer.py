@@ -20,6 +20,7 @@ from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import open_key_codec
 from headrace.contracts.registry import Registry
 from headrace.engine.operator import DELETED, TIME, RowError
+from headrace.engine.row_picks import columns_of
 from headrace.log.port import Outgoing
 
 
@@ -37,7 +38,7 @@ class SinkWriter:
 
     def encode(self, frame: pl.DataFrame) -> tuple[Outgoing, Sequence[RowError]]:
         """Records of the rows that fit, in order, and the rows that do not."""
-        rows = frame[self._columns]
+        rows = columns_of(frame, self._columns)
         deleted = frame[DELETED].to_numpy() if DELETED in frame.columns else np.zeros(frame.height, bool)
         errors: list[RowError] = []
         values = self._encoded_values(rows, deleted, errors)

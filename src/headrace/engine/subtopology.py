@@ -39,7 +39,7 @@ from headrace.engine.operator import (
     WakesUp,
 )
 from headrace.engine.operators.map_async import MapAsync
-from headrace.engine.row_picks import put
+from headrace.engine.row_picks import columns_of, put
 from headrace.engine.stream_time import BEFORE_ALL_MS, with_stream_time
 from headrace.engine.watch import Working
 from headrace.flow.plan import Plan, Subtopology
@@ -107,6 +107,13 @@ class SubtopologyRunner:
             if isinstance(step, LookupJoinStep)
         }
         """Operators that hold a table to look rows up in, by step name."""
+        self._acts_at_flush = (
+            bool(self.stateful)
+            or any(isinstance(each, MapAsync) for each in operators.values())
+            or any(isinstance(step, RepartitionStep) for step in self.steps)
+        )
+        """Whether a commit's pass without rows may give some, or marks. Where rows are only changed and looked up, it
+        finds everything as the last pass left it."""
         self._schemas = schemas
         self._columns = {step: list(schema) for step, schema in schemas.items()}
         self._empties = {step: _empty_frame(tuple(schema.items())) for step, schema in schemas.items()}
@@ -135,6 +142,8 @@ class SubtopologyRunner:
 
     def run(self, rows: Mapping[str, pl.DataFrame], emit: Emit, *, flush: bool = False) -> None:
         """One pass. `rows` by topic: source rows without `STREAM_TIME`, repartition rows with it."""
+        if flush and not rows and self.closing and not self._acts_at_flush:
+            return
         outputs = self._with_sources(self._numbered(rows))
         for topic in self._looked_up & rows.keys():
             self.table_rows.setdefault(topic, []).append(rows[topic])
@@ -179,11 +188,12 @@ class SubtopologyRunner:
         outputs: dict[str, pl.DataFrame] = {}
         for step in sources:
             frame = timed.get(step.topic)
-            outputs[step.name] = self._empty(step.name) if frame is None else frame[self._columns[step.name]]
+            columns = self._columns[step.name]
+            outputs[step.name] = self._empty(step.name) if frame is None else columns_of(frame, columns)
             self.closing[step.name] = self.table_clock if step.is_table else self.source_clock
         for topic, frame in rows.items():
             for step_name in self._arriving.get(topic, ()):
-                outputs[step_name] = frame[self._columns[step_name]]
+                outputs[step_name] = columns_of(frame, self._columns[step_name])
         return outputs
 
     def _input(self, name: str, outputs: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -251,7 +261,7 @@ class SubtopologyRunner:
 
     def _joined(self, step: str, pieces: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """What a stateful step gave in one pass."""
-        filled = [piece[self._columns[step]] for piece in pieces if piece.height]
+        filled = [columns_of(piece, self._columns[step]) for piece in pieces if piece.height]
         if len(filled) <= 1:
             return filled[0] if filled else self._empty(step)
         return pl.concat(filled)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -27,10 +28,13 @@ from headrace.contracts.polars_types import to_frame
 from headrace.contracts.registry import Registry
 from headrace.contracts.topic_codec import open_topic_codec
 from headrace.engine.operator import DELETED, PARTITION, SOURCE, TIME
+from headrace.engine.row_picks import frame_of
 from headrace.log.port import RecordBatch
 
 ROW = "__row"
 """Index of a row in its record batch; only inside this module."""
+TOPICS_KEPT_MAX = 4096
+"""Names of topics that a process reads."""
 TIME_MAX_MS = 2**62
 """Behind every time."""
 Number = TypeVar("Number", np.int32, np.int64)
@@ -264,10 +268,15 @@ def _located(frame: pl.DataFrame, rows: npt.NDArray[np.int64], batch: RecordBatc
     """Replace the row index by partition and source position."""
     partition = pl.Series(PARTITION, _of(batch.partition, rows))
     offset = pl.Series("offset", _of(batch.offset, rows))
-    topic = pl.Series("topic", [batch.topic]).new_from_index(0, len(rows))
-    source = pl.DataFrame([topic, partition.alias("partition"), offset]).to_struct(SOURCE)
+    topic = _topic(batch.topic).new_from_index(0, len(rows))
+    source = frame_of([topic, partition.alias("partition"), offset]).to_struct(SOURCE)
     frame.drop_in_place(ROW)
     return frame.hstack([partition, source])
+
+
+@lru_cache(maxsize=TOPICS_KEPT_MAX)
+def _topic(name: str) -> pl.Series:
+    return pl.Series("topic", [name])
 
 
 def _of(column: npt.NDArray[Number], rows: npt.NDArray[np.int64]) -> npt.NDArray[Number]:

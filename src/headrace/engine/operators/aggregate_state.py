@@ -37,6 +37,7 @@ from headrace.engine.operators.aggregate_changes import AggregateChanges
 from headrace.engine.operators.aggregate_late import TIMESTAMP, Latecomers
 from headrace.engine.operators.aggregate_rows import AggregateRows
 from headrace.engine.operators.aggregate_times import SlotTimes
+from headrace.engine.row_picks import columns_of, frame_of
 from headrace.engine.state.arrays import (
     NO_INTS,
     Ints,
@@ -134,7 +135,7 @@ class AggregateState(SlotTimes, AggregateRows, AggregateChanges):
         kept = frame if len(row) == frame.height else frame.filter(pl.Series(~unkeyed))
         return Taken(
             # A frame without columns would have no rows.
-            kept[[*self._inputs, PARTITION]],
+            columns_of(kept, [*self._inputs, PARTITION]),
             row,
             kept[PARTITION].to_numpy().astype(np.int64),
             kept[TIME].to_numpy(),
@@ -223,7 +224,7 @@ class AggregateState(SlotTimes, AggregateRows, AggregateChanges):
             pl.Series(DELETED, np.full(rows, deleted)),
         )
         by_name = {column.name: column for column in (*columns, *system)}
-        return pl.DataFrame([by_name[name] for name in self._names])
+        return frame_of([by_name[name] for name in self._names])
 
     def _together(self, pieces: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """Output frames as one, numbered."""
@@ -377,7 +378,7 @@ class AggregateState(SlotTimes, AggregateRows, AggregateChanges):
         for holder in self._holders:
             columns.extend(holder.state(slots, whole=whole))
         columns.append(pl.Series(DELETED, np.zeros(len(slots), np.bool_)))
-        return pl.DataFrame(columns)
+        return frame_of(columns)
 
     def _drop_frame(self, slots: Ints) -> pl.DataFrame:
         """Keys of slots of the last commit that are gone."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from headrace.engine.operator import DELETED, SEQUENCE, OperatorContext, system_schema
+from headrace.engine.row_picks import columns_of, frame_of
 from headrace.flow.expression_tree import copied_column
 from headrace.flow.steps import ExplodeStep, FilterStep, ProjectStep
 from headrace.flow.values import NamedExpression
@@ -68,9 +69,9 @@ class Project:
             return frame.select(*self._expressions, *self._carried)
         # Without the query engine: it costs more than a small batch.
         if not self._is_renamed:
-            return frame[self._picked]
+            return columns_of(frame, self._picked)
         columns = [frame[mine].alias(name) for name, mine in self._copies.items()]
-        return pl.DataFrame([*columns, *(frame[name] for name in self._carried)])
+        return frame_of([*columns, *(frame[name] for name in self._carried)])
 
 
 def _copies(step: ProjectStep) -> dict[str, str] | None:

@@ -15,6 +15,7 @@ import polars as pl
 
 from headrace.engine.operator import PARTITION, SEQUENCE, TIME, OperatorContext
 from headrace.engine.operators.null_keys import drop_unkeyed
+from headrace.engine.row_picks import as_dtype, columns_of, frame_of
 from headrace.engine.state.table_store import ABSENT, TableStore
 from headrace.flow.steps import BroadcastJoinStep, TableJoinStep
 
@@ -34,13 +35,14 @@ class TableLookup:
         """`columns`: those of the step's that its rows have; None: all."""
         self._step = step
         key = [theirs for _, theirs in step.on]
-        self._on = [pl.col(mine).cast(table_schema[theirs]).alias(theirs) for mine, theirs in step.on]
+        self._on = [(mine, theirs, table_schema[theirs]) for mine, theirs in step.on]
         self._columns = [column.name for column in step.columns] if columns is None else list(columns)
         self._store = TableStore(key, table_schema, versioned=versioned, history_ms=history_ms)
 
     def _keys(self, stream: pl.DataFrame) -> pl.DataFrame:
         """What each stream row looks up."""
-        return stream.select(*self._on, PARTITION, TIME, SEQUENCE)
+        on = [as_dtype(stream[mine], dtype).alias(theirs) for mine, theirs, dtype in self._on]
+        return frame_of([*on, *(stream[name] for name in (PARTITION, TIME, SEQUENCE))])
 
     def _joined(self, stream: pl.DataFrame, table: pl.DataFrame, context: OperatorContext) -> pl.DataFrame:
         """Put the table's rows; the stream's rows with what they find."""
@@ -52,7 +54,7 @@ class TableLookup:
             found = rows != ABSENT
             joined = joined if found.all() else joined.filter(pl.Series(found, dtype=pl.Boolean))
         system = [name for name in stream.columns if name.startswith("__")]
-        return joined.select(*self._columns, *system)
+        return columns_of(joined, [*self._columns, *system])
 
     def _drop_null_keys(self, stream: pl.DataFrame, keys: pl.DataFrame, context: OperatorContext) -> None:
         names = [theirs for _, theirs in self._step.on]

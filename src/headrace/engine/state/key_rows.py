@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from headrace.engine.row_picks import frame_of
 from headrace.engine.state.arrays import NO_INTS, Hashes, Ints, Mask, all_different, grow, hash_frame, more_than
 from headrace.engine.state.index import HashIndex
 from headrace.engine.state.row_store import RowStore, equal_rows, gathered
@@ -114,7 +115,7 @@ class CompiledKeyRows:
             return pl.concat([self.take(ids[at : at + TAKEN_ROWS_MAX]) for at in pieces], rechunk=False)
         taken = self._rows.take(np.ascontiguousarray(ids, np.int64))
         columns = zip(self._schema.items(), self._physical.values(), self._arrow.values(), taken, strict=True)
-        return pl.DataFrame(
+        return frame_of(
             [_series(name, len(ids), dtype, physical, arrow, *each) for (name, dtype), physical, arrow, each in columns]
         )
 
@@ -140,8 +141,9 @@ def _arrow_type(physical: pl.DataType) -> pa.DataType:
 def _given(series: pl.Series, dtype: pl.DataType) -> tuple[Any, int, Any, list[Any]]:
     if series.dtype != dtype:
         series = series.cast(dtype)
-    # Texts are what they are: `to_physical` would start Polars' query engine, which costs more than a batch's look-ups.
-    plain = series if dtype in _TEXTS else series.cast(pl.UInt8) if dtype == pl.Boolean else series.to_physical()
+    # Most are what they are: `to_physical` would start Polars' query engine, which costs more than a batch's look-ups.
+    is_plain = dtype in _TEXTS or dtype.is_integer()
+    plain = series if is_plain else series.cast(pl.UInt8) if dtype == pl.Boolean else series.to_physical()
     array = plain.rechunk().to_arrow(compat_level=_VIEWS)
     validity, values, *texts = array.buffers()
     return validity, array.offset, values, texts

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from headrace.engine.row_picks import columns_of
 from headrace.engine.state.arrays import NO_INTS, Ints, Mask, by_small_number
 
 CHUNK_RATIO = 8
@@ -52,7 +53,7 @@ class RowStore:
 
     def take(self, rows: Ints, names: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows of these numbers, in this order; all columns, or some."""
-        chunks = self._chunks if names is None else [chunk.select(names) for chunk in self._chunks]
+        chunks = self._chunks if names is None else [columns_of(chunk, names) for chunk in self._chunks]
         if not chunks:
             return self._nothing if names is None else self._nothing.select(names)
         return _from_chunks(chunks, self._starts, rows)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from headrace.engine.operator import DELETED, PARTITION, SEQUENCE, TIME
+from headrace.engine.row_picks import as_dtype, frame_of
 from headrace.engine.state.arrays import Array, Mask, bisected, distinct, grow, more_than
 from headrace.engine.state.dictionary import Dictionary
 from headrace.engine.state.row_store import RowStore
@@ -64,6 +65,8 @@ class TableStore:
         """Rows whose time is in `_observed`."""
         self._undo: list[tuple[Rows, Rows]] = []
         self._kept_rows = 0
+        self._deleted_rows = 0
+        """Rows that say that their key is gone, current or not."""
         self._forget_at_rows = GARBAGE_ROWS_MIN
         self._kept_observed: dict[int, int] = {}
 
@@ -108,14 +111,14 @@ class TableStore:
             found = self._find_latest(slots, slots_put, before, visible)
         self._point(slots_put, before)
         self._observe(table)
-        alive = found != ABSENT
-        alive[alive] &= ~self._deleted[found[alive]]
-        return np.where(alive, found, ABSENT)
+        if self._deleted_rows:
+            found[self._deleted[found] & (found != ABSENT)] = ABSENT
+        return found
 
     def take(self, rows: Rows, columns: Mapping[str, str]) -> pl.DataFrame:
         """Columns (source name to output name) of these rows; nulls where `ABSENT`."""
         found = self._rows.take_optional(rows, list(dict.fromkeys(columns)))
-        return pl.DataFrame([found[old].alias(new) for old, new in columns.items()])
+        return frame_of([found[old].alias(new) for old, new in columns.items()]) if columns else pl.DataFrame()
 
     # Asked from outside, between transactions
 
@@ -158,7 +161,7 @@ class TableStore:
             return np.empty(0, np.int64)
         slots = self._index.intern(table)
         self._grow(int(slots.max()) + 1)
-        self._rows.append(pl.DataFrame([_as(table[name], dtype) for name, dtype in self._schema.items()]))
+        self._rows.append(frame_of([as_dtype(table[name], dtype) for name, dtype in self._schema.items()]))
         self._put_rows(slots, table[TIME].to_numpy(), table[DELETED].to_numpy())
         return slots
 
@@ -169,6 +172,7 @@ class TableStore:
             if self._count > len(self._by_row[name]):
                 grow(self._by_row, name, max(self._count, more_than(len(self._by_row[name]))), 0)
             self._by_row[name][begin : self._count] = values
+        self._deleted_rows += int(np.count_nonzero(deleted))
 
     def _grow(self, slots: int) -> None:
         if slots > len(self._current):
@@ -187,9 +191,9 @@ class TableStore:
         return slots
 
     def _find_latest(self, slots: Rows, slots_put: Rows, before: int, visible: Rows) -> Rows:
-        found = np.full(len(slots), ABSENT, np.int64)
+        found = self._current[slots]
         hit = slots != ABSENT
-        found[hit] = self._current[slots[hit]]
+        found[~hit] = ABSENT
         if not len(slots_put):
             return found
         # New rows sorted by (slot, arrival), as one number each, so that one search finds "the last before me".
@@ -289,6 +293,8 @@ class TableStore:
 
     def commit(self) -> None:
         """Rows put since the last commit stay."""
+        if self._kept_rows == len(self._slot):
+            return
         self._undo.clear()
         self._kept_rows = len(self._slot)
         self._kept_observed = dict(self._observed)
@@ -320,6 +326,7 @@ class TableStore:
             self._current[slots] = rows
         self._undo.clear()
         count = self._kept_rows
+        self._deleted_rows -= int(np.count_nonzero(self._deleted[count:]))
         self._rows.cut(count)
         self._count = count
         self._observed = dict(self._kept_observed)
@@ -344,14 +351,10 @@ class TableStore:
         self._rows.keep(rows)
         time_ms, deleted = self._time[rows], self._deleted[rows]
         self._current[:] = ABSENT
-        self._count = 0
+        self._count = self._deleted_rows = 0
         if len(rows):
             self._put_rows(self._index.intern(kept_keys), time_ms, deleted)
             self._grow(int(self._slot.max()) + 1)
             self._current[self._slot] = np.arange(len(rows))
         self._kept_rows = self._observed_rows = len(rows)
         self._versions = None
-
-
-def _as(series: pl.Series, dtype: pl.DataType) -> pl.Series:
-    return series if series.dtype == dtype else series.cast(dtype)
