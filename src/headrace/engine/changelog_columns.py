@@ -80,7 +80,8 @@ def _packed(series: pl.Series, columns: list[Column]) -> list[Any]:
 
 def _packed_numbers(values: Array, dtype: str, columns: list[Column]) -> list[Any] | None:
     """How numbers that are all the same, or close together, are told; None for others."""
-    smallest, largest = values.min().item(), values.max().item()
+    # Of one row, as most commits are where little comes, there is nothing to find out.
+    smallest, largest = (values.min().item(), values.max().item()) if len(values) > 1 else (values[0].item(),) * 2
     if smallest == largest:
         return [SAME, dtype, smallest]
     for narrow, distance_max in _DISTANCES if values.dtype.kind in "iu" else ():

@@ -45,7 +45,7 @@ def columns_of(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """These columns of the frame. `frame[names]` would make a series of the names first."""
     if frame.columns == names:
         return frame
-    return frame_of([frame.get_column(name) for name in names]) if names else frame[[]]
+    return frame_of([frame.get_column(name) for name in names]) if names else frame.select([])
 
 
 def as_dtype(series: pl.Series, dtype: pl.DataType) -> pl.Series:

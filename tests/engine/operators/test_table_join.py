@@ -187,6 +187,28 @@ def test_versions_beyond_the_history_are_freed(monkeypatch: pytest.MonkeyPatch) 
     assert len(join._store._slot) <= 300
 
 
+@pytest.mark.parametrize("keys", [["a", "b"], ["a"]])
+def test_a_table_of_keys_alone_says_which_rows_have_a_partner(keys: list[str]) -> None:
+    """A join may take nothing of the table but that a row is there."""
+    columns = (Column(name="k", type="string"), Column(name="v", type="string"))
+    step = TableJoinStep(
+        name="join",
+        inputs=("stream", "table"),
+        columns=columns,
+        on=(("k", "id"),),
+        how="inner",
+        as_of=False,
+        renames={},
+        max_wait_ms=0,
+    )
+    join = TableJoin(step, {"id": pl.String()}, history_ms=None)
+    _, table = frames([Event("table", 0, key, 1, 0) for key in keys])
+    stream, _ = frames([Event("stream", 0, key, n, 1) for n, key in enumerate(["b", "a", "c"])])
+    stream = stream.with_columns(pl.col(SEQUENCE) + table.height)
+    output = join.process([stream, table.drop("value")], Context())
+    assert output["k"].to_list() == [key for key in ["b", "a", "c"] if key in keys]
+
+
 def test_forgotten_partitions_match_nothing_and_others_stay() -> None:
     """A partition that moved away takes its rows along, and only its own."""
     join = make_join(how="left", as_of=False, history_ms=None)

@@ -117,8 +117,10 @@ class TableStore:
 
     def take(self, rows: Rows, columns: Mapping[str, str]) -> pl.DataFrame:
         """Columns (source name to output name) of these rows; nulls where `ABSENT`."""
+        if not columns:
+            return pl.DataFrame()
         found = self._rows.take_optional(rows, list(dict.fromkeys(columns)))
-        return frame_of([found[old].alias(new) for old, new in columns.items()]) if columns else pl.DataFrame()
+        return frame_of([found[old].alias(new) for old, new in columns.items()])
 
     # Asked from outside, between transactions
 

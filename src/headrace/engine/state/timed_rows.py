@@ -43,6 +43,7 @@ _KEY, _OWNER, _ROW, _TIME, _DUE, _IDENTITY, _COUNT = (
     "identity",
     "#count",
 )
+_NEVER = 2**63 - 1
 _IDENTITY_COLUMN = "__identity"
 _NUMBER = "__number_"
 """Before a number's name in the changelog: a user's column may have the same name."""
@@ -251,8 +252,12 @@ class TimedRows:
     def _note(self, slots: Ints) -> None:
         partitions, due_ms = self._slab["partition"][slots], self._slab[_DUE][slots]
         self._buckets.add(partitions, due_ms, slots)
-        for partition in np.unique(partitions).tolist():
-            first_ms = int(due_ms[partitions == partition].min())
+        if not len(slots):
+            return
+        soonest = np.full(int(partitions.max()) + 1, _NEVER, np.int64)
+        np.minimum.at(soonest, partitions, due_ms)
+        for partition in np.flatnonzero(soonest < _NEVER).tolist():
+            first_ms = int(soonest[partition])
             self._soonest[partition] = min(first_ms, self._soonest.get(partition, first_ms))
 
     # Columns
@@ -405,8 +410,10 @@ class TimedRows:
 
 
 def _counted(partitions: Ints) -> dict[int, int]:
-    numbers, counts = np.unique(partitions, return_counts=True)
-    return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    # They are small: to count them is several times faster than to find what is distinct.
+    counts = np.bincount(partitions)
+    numbers = np.flatnonzero(counts)
+    return dict(zip(numbers.tolist(), counts[numbers].tolist(), strict=True))
 
 
 def _columns(frame: pl.DataFrame, names: Mapping[str, pl.DataType]) -> pl.DataFrame:
