@@ -27,7 +27,7 @@ from headrace.ingress.values import Form
 from headrace.ingress.violations import NotPublishable, UnknownContract
 from headrace.log.columns import take_outgoing
 from headrace.log.partitioner import partition_for
-from headrace.log.port import Producer, RecordTooLarge, UnknownTopic
+from headrace.log.port import Outgoing, Producer, RecordTooLarge, UnknownTopic
 
 DELIVERY_TIMEOUT_S = 120.0
 """How long a batch waits for a registry or a log that cannot be reached; as long as a Kafka producer waits."""
@@ -136,17 +136,8 @@ class BatchPublisher:
 
     def produce(self, prepared: Prepared) -> dict[int, HeadraceError]:
         """Queue the records; `flush` makes them durable. Returns the input rows that the log refused."""
-        refused: dict[int, HeadraceError] = {}
-        outgoing, rows = prepared.outgoing, prepared.rows
-        while len(outgoing):
-            try:
-                self._open_producer().produce(outgoing)
-                break
-            except RecordTooLarge as error:
-                refused[int(rows[error.row])] = error
-                rest = np.delete(np.arange(len(outgoing)), error.row)
-                outgoing, rows = take_outgoing(outgoing, rest), rows[rest]
-        return refused
+        refused = produce_fitting(self._open_producer(), prepared.outgoing)
+        return {int(prepared.rows[position]): error for position, error in refused.items()}
 
     def flush(self) -> None:
         """Wait until everything produced is durable. After a raise the outcome of those records is unknown."""
@@ -199,6 +190,21 @@ class BatchPublisher:
         if self._producer is None:
             self._producer = self._environment.log.producer()
         return self._producer
+
+
+def produce_fitting(producer: Producer, outgoing: Outgoing) -> dict[int, HeadraceError]:
+    """Queue the records that the log takes; returns those that are too large, by their position."""
+    refused: dict[int, HeadraceError] = {}
+    positions = np.arange(len(outgoing))
+    while len(outgoing):
+        try:
+            producer.produce(outgoing)
+            break
+        except RecordTooLarge as error:
+            refused[int(positions[error.row])] = error
+            kept = np.delete(np.arange(len(outgoing)), error.row)
+            outgoing, positions = take_outgoing(outgoing, kept), positions[kept]
+    return refused
 
 
 def backoff_s() -> Iterator[float]:

@@ -12,13 +12,18 @@ from headrace.contracts.yaml_model import checked_model
 from headrace.contracts.yaml_source import closest, read_yaml
 from headrace.errors import Where
 from headrace.ingress.cdc.config import CdcConfig, PostgresCdcConfig, SqliteCdcConfig
+from headrace.ingress.gateway.config import GatewayConfig
 from headrace.ingress.violations import IngressInvalid
 
 HELP_PAGE = "docs/ingress.md"
-KINDS: Mapping[str, type[CdcConfig]] = {"sqlite-cdc": SqliteCdcConfig, "postgres-cdc": PostgresCdcConfig}
+KINDS: Mapping[str, type[CdcConfig] | type[GatewayConfig]] = {
+    "sqlite-cdc": SqliteCdcConfig,
+    "postgres-cdc": PostgresCdcConfig,
+    "gateway": GatewayConfig,
+}
 
 
-def load_ingress(path: Path) -> CdcConfig:
+def load_ingress(path: Path) -> CdcConfig | GatewayConfig:
     """Read one file of `ingress/`; a file of a database is taken relative to the folder above it, the workspace.
 
     Raises `YamlInvalid`, `IngressInvalid`.

@@ -10,7 +10,6 @@ Owns the reading of the three formats; `files` publishes what is read.
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from headrace.contracts.avro import AvroSchema
 from headrace.errors import Where
 from headrace.ingress.columns import ColumnBuilder, Columns
+from headrace.ingress.json_rows import JsonReader, Unreadable
 from headrace.ingress.values import Form
 from headrace.ingress.violations import IngressError
 
@@ -68,7 +68,7 @@ def format_of(path: Path) -> str:
 
 
 def _jsonl_chunks(path: Path, schema: AvroSchema) -> Iterator[Chunk]:
-    builder = ColumnBuilder(schema, Form.JSON)
+    builder, reader = ColumnBuilder(schema, Form.JSON), JsonReader(schema)
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     unreadable: list[tuple[int, str]] = []
@@ -76,9 +76,9 @@ def _jsonl_chunks(path: Path, schema: AvroSchema) -> Iterator[Chunk]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            parsed = _json_row(line)
-            if isinstance(parsed, str):
-                unreadable.append((number, parsed))
+            parsed = reader.row(line)
+            if isinstance(parsed, Unreadable):
+                unreadable.append((number, parsed.reason))
             else:
                 rows.append(parsed)
                 lines.append(number)
@@ -87,16 +87,6 @@ def _jsonl_chunks(path: Path, schema: AvroSchema) -> Iterator[Chunk]:
                 rows, lines, unreadable = [], [], []
         if rows or unreadable:
             yield Chunk(builder.from_rows(rows), lines, file.tell(), unreadable)
-
-
-def _json_row(line: bytes) -> dict[str, Any] | str:
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError:
-        return "is not UTF-8 text"
-    except (json.JSONDecodeError, RecursionError) as error:
-        return f"is not JSON: {error}"
-    return row if isinstance(row, dict) else "is not a JSON object"
 
 
 def _csv_chunks(path: Path, schema: AvroSchema) -> Iterator[Chunk]:

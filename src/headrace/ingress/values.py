@@ -9,6 +9,8 @@ Owns the rules of conversion for each kind of Avro type and each form a value ma
 
 from __future__ import annotations
 
+import base64
+import binascii
 import enum
 import json
 import math
@@ -35,10 +37,16 @@ class Form(enum.Enum):
     """Python objects of a service. A datetime without zone is refused for an instant."""
     JSON = "json"
     """Parsed JSON. Bytes are text with one character per byte, as in Avro's JSON; a time without zone is UTC."""
+    HTTP = "http"
+    """Parsed JSON of a service in another language. Bytes are base64; a time without zone is refused for an instant."""
     TEXT = "text"
     """A cell of CSV, not empty. Nested values are JSON."""
     SQLITE = "sqlite"
     """A value of SQLite: integer, real, text or blob. Booleans are 0 and 1; a time without zone is UTC."""
+
+
+_PARSED = (Form.JSON, Form.HTTP)
+"""Both parsed by `json_rows`."""
 
 
 class Missing:
@@ -126,8 +134,11 @@ def _boolean(value: Any, shape: Shape, form: Form) -> bool:
 
 _BOOLEAN_TEXTS = {"true": True, "1": True, "false": False, "0": False}
 _RANGES = {Kind.INT: 2**31, Kind.LONG: 2**63}
+_WHOLE_DIGITS_MAX = 40
+"""Far more than a long has: no number of a thousand digits is written out to learn that."""
 _EXACT_IN_DOUBLE = 2**53
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT64_MAX = int(np.finfo(np.float64).max)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _NOT_FINITE = {"nan": math.nan, "infinity": math.inf, "-infinity": -math.inf, "inf": math.inf, "-inf": -math.inf}
 
@@ -137,6 +148,8 @@ def _integer(value: Any, shape: Shape, form: Form) -> int:
         value = _whole(_decimal_text(value), shape)
     elif isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_IN_DOUBLE:
         value = int(value)
+    elif isinstance(value, Decimal) and form in _PARSED:
+        value = _whole(value, shape)
     if not isinstance(value, int) or isinstance(value, bool):
         raise wrong_type(value, shape)
     limit = _RANGES[shape.kind]
@@ -146,7 +159,7 @@ def _integer(value: Any, shape: Shape, form: Form) -> int:
 
 
 def _whole(value: Decimal, shape: Shape) -> int:
-    if value.is_finite() and value == value.to_integral_value():
+    if value.is_finite() and value.adjusted() < _WHOLE_DIGITS_MAX and value == value.to_integral_value():
         return int(value)
     raise Misfit(f"is not a whole number, and {type_text(shape)} holds no other")
 
@@ -158,28 +171,38 @@ def _decimal_text(text: str) -> Decimal:
 
 
 def _real(value: Any, shape: Shape, form: Form) -> float:
-    if isinstance(value, str) and form in (Form.TEXT, Form.JSON):
+    if isinstance(value, str) and form in (Form.TEXT, *_PARSED):
         value = _real_of_text(value, shape, form)
+    elif isinstance(value, Decimal) and form in _PARSED:
+        value = float(value)
+        if not math.isfinite(value):
+            raise Misfit(f"is out of the range of {type_text(shape)}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong_type(value, shape)
-    if isinstance(value, int) and abs(value) > _EXACT_IN_DOUBLE:
+    if isinstance(value, int) and not _is_exact(value):
         raise Misfit(f"is a whole number that {type_text(shape)} cannot hold exactly")
     if shape.kind is Kind.FLOAT and math.isfinite(value) and abs(value) > _FLOAT32_MAX:
         raise Misfit("is out of the range of float")
     return float(value)
 
 
+def _is_exact(value: int) -> bool:
+    return abs(value) <= _EXACT_IN_DOUBLE or (abs(value) <= _FLOAT64_MAX and int(float(value)) == value)
+
+
 def _real_of_text(text: str, shape: Shape, form: Form) -> float:
     known = _NOT_FINITE.get(text.strip().lower())
     if known is not None:
         return known
-    if form is Form.JSON:
+    if form in _PARSED:
         raise wrong_type(text, shape)
     return float(_decimal_text(text))
 
 
 def _bytes(value: Any, shape: Shape, form: Form) -> bytes:
-    if isinstance(value, str) and form in (Form.TEXT, Form.JSON):
+    if isinstance(value, str) and form is Form.HTTP:
+        value = _base64(value)
+    elif isinstance(value, str) and form in (Form.TEXT, Form.JSON):
         try:
             value = value.encode("latin-1")
         except UnicodeEncodeError as error:
@@ -189,6 +212,13 @@ def _bytes(value: Any, shape: Shape, form: Form) -> bytes:
     if shape.kind is Kind.FIXED and len(value) != shape.size:
         raise Misfit(f"has {len(value)} bytes, not {shape.size}")
     return bytes(value)
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Misfit("is not base64") from error
 
 
 def _string(value: Any, shape: Shape, form: Form) -> str:
@@ -275,7 +305,7 @@ def _temporal_units(value: Any, shape: Shape, form: Form) -> int:
         return time_units(value, shape.unit)
     if shape.kind in (Kind.TIMESTAMP, Kind.LOCAL_TIMESTAMP) and isinstance(value, str | datetime):
         is_instant = shape.kind is Kind.TIMESTAMP
-        return datetime_units(value, shape.unit, is_instant=is_instant, assume_utc=form is not Form.PYTHON)
+        return datetime_units(value, shape.unit, is_instant=is_instant, assume_utc=form not in (Form.PYTHON, Form.HTTP))
     raise wrong_type(value, shape)
 
 

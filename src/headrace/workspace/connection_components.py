@@ -13,17 +13,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from headrace.egress.config import EgressConfig
 from headrace.egress.replay_input import REPLAYS_FROM
 from headrace.egress.runner import EgressRunner
 from headrace.egress.sdk import load_connector
 from headrace.egress.status import EgressStatus
 from headrace.errors import HeadraceError
+from headrace.ingress.cdc.config import CdcConfig
 from headrace.ingress.cdc.worker import CdcWorker
+from headrace.ingress.gateway.config import GatewayConfig
+from headrace.ingress.gateway.worker import Gateway
 from headrace.log.port import Fenced
 from headrace.workspace.environment import Environment
 from headrace.workspace.load import IngressConfig, Workspace
-from headrace.workspace.plan_connectors import open_ingress
+from headrace.workspace.plan_connectors import open_gateway, open_ingress
 from headrace.workspace.runtime import Component, Report
 from headrace.workspace.status import (
     WRITE_INTERVAL_S,
@@ -38,9 +43,17 @@ from headrace.workspace.status import (
 def connection_components(workspace: Workspace, environment: Environment, instance: str) -> list[Component]:
     """Every ingress and egress of the workspace."""
     return [
-        *(IngressComponent(config, workspace, environment, instance) for config in workspace.ingress),
+        *(_ingress(config, workspace, environment, instance) for config in workspace.ingress),
         *(EgressComponent(config, workspace, environment, instance) for config in workspace.egress),
     ]
+
+
+def _ingress(
+    config: IngressConfig, workspace: Workspace, environment: Environment, instance: str
+) -> IngressComponent | GatewayComponent:
+    if isinstance(config, GatewayConfig):
+        return GatewayComponent(config, workspace, environment, instance)
+    return IngressComponent(config, workspace, environment, instance)
 
 
 class TakenOver(HeadraceError):
@@ -56,7 +69,7 @@ class IngressComponent:
     A pause ends its run: it is no member of anything, and goes on from the position that it committed.
     """
 
-    config: IngressConfig
+    config: CdcConfig
     workspace: Workspace
     environment: Environment
     instance: str
@@ -101,6 +114,55 @@ class IngressComponent:
             dead_letters=counters.dead_letters,
             error=str(status.error) if status.error else None,
             source_log=None if log is None else SourceLogStatus(**asdict(log)),
+        )
+
+
+@dataclass(slots=True)
+class GatewayComponent:
+    """One gateway in this process, beside those of others. While it is paused nobody listens."""
+
+    config: GatewayConfig
+    workspace: Workspace
+    environment: Environment
+    instance: str
+    kind: ComponentKind = field(default=ComponentKind.INGRESS, init=False)
+    runs_once: bool = field(default=False, init=False)
+    pauses_inside: bool = field(default=False, init=False)
+    gateway: Gateway = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gateway = open_gateway(self.config, self.workspace, self.environment, self.instance)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Of its metrics."""
+        return self.gateway.metrics.registry
+
+    def set_paused(self, paused: bool) -> None:
+        """It does not run while it is paused."""
+
+    def run(self, stop: threading.Event, report: Report) -> None:
+        with _reporting(self._status, report):
+            self.gateway.run(stop)
+
+    def _status(self, previous: ComponentStatus | None) -> ComponentStatus:
+        status, now_ms = self.gateway.status(), time.time_ns() // 1_000_000
+        return ComponentStatus(
+            kind=self.kind,
+            name=self.name,
+            instance=self.instance,
+            environment=self.environment.name,
+            state=_WORK_STATES[status.state],
+            started_at_ms=previous.started_at_ms if previous else now_ms,
+            written_at_ms=now_ms,
+            records_in=status.records_in,
+            records_out=status.records_out,
+            records_per_second=_rate(previous, status.records_in, now_ms),
+            error=str(status.error) if status.error else None,
         )
 
 

@@ -145,7 +145,7 @@ def owners(workspace: Workspace) -> list[Owner]:
     """Every dead-letter topic of the workspace."""
     pipelines = (pipeline.plan for pipeline in workspace.pipelines)
     found = [Owner(ComponentKind.PIPELINE, plan.name, plan.dead_letter_topic) for plan in pipelines]
-    return found + [Owner(_kind(config), config.name, config.dead_letter_topic) for config in workspace.connections]
+    return found + [Owner(_kind(config), config.name, config.dead_letter_topic) for config in workspace.dead_lettering]
 
 
 def owner(workspace: Workspace, log: Log, name: str) -> Owner:

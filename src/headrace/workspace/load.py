@@ -35,8 +35,9 @@ EGRESS_FOLDER = "egress"
 if TYPE_CHECKING:
     from headrace.egress.config import EgressConfig
     from headrace.ingress.cdc.config import CdcConfig
+    from headrace.ingress.gateway.config import GatewayConfig
 
-IngressConfig: TypeAlias = "CdcConfig"
+IngressConfig: TypeAlias = "CdcConfig | GatewayConfig"
 """Of any kind."""
 
 
@@ -71,6 +72,15 @@ class Workspace:
     def connections(self) -> tuple[IngressConfig | EgressConfig, ...]:
         """What moves data in and out."""
         return (*self.ingress, *self.egress)
+
+    @property
+    def dead_lettering(self) -> tuple[CdcConfig | EgressConfig, ...]:
+        """Those that have a dead-letter topic: a gateway tells its client instead."""
+        if not self.ingress:
+            return self.egress
+        from headrace.ingress.gateway.config import GatewayConfig  # It was read already.
+
+        return tuple(each for each in self.connections if not isinstance(each, GatewayConfig))
 
     @property
     def names(self) -> tuple[str, ...]:

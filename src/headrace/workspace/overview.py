@@ -211,7 +211,7 @@ def _record_counts(log: Log, partitions: Mapping[str, int]) -> dict[str, int]:
 def _kinds(workspace: Workspace, present: Iterable[str]) -> dict[str, str]:
     kinds = {topic: contract.kind.value for topic, contract in workspace.topics.items()}
     dead = [pipeline.plan.dead_letter_topic for pipeline in workspace.pipelines]
-    dead += [config.dead_letter_topic for config in workspace.connections]
+    dead += [config.dead_letter_topic for config in workspace.dead_lettering]
     kinds.update(dict.fromkeys(dead, "dead_letters"))
     names = tuple(f"{pipeline.plan.name}." for pipeline in workspace.pipelines)
     internal = [

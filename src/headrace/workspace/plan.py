@@ -149,7 +149,7 @@ def wanted_topics(
             problems.append(Problem.of(error))
     wanted.extend(
         _dead_letters(config.dead_letter_topic, config.name, config.where, environment)
-        for config in workspace.connections
+        for config in workspace.dead_lettering
     )
     return wanted, problems
 

@@ -16,12 +16,15 @@ from headrace.errors import HeadraceError
 from headrace.workspace.changes import Change, Json, Problem, SetUpIngress
 from headrace.workspace.environment import Environment
 from headrace.workspace.errors import UnknownName, did_you_mean
-from headrace.workspace.load import IngressConfig, Workspace
+from headrace.workspace.load import Workspace
 
 if TYPE_CHECKING:
     from headrace.egress.config import EgressConfig
+    from headrace.ingress.cdc.config import CdcConfig
     from headrace.ingress.cdc.postgres.cdc import PostgresCdc
     from headrace.ingress.cdc.worker import CdcWorker
+    from headrace.ingress.gateway.config import GatewayConfig
+    from headrace.ingress.gateway.worker import Gateway
 
 
 @dataclass(slots=True)
@@ -43,8 +46,15 @@ class EgressStage:
 def plan_ingress(workspace: Workspace, environment: Environment) -> IngressStage:
     """Ask each source what it lacks."""
     stage = IngressStage()
+    if not workspace.ingress:
+        return stage
+    from headrace.ingress.gateway.config import GatewayConfig
+
     for config in workspace.ingress:
         try:
+            if isinstance(config, GatewayConfig):
+                open_gateway(config, workspace, environment).check()
+                continue
             ingress = open_ingress(config, workspace, environment)
             missing = ingress.missing()
         except HeadraceError as error:
@@ -57,14 +67,30 @@ def plan_ingress(workspace: Workspace, environment: Environment) -> IngressStage
 
 def set_up_ingress(name: str, workspace: Workspace, environment: Environment) -> None:
     """Give the source what it lacks."""
+    from headrace.ingress.gateway.config import GatewayConfig
+
     for config in workspace.ingress:
-        if config.name == name:
+        if config.name == name and not isinstance(config, GatewayConfig):
             open_ingress(config, workspace, environment).setup()
             return
     raise UnknownName(f"workspace {workspace.name!r} has no ingress {name!r}")
 
 
-def open_ingress(config: IngressConfig, workspace: Workspace, environment: Environment) -> CdcWorker[Any]:
+def open_gateway(config: GatewayConfig, workspace: Workspace, environment: Environment, instance: str = "0") -> Gateway:
+    """The gateway of a configuration. Opens nothing."""
+    from headrace.ingress.gateway.worker import Gateway
+
+    return Gateway(
+        config,
+        environment,
+        workspace.contracts,
+        workspace=environment.workspace,
+        root=workspace.root,
+        instance=instance,
+    )
+
+
+def open_ingress(config: CdcConfig, workspace: Workspace, environment: Environment) -> CdcWorker[Any]:
     """The ingress of a configuration. Raises what does not fit its contracts."""
     from headrace.ingress.cdc.config import PostgresCdcConfig, SqliteCdcConfig
     from headrace.ingress.cdc.sqlite import SqliteCdc

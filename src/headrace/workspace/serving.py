@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+from prometheus_client import CollectorRegistry
 
 from headrace.engine.metrics import EngineMetrics
 from headrace.workspace.control import ControlTopic
@@ -19,6 +22,14 @@ from headrace.workspace.status import ComponentStatus
 from headrace.workspace.table_owners import address_of
 from headrace.workspace.tables import open_tables
 from headrace.workspace.tables_http import TablesHttp
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A component with metrics of its own."""
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
 
 
 @contextmanager
@@ -34,6 +45,9 @@ def answering(
     """Serve at `port` beside the block, and give what is to be told of every status. Raises `HttpUnavailable`."""
     http = workspace.file.config.http
     health = Health(components, metrics, lag_seconds_max=http.ready_lag_seconds)
+    for each in components:
+        if isinstance(each, Measured):
+            health.registry.register(each.registry)
     tables = open_tables(workspace, environment, instance, control, components)
 
     def watch(status: ComponentStatus) -> None:
