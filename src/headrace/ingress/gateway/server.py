@@ -37,6 +37,8 @@ from headrace.ingress.gateway.problems import problem_response
 KEY_HEADER = "Idempotency-Key"
 KEY_CHARACTERS_MAX = 255
 BACKLOG = 512
+LINGERING_S = 1.0
+"""How long the rest of a refused body is thrown away, so that its sender sees the answer."""
 DRAIN_S = 20.0
 """For requests under way when the gateway is told to end; shorter than the supervisor's patience."""
 
@@ -68,7 +70,9 @@ class Server:
         app.router.add_get("/live", self._live)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics_text)
-        self._runner = web.AppRunner(app, access_log=None, auto_decompress=False, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, auto_decompress=False, handle_signals=False, lingering_time=LINGERING_S
+        )
         self._connections: Connections | None = None
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.Task[None] | None = None
