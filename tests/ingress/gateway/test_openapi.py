@@ -1,0 +1,113 @@
+"""The OpenAPI document: complete, and true of every request that schemathesis can think of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+
+from headrace.contracts.avro import AvroSchema
+from headrace.contracts.contract import Contract, TopicKind
+from headrace.ingress.gateway.errors import Refusal
+from headrace.ingress.gateway.openapi import PROBLEMS
+from headrace.ingress.gateway.problems import status_of
+from tests.ingress.gateway.scene import OTHER_TOKEN, TOKEN, Door, sha256
+from tests.ingress.gateway.test_mapping import KINDS
+from tests.ingress.shop import CONTRACTS
+
+WITHOUT_LIMITS_OF_NUMBERS = [name for name in KINDS if name not in ("decimal", "money", "double", "float", "list")]
+"""JSON Schema cannot say how many digits a number has, nor which whole numbers a double holds."""
+THINGS = Contract(
+    "things",
+    AvroSchema.parse(
+        {
+            "type": "record",
+            "name": "Thing",
+            "fields": [
+                {"name": "id", "type": "long", "doc": "Who it is."},
+                *(
+                    {"name": name, "type": KINDS[name][0], "doc": f"A {name}."}
+                    for name in WITHOUT_LIMITS_OF_NUMBERS
+                    if name != "long"
+                ),
+                {"name": "pieces", "type": "int", "default": 1},
+            ],
+        }
+    ),
+    key=("id",),
+    description="All kinds of things.",
+    units={"pieces": "boxes"},
+    tags={"uuid": ("asset-id",)},
+)
+PAGES = Contract(
+    "pages",
+    AvroSchema.parse({"type": "record", "name": "Page", "fields": [{"name": "url", "type": "string"}]}),
+)
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    door = Door(tmp_path_factory.mktemp("openapi"), {"things": THINGS, "pages": PAGES})
+    clients = {"shop": {"sha256": sha256(TOKEN), "topics": ["*"]}}
+    gateway = door.gateway(clients=clients, records_per_second=1e9, body_bytes_max=100_000, linger_ms=0)
+    yield schemathesis.openapi.from_url(
+        f"http://127.0.0.1:{gateway.port}/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}
+    )
+    door.close()
+
+
+@schemathesis.serializer("application/x-ndjson")
+def ndjson(context: Any, value: Any) -> bytes:
+    """As any text that a client may send."""
+    return value.encode(errors="replace") if isinstance(value, str) else repr(value).encode()
+
+
+schema = schemathesis.pytest.from_fixture("document")
+
+
+@schema.parametrize()
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_schemathesis_finds_nothing(case: Any) -> None:
+    """Statuses, headers, bodies and content types are as the document says; what it forbids is refused."""
+    case.call_and_validate(headers={**(case.headers or {}), "Authorization": f"Bearer {TOKEN}"})
+
+
+def test_the_document_shows_the_topics_of_the_client(tmp_path: Path) -> None:
+    """Those that its token may write; documentation and units with them; no topic of changes."""
+    door = Door(tmp_path, {**CONTRACTS, "things": THINGS})
+    clients = {
+        "shop": {"sha256": sha256(TOKEN), "topics": ["*"]},
+        "web": {"sha256": sha256(OTHER_TOKEN), "topics": ["clicks"]},
+    }
+    gateway = door.gateway(clients=clients)
+    found = door.client(gateway).request("GET", "/openapi.json").json
+    assert set(found["paths"]) == {"/topics/orders", "/topics/customers", "/topics/clicks", "/topics/things"}
+    assert "items" in CONTRACTS
+    assert CONTRACTS["items"].kind is TopicKind.CHANGE
+    thing = found["components"]["schemas"]["record.things"]
+    assert thing["properties"]["id"]["description"] == "Who it is."
+    assert thing["properties"]["pieces"] == {
+        "type": "integer",
+        "minimum": -(2**31),
+        "maximum": 2**31 - 1,
+        "default": 1,
+        "x-unit": "boxes",
+        "description": "Unit: boxes.",
+    }
+    assert thing["properties"]["uuid"]["x-tags"] == ["asset-id"]
+    assert "pieces" not in thing["required"]
+    assert "optional" not in thing["required"]
+    assert thing["additionalProperties"] is False
+    web = door.client(gateway, OTHER_TOKEN).request("GET", "/openapi.json").json
+    assert list(web["paths"]) == ["/topics/clicks"]
+    door.close()
+
+
+def test_every_status_is_in_the_document() -> None:
+    """Of all refusals that there are."""
+    assert {error.status for error in Refusal.__subclasses__()} <= set(PROBLEMS)
+    assert status_of(Refusal("x")) in PROBLEMS
