@@ -23,3 +23,17 @@ def test_every_row_is_equal_at_any_batch_size(batch_records_max: int, flights: i
     assert report["records"] == flights
     assert report["records_per_second"] > 0
     assert report["seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(240)
+def test_the_second_form_gives_the_same_answer(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planes and airlines captured from PostgreSQL, flights posted to the gateway: every row is equal."""
+    monkeypatch.setenv("HEADRACE_POSTGRES", postgres_url)
+    command = ["demo", "--services", "--json", "--rows", "60000"]
+    done = subprocess.run([sys.executable, "-m", "headrace.cli", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["rows_equal"] is True
+    assert report["rows"] == report["rows_expected"] > 0

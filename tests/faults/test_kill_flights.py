@@ -12,7 +12,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from headrace.demo import database, oracle
+from headrace.demo import oracle
+from headrace.demo.airports import PublishingAirports
+from headrace.demo.database import SqliteFleet
 from headrace.demo.replay import records_in, replay
 from headrace.demo.source_files import read_flights
 from headrace.workspace.apply import apply_plan
@@ -43,14 +45,15 @@ def test_three_kills_leave_no_trace_in_topic_and_table(
     shutil.copytree(ROOT / "examples" / "flights", root, ignore=shutil.ignore_patterns("__pycache__"))
     name = f"flights{os.getpid()}"
     (root / "headrace.toml").write_text((root / "headrace.toml").read_text().replace('"flights"', f'"{name}"'))
-    database.create(root / "fleet.db")
+    register = SqliteFleet(root / "fleet.db")
+    register.create()
     flights = read_flights(FLIGHTS)
     expected = oracle.answer(flights)
     workspace = load(root)
     generator = random.Random(5)
     with connect(workspace.file, workspace.contracts, "kafka") as environment:
         apply_plan(make_plan(workspace, environment), workspace, environment)
-        with fleet(root) as supervisor:
+        with fleet(root) as supervisor, PublishingAirports(environment) as airports:
             killed: Counter[int] = Counter()
             due = [FLIGHTS * share // 5 for share in range(1, KILLS + 1)]
             published = 0
@@ -68,7 +71,8 @@ def test_three_kills_leave_no_trace_in_topic_and_table(
 
             replay(
                 environment,
-                root / "fleet.db",
+                register,
+                airports,
                 flights,
                 alive=lambda: None,
                 progress=advance,

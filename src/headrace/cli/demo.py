@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -23,11 +24,14 @@ import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headrace.cli.output import console, emit_json, say, table
-from headrace.demo import database, oracle
-from headrace.demo.replay import records_in, replay
+from headrace.demo import oracle
+from headrace.demo.airports import Airports, PostingAirports, PublishingAirports
+from headrace.demo.database import SqliteFleet
+from headrace.demo.replay import Fleet, records_in, replay
 from headrace.demo.source_files import read_flights
 from headrace.errors import HeadraceError
 from headrace.log.port import Log
+from headrace.testing.server_process import free_ports
 from headrace.workspace.apply import apply_plan
 from headrace.workspace.environment import Environment, connect
 from headrace.workspace.load import load
@@ -35,6 +39,8 @@ from headrace.workspace.overview import group_lag
 from headrace.workspace.plan import make_plan
 
 KAFKA_VARIABLE = "HEADRACE_KAFKA"
+POSTGRES_VARIABLE = "HEADRACE_POSTGRES"
+"""A PostgreSQL server, as its superuser, for the second form; without it one is started."""
 STALLED_S = 40.0
 """The job is over when nothing was committed for so long. A lost worker is back long before."""
 SETTLE_S = 6.0
@@ -66,7 +72,13 @@ class Report:
 
 
 def run_demo(
-    *, kafka: bool, rows: int | None, batch_records_max: int | None, keep: Path | None, json_output: bool
+    *,
+    kafka: bool,
+    services: bool,
+    rows: int | None,
+    batch_records_max: int | None,
+    keep: Path | None,
+    json_output: bool,
 ) -> int:
     """Run the demo; 0 when every row is equal, 1 otherwise."""
     tell = (lambda text: None) if json_output else say
@@ -83,7 +95,8 @@ def run_demo(
             with (root / "headrace.toml").open("a") as config:
                 config.write(f"\n[engine]\nbatch_records_max = {batch_records_max}\n")
         tell(f"workspace in {root}")
-        report, differences = _run(root, "kafka" if kafka else "dev", rows, tell, quiet=json_output, kept=keep)
+        form = _services(root, stack, tell) if services else _embedded(root)
+        report, differences = _run(root, form, "kafka" if kafka else "dev", rows, tell, quiet=json_output, kept=keep)
     if json_output:
         emit_json(asdict(report))
     else:
@@ -92,19 +105,71 @@ def run_demo(
 
 
 def _make_workspace(keep: Path | None, stack: contextlib.ExitStack) -> Path:
-    """Copy the flights workspace, and make the database beside it."""
+    """Copy the flights workspace."""
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise HeadraceError(f"{keep} is not empty", cure="name a new folder")
     root = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-demo-")))
     template = importlib.resources.files("headrace.demo") / "flights"
     with importlib.resources.as_file(template) as folder:
         shutil.copytree(folder, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    database.create(root / "fleet.db")
     return root.resolve()
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Where planes and airlines are, and how the flights come."""
+
+    fleet: Fleet
+    airports: Callable[[Environment, Callable[[], None]], contextlib.AbstractContextManager[Airports]]
+
+
+def _embedded(root: Path) -> _Form:
+    """The register in a SQLite file beside the workspace; flights through the SDK."""
+    fleet = SqliteFleet(root / "fleet.db")
+    fleet.create()
+    return _Form(fleet, lambda environment, alive: PublishingAirports(environment))
+
+
+def _services(root: Path, stack: contextlib.ExitStack, tell: Callable[[str], None]) -> _Form:
+    """The register in PostgreSQL, captured from there; flights posted to the gateway."""
+    try:
+        from headrace.demo.postgres_fleet import fleet_database
+    except ImportError as error:
+        raise HeadraceError(
+            f"PostgreSQL's driver is not there: {error}", cure="pip install 'headrace[postgres]'"
+        ) from error
+    server_url = os.environ.get(POSTGRES_VARIABLE)
+    if not server_url:
+        from headrace.testing.postgres import running_postgres
+
+        tell("starting PostgreSQL")
+        server_url = stack.enter_context(running_postgres()).url
+    fleet = stack.enter_context(fleet_database(server_url))
+    token = secrets.token_hex(32)
+    os.environ["FLEET_DATABASE"], os.environ["FLIGHTS_TOKEN"] = fleet.url, token
+    shutil.copytree(root / "services" / "ingress", root / "ingress", dirs_exist_ok=True)
+    (port,) = free_ports(1)
+    gateway = root / "ingress" / "airports.yaml"
+    gateway.write_text(gateway.read_text().replace("port: 8080", f"port: {port}"))
+
+    @contextlib.contextmanager
+    def airports(_: Environment, alive: Callable[[], None]) -> Iterator[Airports]:
+        posting = PostingAirports(port, token, alive)
+        posting.wait_until_ready()
+        yield posting
+
+    return _Form(fleet, airports)
+
+
 def _run(
-    root: Path, environment_name: str, rows: int | None, tell: Callable[[str], None], *, quiet: bool, kept: Path | None
+    root: Path,
+    form: _Form,
+    environment_name: str,
+    rows: int | None,
+    tell: Callable[[str], None],
+    *,
+    quiet: bool,
+    kept: Path | None,
 ) -> tuple[Report, tuple[str, ...]]:
     workspace = load(root)
     flights = read_flights(rows)
@@ -115,8 +180,8 @@ def _run(
         tell(f"applied {len(plan.changes)} changes: topics, schemas, change capture")
         with _workers(root, environment_name) as alive:
             started = time.monotonic()
-            with _progress(flights.height, quiet=quiet) as advance:
-                replay(environment, root / "fleet.db", flights, alive=alive, progress=advance)
+            with form.airports(environment, alive) as airports, _progress(flights.height, quiet=quiet) as advance:
+                replay(environment, form.fleet, airports, flights, alive=alive, progress=advance)
             tell("all flights published; waiting for the last windows to close")
             [egress] = workspace.egress
             target = root / "delays.duckdb"

@@ -17,6 +17,9 @@ def demo(
     kafka: Annotated[
         bool, typer.Option("--kafka", help="On a real Kafka broker, started and stopped by the demo.")
     ] = False,
+    services: Annotated[
+        bool, typer.Option("--services", help="Planes in PostgreSQL, flights over HTTP, as services would have them.")
+    ] = False,
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="Only the first so many flights.")] = None,
     batch_records_max: Annotated[
         int | None, typer.Option("--batch-records-max", min=1, help="Records in one batch; the answer is the same.")
@@ -27,4 +30,13 @@ def demo(
     """Run 336,776 real flights through contracts, log, pipeline and connector, and check every row of the answer."""
     from headrace.cli.demo import run_demo
 
-    raise typer.Exit(run_demo(kafka=kafka, rows=rows, batch_records_max=batch_records_max, keep=keep, json_output=json))
+    raise typer.Exit(
+        run_demo(
+            kafka=kafka,
+            services=services,
+            rows=rows,
+            batch_records_max=batch_records_max,
+            keep=keep,
+            json_output=json,
+        )
+    )

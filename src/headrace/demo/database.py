@@ -6,6 +6,7 @@ Owns `fleet.db`. Knows nothing of headrace: it is somebody's ordinary database.
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -24,25 +25,30 @@ def epoch_ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def create(path: Path) -> None:
-    """The register as it is when the year begins."""
-    begin = epoch_ms(REGISTER_BEGIN)
-    database = sqlite3.connect(path)
-    with database:
-        database.executescript(TABLES)
-        planes = ((*row, begin) for row in read_planes().iter_rows())
-        database.executemany("INSERT INTO planes VALUES (?, ?, ?, ?, ?, ?, ?)", planes)
-        airlines = ((*row, begin) for row in read_airlines().iter_rows())
-        database.executemany("INSERT INTO airlines VALUES (?, ?, ?)", airlines)
-    database.close()
+@dataclass(frozen=True, slots=True)
+class SqliteFleet:
+    """The register of aircraft."""
 
+    path: Path
 
-def enter(path: Path, change: Change) -> None:
-    """One transaction of the fleet team."""
-    database = sqlite3.connect(path, timeout=30)
-    with database:
-        database.executemany(
-            "UPDATE planes SET manufacturer = ?, valid_from = ? WHERE tailnum = ?",
-            [(maker, epoch_ms(change.valid_from), tail) for tail, maker in change.makers.items()],
-        )
-    database.close()
+    def create(self) -> None:
+        """The register as it is when the year begins."""
+        begin = epoch_ms(REGISTER_BEGIN)
+        database = sqlite3.connect(self.path)
+        with database:
+            database.executescript(TABLES)
+            planes = ((*row, begin) for row in read_planes().iter_rows())
+            database.executemany("INSERT INTO planes VALUES (?, ?, ?, ?, ?, ?, ?)", planes)
+            airlines = ((*row, begin) for row in read_airlines().iter_rows())
+            database.executemany("INSERT INTO airlines VALUES (?, ?, ?)", airlines)
+        database.close()
+
+    def enter(self, change: Change) -> None:
+        """One transaction of the fleet team."""
+        database = sqlite3.connect(self.path, timeout=30)
+        with database:
+            database.executemany(
+                "UPDATE planes SET manufacturer = ?, valid_from = ? WHERE tailnum = ?",
+                [(maker, epoch_ms(change.valid_from), tail) for tail, maker in change.makers.items()],
+            )
+        database.close()

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import polars as pl
 
-from headrace.demo import database
-from headrace.demo.source_files import changes, read_airlines, read_planes
+from headrace.demo.airports import Airports
+from headrace.demo.source_files import Change, changes, read_airlines, read_planes
 from headrace.errors import HeadraceError
-from headrace.ingress.batch_publisher import BatchPublisher
 from headrace.log.port import Log, TopicPartition
 from headrace.workspace.environment import Environment
 
@@ -29,6 +27,13 @@ class ReplayStuck(HeadraceError):
     """Something that the replay waits for does not happen."""
 
     code = "demo.stuck"
+
+
+class Fleet(Protocol):
+    """The fleet team and its database."""
+
+    def enter(self, change: Change) -> None:
+        """One transaction of the fleet team."""
 
 
 def records_in(log: Log, topic: str) -> int:
@@ -53,7 +58,8 @@ def wait_for(condition: Callable[[], bool], what: str, *, timeout_s: float, aliv
 
 def replay(
     environment: Environment,
-    fleet: Path,
+    fleet: Fleet,
+    airports: Airports,
     flights: pl.DataFrame,
     *,
     alive: Callable[[], None],
@@ -78,34 +84,24 @@ def replay(
     )
     left_at = flights["left_at"]
     published = 0
-    with BatchPublisher(environment, name="airports") as publisher:
-        for change in changes(read_planes()):
-            until = int(left_at.search_sorted(change.entered_at, side="left"))
-            _publish(publisher, flights[published:until], progress, chunk_rows)
-            published = max(published, until)
-            before = records_in(log, "planes")
-            database.enter(fleet, change)
-            wanted = before + len(change.makers)
-            wait_for(
-                lambda wanted=wanted: records_in(log, "planes") >= wanted,  # type: ignore[misc]
-                "the capture of a change",
-                timeout_s=CAPTURE_TIMEOUT_S,
-                alive=alive,
-            )
-        _publish(publisher, flights[published:], progress, chunk_rows)
+    for change in changes(read_planes()):
+        until = int(left_at.search_sorted(change.entered_at, side="left"))
+        _publish(airports, flights[published:until], progress, chunk_rows)
+        published = max(published, until)
+        before = records_in(log, "planes")
+        fleet.enter(change)
+        wanted = before + len(change.makers)
+        wait_for(
+            lambda wanted=wanted: records_in(log, "planes") >= wanted,  # type: ignore[misc]
+            "the capture of a change",
+            timeout_s=CAPTURE_TIMEOUT_S,
+            alive=alive,
+        )
+    _publish(airports, flights[published:], progress, chunk_rows)
 
 
-def _publish(
-    publisher: BatchPublisher, flights: pl.DataFrame, progress: Callable[[int], None], chunk_rows: int
-) -> None:
-    encoder = publisher.encoder("flights.departed")
-    table = flights.drop("left_at").to_arrow()
-    for start in range(0, table.num_rows, chunk_rows):
-        piece = table.slice(start, chunk_rows)
-        stamps = np.full(piece.num_rows, publisher.clock(), np.int64)
-        prepared = encoder.encode_columns(encoder.columns.from_table(piece), stamps)
-        assert not prepared.violations, "the source files fit their contract"
-        refused = publisher.produce(prepared)
-        assert not refused
-        publisher.flush()
-        progress(piece.num_rows)
+def _publish(airports: Airports, flights: pl.DataFrame, progress: Callable[[int], None], chunk_rows: int) -> None:
+    for start in range(0, flights.height, chunk_rows):
+        piece = flights[start : start + chunk_rows].drop("left_at")
+        airports.publish(piece)
+        progress(piece.height)

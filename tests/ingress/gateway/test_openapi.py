@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,10 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @schemathesis.serializer("application/x-ndjson")
 def ndjson(context: Any, value: Any) -> bytes:
-    """As any text that a client may send."""
-    return value.encode(errors="replace") if isinstance(value, str) else repr(value).encode()
+    """A line of each item; what is no array is no lines either."""
+    if isinstance(value, list):
+        return "".join(json.dumps(item) + "\n" for item in value).encode()
+    return json.dumps(value, indent=2).encode() + b"\n}"
 
 
 schema = schemathesis.pytest.from_fixture("document")

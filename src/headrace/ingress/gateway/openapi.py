@@ -85,9 +85,7 @@ def _path(config: GatewayConfig, contract: Contract) -> Json:
                     JSON_TYPE: {"schema": {"anyOf": [record, records]}, "example": example_row(contract)},
                     EVENT_TYPE: {"schema": event},
                     BATCH_TYPE: {"schema": events},
-                    NDJSON_TYPE: {
-                        "schema": {"type": "string", "description": "One record of the JSON form in each line."}
-                    },
+                    NDJSON_TYPE: {"schema": {**records, "description": "Each item is one line."}},
                 },
             },
             "responses": answers | problems,
