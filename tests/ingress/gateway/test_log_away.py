@@ -84,7 +84,7 @@ class Posting(threading.Thread):
         return self.answer
 
 
-@pytest.mark.parametrize("failures", [["before"], ["after"], ["before", "after"], ["after", "after", "before"]])
+@pytest.mark.parametrize("failures", [["before"], ["after"], ["before", "after"], ["before", "before", "after"]])
 def test_a_commit_that_fails_is_looked_up_and_never_doubled(door: Door, failures: list[str]) -> None:
     """Whether or not it came about: each record is there once, and the client hears that it is."""
     switch, gateway = switched(door)

@@ -54,7 +54,7 @@ PAGES = Contract(
 def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     door = Door(tmp_path_factory.mktemp("openapi"), {"things": THINGS, "pages": PAGES})
     clients = {"shop": {"sha256": sha256(TOKEN), "topics": ["*"]}}
-    gateway = door.gateway(clients=clients, records_per_second=1e9, body_bytes_max=100_000, linger_ms=0)
+    gateway = door.gateway(clients=clients, records_per_second=1e9, body_bytes_max=10_000_000, linger_ms=0)
     yield schemathesis.openapi.from_url(
         f"http://127.0.0.1:{gateway.port}/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}
     )

@@ -64,9 +64,9 @@ def openapi_document(config: GatewayConfig, contracts: Sequence[Contract]) -> Js
 
 def _path(config: GatewayConfig, contract: Contract) -> Json:
     record = {"$ref": f"#/components/schemas/{_name(contract)}"}
-    records = {"type": "array", "items": record, "minItems": 1, "maxItems": config.records_max}
+    records = {"type": "array", "items": record, "minItems": 1}
     event = _event(record)
-    events = {"type": "array", "items": event, "minItems": 1, "maxItems": config.records_max}
+    events = {"type": "array", "items": event, "minItems": 1}
     answers = {
         "200": _answered("Every record is durable."),
         "207": _answered("Some records are durable; each of the others says why it is not."),
