@@ -21,8 +21,13 @@ Schema = dict[str, Any]
 _BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _FLOAT32_MAX = 3.4028234663852886e38
 _NOT_FINITE = {"enum": ["NaN", "Infinity", "-Infinity"]}
-_LOCAL = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?$"
-_TIME = r"^[0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?$"
+_DATE = (
+    "[1-9][0-9]{3}-((01|03|05|07|08|10|12)-(0[1-9]|[12][0-9]|3[01])"
+    "|(04|06|09|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+"""Without 29 February, which only some years have."""
+_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,%d})?)?"
+_DIGITS = {"ms": 3, "us": 6, "ns": 9}
 
 
 def contract_schema(contract: Contract) -> Schema:
@@ -101,11 +106,13 @@ def _bare(shape: Shape) -> Schema:
             return _decimal(shape)
         case Kind.TIME:
             most = SECONDS_PER_DAY * PER_SECOND[shape.unit] - 1
-            return _or_count({"type": "string", "pattern": _TIME}, 0, most)
+            return _or_count({"type": "string", "pattern": f"^{_CLOCK % _DIGITS[shape.unit]}$"}, 0, most)
         case Kind.TIMESTAMP:
             return _or_count({"type": "string", "format": "date-time"}, -(2**63), 2**63 - 1)
         case Kind.LOCAL_TIMESTAMP:
-            return _or_count({"type": "string", "pattern": _LOCAL}, -(2**63), 2**63 - 1)
+            return _or_count(
+                {"type": "string", "pattern": f"^{_DATE}T{_CLOCK % _DIGITS[shape.unit]}$"}, -(2**63), 2**63 - 1
+            )
     raise AssertionError(shape.kind)
 
 
