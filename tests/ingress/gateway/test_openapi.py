@@ -75,7 +75,7 @@ def ndjson(context: Any, value: Any) -> bytes:
 
 
 def made_new(case: Any) -> None:
-    """A valid key, and the valid id of an event, that no request had before: that a second one is refused is no news."""
+    """Valid keys, and valid ids of events, that no request had before: that a second one is refused is no news."""
     key = (case.headers or {}).get(KEY_HEADER)
     if isinstance(key, str) and KEY.fullmatch(key):
         case.headers[KEY_HEADER] = uuid.uuid4().hex

@@ -24,6 +24,7 @@ EVENT_TYPE = "application/cloudevents+json"
 BATCH_TYPE = "application/cloudevents-batch+json"
 HTTP_PREFIX, KAFKA_PREFIX = "ce-", "ce_"
 REQUIRED = ("specversion", "id", "source", "type")
+_TEXTS = frozenset({*REQUIRED, "subject", "time", "dataschema", "datacontenttype"})
 ATTRIBUTE_CHARACTERS_MAX = 1_024
 ATTRIBUTES_MAX = 64
 
@@ -79,7 +80,7 @@ def _event(attributes: Mapping[str, Any], row: dict[str, Any] | Unreadable) -> E
     if len(attributes) > ATTRIBUTES_MAX:
         return Unreadable(f"is no CloudEvent: it has more than {ATTRIBUTES_MAX} attributes")
     for name, value in attributes.items():
-        text = _text(value)
+        text = None if name in _TEXTS and not isinstance(value, str | None) else _text(value)
         if not _NAME.fullmatch(name):
             return Unreadable("is no CloudEvent: the name of an attribute is not of lower case letters and digits")
         if text is None:

@@ -110,7 +110,7 @@ def _name(contract: Contract) -> str:
 
 def _event(record: Json) -> Json:
     text = {"type": "string", "minLength": 1, "maxLength": ATTRIBUTE_CHARACTERS_MAX}
-    optional = {"type": "string", "maxLength": ATTRIBUTE_CHARACTERS_MAX}
+    optional = {"type": ["string", "null"], "maxLength": ATTRIBUTE_CHARACTERS_MAX}
     properties = {
         "specversion": {"const": "1.0"},
         "id": text,
