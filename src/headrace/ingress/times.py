@@ -46,7 +46,7 @@ def time_units(value: str | time, unit: str) -> int:
 
 def datetime_units(value: str | datetime, unit: str, *, is_instant: bool, assume_utc: bool) -> int:
     """Units since the epoch, of an instant or a local time. Raises `ValueError`."""
-    fraction = ""
+    fraction, is_text = "", isinstance(value, str)
     if isinstance(value, str):
         text, fraction = _split_fraction(value)
         try:
@@ -56,6 +56,8 @@ def datetime_units(value: str | datetime, unit: str, *, is_instant: bool, assume
     if not is_instant and value.tzinfo is not None:
         raise ValueError("is a time with a zone, and the contract asks for a local time; give it without")
     if is_instant and value.tzinfo is None:
+        if not assume_utc and is_text:
+            raise ValueError("is a time without zone; end it with Z, or an offset such as +01:00")
         if not assume_utc:
             raise ValueError("is a datetime without zone; give it one, such as tzinfo=datetime.UTC")
         value = value.replace(tzinfo=UTC)

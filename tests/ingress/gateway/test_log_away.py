@@ -202,6 +202,27 @@ def test_requests_under_way_get_their_answers_when_it_ends(door: Door) -> None:
     assert gateway.status().state == "stopped"
 
 
+def test_a_gateway_that_was_paused_runs_again(door: Door) -> None:
+    """The same one, as a pause ends its run: it knows its keys, and its metrics go on."""
+    gateway = door.gateway()
+    client = door.client(gateway)
+    told = client.post("orders", order(1), key="k")
+    door.stop(gateway)
+    stop = threading.Event()
+    again = threading.Thread(target=gateway.run, args=(stop,))
+    again.start()
+    wait_until(lambda: gateway.port is not None, "it listens again")
+    client = door.client(gateway)
+    assert client.post("orders", order(1), key="k").body == told.body
+    text = client.request("GET", "/metrics").body.decode()
+    assert 'headrace_gateway_requests_total{name="door",status="200"} 2.0' in text
+    assert 'headrace_gateway_keys{name="door"} 1.0' in text
+    stop.set()
+    again.join(30)
+    assert not again.is_alive()
+    assert door.count("orders") == 1
+
+
 def test_a_topic_that_is_not_there_harms_no_other(door: Door) -> None:
     """Requests of the same moment for another topic go in; the answer tells nothing of the log."""
     admin = door.log.admin()

@@ -20,6 +20,7 @@ class GatewayMetrics:
     def __init__(self, name: str) -> None:
         self.registry = CollectorRegistry()
         self._name = name
+        self._gauges: dict[str, Gauge] = {}
         self._requests = Counter(
             "headrace_gateway_requests", "Requests answered.", ["name", "status"], registry=self.registry
         )
@@ -59,8 +60,11 @@ class GatewayMetrics:
         self._refused_connections.labels(self._name).inc()
 
     def gauge(self, name: str, told: str, value: Callable[[], float]) -> None:
-        """A number that is looked up when somebody asks."""
-        Gauge(name, told, ["name"], registry=self.registry).labels(self._name).set_function(value)
+        """A number that is looked up when somebody asks; of the last run of a gateway that runs again."""
+        found = self._gauges.get(name)
+        if found is None:
+            found = self._gauges[name] = Gauge(name, told, ["name"], registry=self.registry)
+        found.labels(self._name).set_function(value)
 
 
 def counts_of(answer: Answer) -> tuple[int, int]:

@@ -37,6 +37,8 @@ from headrace.ingress.gateway.problems import problem_response
 KEY_HEADER = "Idempotency-Key"
 KEY_CHARACTERS_MAX = 255
 BACKLOG = 512
+KEEPALIVE_S = 75.0
+"""How long a connection may be idle between requests: they are counted."""
 LINGERING_S = 1.0
 """How long the rest of a refused body is thrown away, so that its sender sees the answer."""
 DRAIN_S = 20.0
@@ -71,7 +73,11 @@ class Server:
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics_text)
         self._runner = web.AppRunner(
-            app, access_log=None, auto_decompress=False, handle_signals=False, lingering_time=LINGERING_S
+            app,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGERING_S,
         )
         self._connections: Connections | None = None
         self._server: asyncio.Server | None = None
