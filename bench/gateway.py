@@ -106,6 +106,8 @@ def _measured(load: str, bootstrap: str, file: Path, under_way: int, seconds: fl
     with _server(bootstrap, file) as server:
         latencies, cpu_seconds, elapsed, total = asyncio.run(_loaded(server, load, under_way, seconds))
         peak_mb = server.peak_mb()
+    if len(latencies) < 2:
+        sys.exit(f"{load}: fewer than two requests in {seconds:g} s; measure longer")
     records = len(latencies) * _records_of(load)
     cut = statistics.quantiles(latencies, n=100)
     line = Line(

@@ -19,7 +19,7 @@ def arguments(*given: str) -> argparse.Namespace:
 def test_each_load_is_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One line a load; every record that was answered is in the topic once."""
     monkeypatch.setattr(gateway, "WARM_S", 0.1)
-    given = ["--seconds", "0.3", "--under-way", "4", "--batches-under-way", "2", "--json"]
+    given = ["--seconds", "1", "--under-way", "4", "--batches-under-way", "2", "--json"]
     assert gateway.run(arguments(*given, "--loads", "keyed,events")) == 0
     keyed, events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert (keyed["load"], events["load"]) == ("keyed", "events")
@@ -36,7 +36,7 @@ def test_a_topic_that_lacks_records_fails_the_run(monkeypatch: pytest.MonkeyPatc
     """A rate of records that are not there is none."""
     monkeypatch.setattr(gateway, "WARM_S", 0.1)
     monkeypatch.setattr(gateway, "_visible", lambda *_: 1)
-    assert gateway.run(arguments("--seconds", "0.2", "--under-way", "2", "--loads", "single")) == 1
+    assert gateway.run(arguments("--seconds", "1", "--under-way", "2", "--loads", "single")) == 1
 
 
 def test_unknown_loads_are_refused() -> None:

@@ -33,7 +33,7 @@ from tests.ingress.gateway.scene import BATCH_TYPE, Client, event, sha256
 from tests.ingress.shop import order
 
 CLIENTS = 6
-KILLS = 4
+KILLS = 2
 ROOT = Path(__file__).parents[3]
 TOKEN = "shop-token-0123456789"
 GONE = (OSError, http.client.HTTPException)
@@ -164,7 +164,7 @@ def test_each_record_is_there_once_however_gateways_die(fleet: Fleet) -> None:
             return False
 
     wait_until(answers, "a gateway is ready")
-    kills = 3 * KILLS if os.environ.get("HEADRACE_LONG_FAULTS") else KILLS
+    kills = 6 * KILLS if os.environ.get("HEADRACE_LONG_FAULTS") else KILLS
     stop, random_moments = threading.Event(), random.Random(7)
     senders = [Sender(fleet.port, fleet.topic, number, stop) for number in range(CLIENTS)]
     for sender in senders:

@@ -135,7 +135,7 @@ def same(left: Any, right: Any) -> bool:
     return type(left) is type(right) and bool(left == right)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.fixed_dictionaries({name: pairs for name, (_, pairs) in KINDS.items()}), min_size=1, max_size=4))
 def test_every_type_is_written_as_it_was_sent(rows: list[dict[str, Pair]]) -> None:
     """Whatever stands beside it in the batch; numbers lose no digit."""

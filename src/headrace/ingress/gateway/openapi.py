@@ -119,7 +119,7 @@ def _event(record: Json) -> Json:
         "subject": optional,
         "time": {**optional, "format": "date-time"},
         "dataschema": optional,
-        "datacontenttype": {"const": "application/json"},
+        "datacontenttype": {"enum": ["application/json", None]},
         "data": record,
     }
     required = ["specversion", "id", "source", "type", "data"]
