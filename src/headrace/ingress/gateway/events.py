@@ -14,6 +14,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -90,12 +91,21 @@ def _event(attributes: Mapping[str, Any], row: dict[str, Any] | Unreadable) -> E
     missing = next((name for name in REQUIRED if not texts.get(name)), None)
     if missing is not None:
         return Unreadable(f"is no CloudEvent: `{missing}` is missing")
+    if "time" in texts and not _is_instant(texts["time"]):
+        return Unreadable("is no CloudEvent: `time` is not RFC 3339, such as 2013-01-01T05:15:00Z")
     if texts["specversion"] != "1.0":
         return Unreadable("is no CloudEvent that is read: `specversion` is not 1.0")
     if isinstance(row, Unreadable):
         return row
     headers: HeaderRow = [(KAFKA_PREFIX + name, text.encode()) for name, text in texts.items()]
     return Event(row, texts["source"], texts["id"], headers)
+
+
+def _is_instant(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _text(value: Any) -> str | None:
