@@ -141,6 +141,23 @@ def test_who_claims_first_publishes(keys: Keys) -> None:
     assert two.settle([b"k1", b"k2"]) == {b"k1": ANSWER, b"k2": InFlight.HERE}
 
 
+def test_of_two_claims_the_first_in_the_log_holds(keys: Keys) -> None:
+    """Both were written before either process read the other's; a later one changes nothing for anybody."""
+    one, two, third = keys.process("one"), keys.process("two"), keys.process("third")
+    for each in (one, two):
+        each.open()
+    assert one.settle([b"k"]) == {b"k": None}
+    follow, two.follow = two.follow, lambda: None  # type: ignore[method-assign]
+    assert two.settle([b"k"]) == {b"k": InFlight.HERE}
+    two.follow = follow  # type: ignore[method-assign]
+    assert one.settle([b"k"]) == {b"k": None}
+    assert two.settle([b"k"]) == {b"k": InFlight.HERE}
+    third.open()
+    held = third.index.get(b"k")
+    assert isinstance(held, Claim)
+    assert held.by == "one"
+
+
 def test_a_claim_of_a_dead_process_is_taken_over_and_that_one_is_fenced(keys: Keys) -> None:
     """After the timeout; the former holder, should it live, can commit nothing, and learns who has the key."""
     one, two = keys.process("one"), keys.process("two")
