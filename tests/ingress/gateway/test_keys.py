@@ -178,19 +178,18 @@ def test_a_claim_of_a_dead_process_is_taken_over_and_that_one_is_fenced(keys: Ke
 
 
 def test_a_taker_that_finds_the_answer_publishes_nothing(keys: Keys) -> None:
-    """The former holder committed before it was fenced."""
+    """The former holder committed after the taker had claimed, and before it was fenced."""
     one, two = keys.process("one"), keys.process("two")
     producer, _ = one.open(), two.open()
     one.settle([b"k"])
     keys.now_ms[0] += 30_000
-    read, two.follow = two.catch_up, lambda: None  # type: ignore[method-assign]
-    commit(one, producer, {b"k": ANSWER}, 1)
+    fence = two._fence
 
-    def late(*, decided: bool = False) -> None:
-        if decided:
-            read(decided=True)
+    def late(transactional_ids: Any) -> None:
+        commit(one, producer, {b"k": ANSWER}, 1)
+        fence(transactional_ids)
 
-    two.catch_up = late  # type: ignore[method-assign]
+    two._fence = late  # type: ignore[method-assign]
     assert two.settle([b"k"]) == {b"k": ANSWER}
 
 
