@@ -146,6 +146,7 @@ class Server:
             response = problem_response(error)
         finally:
             self._under_way -= 1
+        response.headers["Server"] = "headrace"
         if self._is_draining:
             response.force_close()
         if request.match_info.handler == self._post:
