@@ -27,7 +27,7 @@ from headrace.ingress.values import Form
 from headrace.ingress.violations import NotPublishable, UnknownContract
 from headrace.log.columns import take_outgoing
 from headrace.log.partitioner import partition_for
-from headrace.log.port import Outgoing, Producer, RecordTooLarge, UnknownTopic
+from headrace.log.port import Log, Outgoing, Producer, RecordTooLarge, UnknownTopic
 
 DELIVERY_TIMEOUT_S = 120.0
 """How long a batch waits for a registry or a log that cannot be reached; as long as a Kafka producer waits."""
@@ -61,7 +61,7 @@ class BatchPublisher:
         self._environment = environment
         self._encoders: dict[tuple[str, Form], TopicEncoder] = {}
         self._producer: Producer | None = None
-        self._partitions: Mapping[str, int] = {}
+        self._partitions = PartitionCounts(environment.log)
 
     def __enter__(self) -> BatchPublisher:
         return self
@@ -166,7 +166,7 @@ class BatchPublisher:
         self, outcomes: list[Outcome | None], indexes: Sequence[int], prepared: Prepared, failed: Mapping[int, object]
     ) -> None:
         outgoing = prepared.outgoing
-        count = self._partition_count(outgoing.topic)
+        count = self._partitions.of(outgoing.topic)
         partitions = None if outgoing.key is None else partition_for(outgoing.key, count).tolist()
         assert outgoing.timestamp_ms is not None
         for position, row in enumerate(prepared.rows.tolist()):
@@ -175,21 +175,30 @@ class BatchPublisher:
                 stamp = int(outgoing.timestamp_ms[position])
                 outcomes[indexes[row]] = RecordMetadata(outgoing.topic, partition, None, stamp)
 
-    def _partition_count(self, topic: str) -> int:
-        if topic not in self._partitions:
-            admin = self._environment.log.admin()
-            try:
-                self._partitions = {name: each.partitions for name, each in admin.topics().items()}
-            finally:
-                admin.close()
-        if topic not in self._partitions:
-            raise UnknownTopic(f"topic {topic!r} does not exist", cure="create it with `headrace apply`")
-        return self._partitions[topic]
-
     def _open_producer(self) -> Producer:
         if self._producer is None:
             self._producer = self._environment.log.producer()
         return self._producer
+
+
+class PartitionCounts:
+    """How many partitions topics have, asked of the log once."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._counts: Mapping[str, int] = {}
+
+    def of(self, topic: str) -> int:
+        """Raises `UnknownTopic`."""
+        if topic not in self._counts:
+            admin = self._log.admin()
+            try:
+                self._counts = {name: each.partitions for name, each in admin.topics().items()}
+            finally:
+                admin.close()
+        if topic not in self._counts:
+            raise UnknownTopic(f"topic {topic!r} does not exist", cure="create it with `headrace apply`")
+        return self._counts[topic]
 
 
 def produce_fitting(producer: Producer, outgoing: Outgoing) -> dict[int, HeadraceError]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import structlog
 
 from headrace.errors import Fault, HeadraceError
-from headrace.ingress.batch_publisher import backoff_s, produce_fitting
+from headrace.ingress.batch_publisher import PartitionCounts, backoff_s, produce_fitting
 from headrace.ingress.gateway.answers import (
     Accepted,
     Answer,
@@ -37,7 +37,7 @@ from headrace.ingress.gateway.key_log import InFlight, KeyLog, Verdict
 from headrace.ingress.gateway.preparing import EventKey, Pending, Reply, TopicBatch
 from headrace.log.columns import take_outgoing
 from headrace.log.partitioner import partition_for
-from headrace.log.port import Log, Producer, RecordTooLarge, UnknownTopic
+from headrace.log.port import Log, Producer, RecordTooLarge
 
 _LOG = structlog.get_logger("headrace.ingress")
 
@@ -75,7 +75,7 @@ class Delivery:
     def __init__(self, log: Log, keys: KeyLog, give_up: threading.Event) -> None:
         self._log, self.keys, self._give_up = log, keys, give_up
         self._producer: Producer | None = None
-        self._partitions: Mapping[str, int] = {}
+        self._partitions = PartitionCounts(log)
         self._transactions = 0
         self.counters = Counters()
         self.error: HeadraceError | None = None
@@ -211,7 +211,7 @@ class Delivery:
         refused = produce_fitting(producer, outgoing)
         partitions = None
         if outgoing.key is not None:
-            partitions = partition_for(outgoing.key, self._partition_count(outgoing.topic)).tolist()
+            partitions = partition_for(outgoing.key, self._partitions.of(outgoing.topic)).tolist()
         assert outgoing.timestamp_ms is not None
         stamps = outgoing.timestamp_ms.tolist()
         for position, row in enumerate(rows.tolist()):
@@ -237,20 +237,9 @@ class Delivery:
                 if request.key is not None and request not in this.replies and _is_published(request):
                     this.kept[request.key] = _answer(request).kept(request.fingerprint)
 
-    def _partition_count(self, topic: str) -> int:
-        if topic not in self._partitions:
-            admin = self._log.admin()
-            try:
-                self._partitions = {name: each.partitions for name, each in admin.topics().items()}
-            finally:
-                admin.close()
-        if topic not in self._partitions:
-            raise UnknownTopic(f"topic {topic!r} does not exist", cure="create it with `headrace apply`")
-        return self._partitions[topic]
-
     def _drop(self) -> None:
         producer, self._producer = self._producer, None
-        self._partitions = {}
+        self._partitions = PartitionCounts(self._log)
         if producer is not None:
             producer.close()
 
