@@ -47,12 +47,14 @@ if TYPE_CHECKING:
     from headrace.flow.windows import session as session
     from headrace.flow.windows import sliding as sliding
     from headrace.flow.windows import tumbling as tumbling
+    from headrace.ingress.outbox import Outbox as Outbox
     from headrace.ingress.publisher import Publisher as Publisher
 
 _HOMES = {
     "Aggregator": "headrace.flow.aggregator",
     "Fault": "headrace.errors",
     "HeadraceError": "headrace.errors",
+    "Outbox": "headrace.ingress.outbox",
     "PipelineInvalid": "headrace.flow.errors",
     "Processor": "headrace.flow.processor",
     "ProcessorContext": "headrace.flow.processor",

@@ -7,24 +7,32 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from headrace.ingress import batch_publisher, publisher
-from headrace.ingress.cdc.config import CdcConfig, PostgresCdcConfig, SqliteCdcConfig
+from headrace.ingress.cdc.config import CdcConfig, OutboxConfig, PostgresCdcConfig, SqliteCdcConfig
+from headrace.ingress.cdc.postgres import outbox
+from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 from headrace.ingress.cdc.sqlite import SqliteCdc
 from headrace.ingress.config import load_ingress
+from headrace.ingress.outbox_table import DEFAULT_TABLE, quoted_name, table_statement
 from headrace.testing.sink_harness import wait_until
 from headrace.workspace.apply import apply_plan
-from headrace.workspace.environment import connect
-from headrace.workspace.load import load
+from headrace.workspace.environment import Environment, connect
+from headrace.workspace.load import Workspace, load
 from headrace.workspace.overview import topic_rows
 from headrace.workspace.plan import make_plan
+from headrace.workspace.plan_connectors import open_ingress
+from tests.ingress.postgres.bank import Bank
+from tests.ingress.postgres.conftest import bank as bank
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ingress.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-INGRESS, CONTRACT, POSTGRES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+INGRESS, CONTRACT, POSTGRES, OUTBOX = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ORDERS = "topic: orders.placed\nowner: orders\nkey: order_id\nfields: {order_id: string, amount: double}\n"
 
 
@@ -65,9 +73,51 @@ def test_python_examples_run(tmp_path: Path, example: int, records: int, said: s
     assert row.records == records
 
 
+@pytest.mark.postgres
+@pytest.mark.xdist_group("postgres")
+def test_the_outbox_of_the_page_publishes(tmp_path: Path, bank: Bank) -> None:
+    """Both services and the ingress of the page as they stand: their events are in the topic."""
+    bank.execute("CREATE TABLE orders (order_id text PRIMARY KEY, amount double precision)")
+    parts = psycopg.conninfo.conninfo_to_dict(bank.url)
+    url = f"postgresql://{parts['user']}@{parts['host']}:{parts['port']}/{bank.database}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHOP_DATABASE", url)
+        patch.delenv("HEADRACE_ENV", raising=False)
+        workspace(tmp_path, {"contracts/orders.yaml": ORDERS, "ingress/outbox.yaml": OUTBOX})
+        for example in PYTHON[3:]:
+            subprocess.run([sys.executable, "-c", example], cwd=tmp_path, timeout=60, check=True)
+        loaded = load(tmp_path)
+        with connect(loaded.file, loaded.contracts) as environment, closing(opened(loaded, environment)) as cdc:
+            wait_until(lambda: cdc.step() == 0 and cdc.counters.transactions > 1, "the events are published")
+            (row,) = [each for each in topic_rows(loaded, environment) if each.topic == "orders.placed"]
+            cdc.close()
+            cdc.teardown()
+    assert (row.records, cdc.counters.dead_letters) == (4, 0)
+
+
+def opened(loaded: Workspace, environment: Environment) -> PostgresCdc:
+    """The only ingress."""
+    (config,) = loaded.ingress
+    cdc = open_ingress(config, loaded, environment)
+    assert isinstance(cdc, PostgresCdc)
+    return cdc
+
+
+def test_the_outbox_of_the_page_is_that_of_the_code() -> None:
+    """Its statement, its keys, how much is removed at a time."""
+    (statement,) = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert statement.split() == f"{table_statement(quoted_name(DEFAULT_TABLE))};".split()
+    for name, each in OutboxConfig.model_fields.items():
+        default = f"{each.default:,}" if type(each.default) is int else each.default
+        assert re.search(
+            rf"^\|`{name}`\|.*\|`?{'required' if each.is_required() else default}`?\|$", PAGE, re.MULTILINE
+        )
+    assert f"{outbox.PRUNE_ROWS_MAX:,} at a time" in PAGE
+
+
 def test_there_are_examples() -> None:
     """Or the test above would leave some out."""
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 5
 
 
 def test_the_ingress_of_the_page_captures(tmp_path: Path) -> None:

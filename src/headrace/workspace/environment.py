@@ -58,9 +58,17 @@ class Environment:
 def open_environment(path: Path | None = None, environment: str | None = None) -> Environment:
     """Open an environment of the workspace at `path` (None: the current folder or above) with its contracts."""
     file = read_config(path)
+    return connect(file, _contracts(file), environment)
+
+
+def read_contracts(path: Path | None = None) -> Mapping[str, Contract]:
+    """The contract files of the workspace at `path`, by topic. Opens no connection."""
+    return _contracts(read_config(path))
+
+
+def _contracts(file: WorkspaceFile) -> Mapping[str, Contract]:
     folder = file.root / CONTRACTS_FOLDER
-    contracts = load_contracts(folder) if folder.is_dir() else {}
-    return connect(file, contracts, environment)
+    return load_contracts(folder) if folder.is_dir() else {}
 
 
 def connect(file: WorkspaceFile, contracts: Mapping[str, Contract], environment: str | None = None) -> Environment:

@@ -38,6 +38,13 @@ def accounts_contract(topic: str = "accounts") -> Contract:
     return contract_of(topic, ("id",), id="long", owner=nullable, cents="long", note=nullable)
 
 
+def orders_contract(topic: str = "orders", *more: Any, kind: TopicKind = TopicKind.EVENT) -> Contract:
+    """Of events that go through an outbox."""
+    fields = [{"name": "order_id", "type": "string"}, {"name": "step", "type": "long"}, *more]
+    schema = AvroSchema.parse({"type": "record", "name": "Order", "fields": fields})
+    return Contract(topic, schema, kind=kind, key=("order_id",))
+
+
 def account(number: int, owner: str | None, cents: int, note: str | None = None) -> Row:
     return {"id": number, "owner": owner, "cents": cents, "note": note}
 

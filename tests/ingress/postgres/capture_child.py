@@ -14,17 +14,18 @@ from headrace.log.embedded import EmbeddedLog
 from headrace.log.kafka import KafkaLog
 from headrace.log.port import Log
 from headrace.log.schema_topic import SchemaTopic
-from tests.ingress.postgres.bank import accounts_contract
+from tests.ingress.postgres.bank import accounts_contract, orders_contract
 
 
 def main(log_place: str, topic: str, workspace: str, config: str) -> None:
     """Run until killed. `log_place` is `kafka:<bootstrap servers>`, or the file of an embedded log."""
     kind, _, servers = log_place.partition(":")
     log: Log = KafkaLog(servers) if kind == "kafka" else EmbeddedLog(Path(log_place))
-    contract = accounts_contract(topic)
     given = PostgresCdcConfig.model_validate(json.loads(config))
+    contracts = {each: orders_contract(each) for each in (given.outbox.topics if given.outbox else ())}
+    contracts[topic] = accounts_contract(topic)
     registry = StoredRegistry(SchemaTopic(log))
-    PostgresCdc(given, log, registry, {contract.topic: contract}, workspace=workspace).run(threading.Event())
+    PostgresCdc(given, log, registry, contracts, workspace=workspace).run(threading.Event())
 
 
 if __name__ == "__main__":

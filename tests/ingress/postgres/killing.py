@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -63,9 +65,19 @@ def capture(bank: Bank, log_place: str) -> subprocess.Popen[bytes]:
     # The server sends transactions of more than 64 kB while they are under way.
     url = f"{bank.url} options='-c logical_decoding_work_mem=64kB'"
     config = bank.config(batch_rows_max=300, snapshot_workers=2, database=url).model_dump(mode="json")
+    return _child(bank, log_place, config)
+
+
+def _child(bank: Bank, log_place: str, config: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     arguments = [log_place, bank.contract.topic, bank.database, json.dumps(config)]
     command = [sys.executable, "-m", "tests.ingress.postgres.capture_child", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def outbox_capture(bank: Bank, outbox: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """The process that reads an outbox alone."""
+    config = bank.config(batch_rows_max=25, tables={}, outbox=outbox).model_dump(mode="json")
+    return _child(bank, str(bank.log_path), config)
 
 
 def kill_at_random_moments(bank: Bank, log_place: str) -> None:

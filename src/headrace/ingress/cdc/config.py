@@ -9,12 +9,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from headrace.contracts.yaml_model import place_of
 from headrace.errors import Where
+from headrace.ingress.outbox_table import DEFAULT_TABLE
 from headrace.ingress.violations import IngressInvalid
 
 IngressName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
@@ -59,6 +60,16 @@ class CdcConfig(_Model):
         return tuple(sorted({table.topic for table in self.tables.values()}))
 
 
+class OutboxConfig(_Model):
+    """A table in which services leave events, and where these may go."""
+
+    table: str = Field(default=DEFAULT_TABLE, min_length=1)
+    topics: tuple[str, ...] = Field(min_length=1)
+    """A row of another topic is a dead letter."""
+    prune_interval_ms: int = Field(default=1_000, ge=0, le=3_600_000)
+    """How often published rows leave the table; 0: somebody else sees to that."""
+
+
 class SqliteCdcConfig(CdcConfig):
     """One ingress from a SQLite database."""
 
@@ -88,6 +99,20 @@ class PostgresCdcConfig(CdcConfig):
     """Read from a server whose `max_slot_wal_keep_size` sets no limit."""
     generation: int = Field(default=1, ge=1)
     """Another number drops the slot and takes every snapshot again."""
+    tables: Mapping[str, CdcTable] = Field(default_factory=dict)
+    outbox: OutboxConfig | None = None
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(sorted({*super().topics, *(self.outbox.topics if self.outbox else ())}))
+
+    @model_validator(mode="after")
+    def _has_something(self) -> Self:
+        if not self.tables and self.outbox is None:
+            raise ValueError("name at least one table under `tables`, or an `outbox`")
+        if self.outbox is not None and self.outbox.table in self.tables:
+            raise ValueError(f"{self.outbox.table!r} is the outbox, and no table to capture")
+        return self
 
     @field_validator("database")
     @classmethod

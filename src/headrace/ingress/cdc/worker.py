@@ -230,7 +230,7 @@ class CdcWorker(ABC, Generic[P]):
     def _publish(self, found: Read[P]) -> None:
         """One transaction."""
         assert self._producer is not None
-        encoded = [(changes, self._encode(changes)) for changes in found.changes]
+        encoded = [(changes, envelopes) for changes in found.changes for envelopes in self.encode(changes)]
         producer = self._producer
         try:
             producer.begin()
@@ -249,15 +249,20 @@ class CdcWorker(ABC, Generic[P]):
         """What encodes these changes."""
         return self._encoders[changes.table]
 
-    def _encode(self, changes: Changes) -> Envelopes:
+    def encode(self, changes: Changes) -> Sequence[Envelopes]:
+        """The records of these changes; those of one topic in their order."""
         encoder = self.encoder_of(changes)
         if changes.operation[0] != TRUNCATE:
-            return encoder.encode(changes)
+            return [encoder.encode(changes)]
         admin = self._log.admin()
         try:
-            return encoder.truncation(changes, admin.topics()[encoder.contract.topic].partitions)
+            return [encoder.truncation(changes, admin.topics()[encoder.contract.topic].partitions)]
         finally:
             admin.close()
+
+    def dead_change(self, changes: Changes, row: int, reason: Reason) -> DeadChange:
+        """The dead letter of a change that is too large to be told."""
+        return self.encoder_of(changes).dead_change(changes, row, reason, with_value=False)
 
     def _produce(self, producer: Producer, changes: Changes, envelopes: Envelopes) -> list[DeadChange]:
         """Queue the records of one table; a record that is too large becomes a dead letter without its columns."""
@@ -269,8 +274,7 @@ class CdcWorker(ABC, Generic[P]):
             except RecordTooLarge as error:
                 row = int(change[error.row])
                 reason = Reason("encode", error.code, error.message)
-                encoder = self._encoders[changes.table]
-                dead.append(encoder.dead_change(changes, row, reason, with_value=False))
+                dead.append(self.dead_change(changes, row, reason))
                 kept = np.delete(np.arange(len(records)), error.row)
                 records, change = _taken(records, kept), change[kept]
         return dead
@@ -331,12 +335,11 @@ def _dead_letters(topic: str, dead: Sequence[DeadChange]) -> Outgoing:
 
 def _taken(records: Outgoing, rows: npt.NDArray[np.int64]) -> Outgoing:
     index = pa.array(rows)
-    assert records.key is not None
     assert records.timestamp_ms is not None
     return replace(
         records,
         value=records.value.take(index),
-        key=records.key.take(index),
+        key=None if records.key is None else records.key.take(index),
         timestamp_ms=records.timestamp_ms[rows],
         headers=None if records.headers is None else records.headers.take(index),
     )

@@ -12,15 +12,18 @@ from headrace.contracts.registry import Registry
 from headrace.contracts.yaml_model import place_of
 from headrace.ingress.cdc.changes import Changes
 from headrace.ingress.cdc.config import PostgresCdcConfig
-from headrace.ingress.cdc.envelopes import EnvelopeEncoder
+from headrace.ingress.cdc.envelopes import DeadChange, EnvelopeEncoder, Envelopes
 from headrace.ingress.cdc.errors import SourceInvalid
 from headrace.ingress.cdc.postgres import publication
 from headrace.ingress.cdc.postgres.connection import Connection, connect, place
+from headrace.ingress.cdc.postgres.outbox import check_table, create_table, has_table, outbox_topics
+from headrace.ingress.cdc.postgres.outbox_encoder import OutboxEncoder
 from headrace.ingress.cdc.postgres.position import PostgresPosition
 from headrace.ingress.cdc.postgres.rows import PostgresChanges, PostgresDialect
 from headrace.ingress.cdc.postgres.source import PostgresSource
 from headrace.ingress.cdc.postgres.tables import SourceTable, check_contract, read_table, type_catalogue
 from headrace.ingress.cdc.worker import CdcWorker
+from headrace.log.dead_letters import Reason
 from headrace.log.port import Log
 
 
@@ -45,22 +48,33 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
         self._check_truncates()
         database = place(config.connection_string()).rpartition("/")[2]
         self._registry, self._database = registry, database
+        self._outbox_encoder: OutboxEncoder | None = None
+        if config.outbox is not None:
+            topics = outbox_topics(config, contracts)
+            self._outbox_encoder = OutboxEncoder(config.outbox.table, topics, registry, ingress=config.name)
         self._encoders = {table: self._encoder(table, contract) for table, contract in self._contracts.items()}
         self._followed: dict[str, tuple[Contract, EnvelopeEncoder]] = {}
 
     def missing(self) -> list[str]:
         connection = self._connect()
         try:
-            return publication.unpublished(connection, self.name, self._tables(connection))
+            tables = self._tables(connection)
+            made = [table for table in self._captured if table not in tables]
+            return [*made, *publication.unpublished(connection, self.name, tables)]
         finally:
             connection.close()
 
     def setup_summary(self, missing: Sequence[str]) -> str:
-        return f"publication {self.name} with {', '.join(missing)} in {place(self.config.connection_string())}"
+        outbox = self.config.outbox
+        table = f"table {outbox.table} where it is missing, " if outbox and outbox.table in missing else ""
+        return f"{table}publication {self.name} with {', '.join(missing)} in {place(self.config.connection_string())}"
 
     def setup(self) -> list[str]:
         connection = self._connect()
         try:
+            publication.check_server(connection, unlimited_wal=self.config.unlimited_wal, where=self._where)
+            if self.config.outbox is not None:
+                create_table(connection, self.config.outbox.table)
             added = publication.publish(connection, self.name, self._tables(connection))
         finally:
             connection.close()
@@ -75,10 +89,28 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
             connection.close()
 
     def open_source(self) -> PostgresSource:
-        return PostgresSource(self.config, self._contracts, self.name, where=self._where)
+        return PostgresSource(self.config, self._captured, self.name, where=self._where)
 
     def parse_position(self, text: bytes) -> PostgresPosition:
         return PostgresPosition.from_json(text)
+
+    @property
+    def _captured(self) -> dict[str, Contract]:
+        """What is read: tables, and the outbox as if it were one."""
+        outbox = self._outbox_encoder
+        return self._contracts if outbox is None else {**self._contracts, outbox.contract.topic: outbox.contract}
+
+    def encode(self, changes: Changes) -> Sequence[Envelopes]:
+        outbox = self._outbox_encoder
+        if outbox is not None and changes.table == outbox.contract.topic:
+            return outbox.encode(changes)
+        return super().encode(changes)
+
+    def dead_change(self, changes: Changes, row: int, reason: Reason) -> DeadChange:
+        outbox = self._outbox_encoder
+        if outbox is not None and changes.table == outbox.contract.topic:
+            return outbox.dead_change(changes, row, reason, with_value=False)
+        return super().dead_change(changes, row, reason)
 
     def encoder_of(self, changes: Changes) -> EnvelopeEncoder:
         """That of the contract file, or of the file with the columns that are followed: a schema version of its own."""
@@ -104,9 +136,14 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
         publication.check_server(connection, unlimited_wal=self.config.unlimited_wal, where=self._where)
         types = type_catalogue(connection)
         tables = {}
-        for name, contract in self._contracts.items():
+        for name, contract in self._captured.items():
+            if name not in self._contracts and not has_table(connection, name):
+                continue  # `setup` makes the outbox.
             tables[name] = read_table(connection, types, name, where=place_of(self.config.where, "tables", name))
             check_contract(tables[name], contract)
+        outbox = self.config.outbox
+        if outbox is not None and outbox.table in tables:
+            check_table(connection, tables[outbox.table], outbox, where=place_of(self.config.where, "outbox"))
         return tables
 
     def _check_truncates(self) -> None:

@@ -19,6 +19,7 @@ import pyarrow.csv as pa_csv
 
 from headrace.errors import Where
 from headrace.ingress.cdc.postgres.connection import UTF8, Connection, connect, encoding_for, translated
+from headrace.ingress.cdc.postgres.outbox import seen_at
 from headrace.ingress.cdc.postgres.position import Key, Moment, PostgresPosition, Range
 from headrace.ingress.cdc.postgres.tables import KEY_ERRORS, Column, SourceTable, literal, quoted
 
@@ -53,9 +54,11 @@ class SnapshotReader:
         columns: Mapping[str, Sequence[str]],
         workers: int,
         *,
+        outbox: str | None = None,
         where: Where | None = None,
     ) -> None:
         self._tables, self._columns, self._workers, self._where = tables, columns, workers, where
+        self._outbox = outbox
         self._connections: list[Connection] = []
         self._free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="snapshot")
@@ -105,7 +108,8 @@ class SnapshotReader:
             connection.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot)}".encode())
 
     def _ask(self, name: str, index: int, lower: Key | None, each: Range, rows_max: int) -> None:
-        query = chunk_query(self._tables[name], self._columns[name], lower, each.upto, rows_max)
+        seen = seen_at(each.moment) if name == self._outbox and each.moment is not None else ""
+        query = chunk_query(self._tables[name], self._columns[name], lower, each.upto, rows_max, seen)
         self._under_way[name, index] = self._pool.submit(self._copy, name, index, query)
 
     def _copy(self, name: str, index: int, query: str) -> Chunk:
@@ -145,14 +149,17 @@ def csv_columns(data: bytes, names: Sequence[str]) -> dict[str, pa.Array]:
     return {name: table.column(name).combine_chunks() for name in names}
 
 
-def chunk_query(table: SourceTable, columns: Sequence[str], lower: Key | None, upto: Key | None, rows_max: int) -> str:
-    """The COPY of the next rows of a range."""
+def chunk_query(
+    table: SourceTable, columns: Sequence[str], lower: Key | None, upto: Key | None, rows_max: int, condition: str = ""
+) -> str:
+    """The COPY of the next rows of a range, of those that fulfil a condition."""
     names = ", ".join(quoted(name) for name in columns)
     key = table.key_columns
     bounds = [f"{_tuple(key)} {sign} {_bound(key, values)}" for sign, values in ((">", lower), ("<=", upto)) if values]
-    condition = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+    bounds += [condition] if condition else []
+    where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
     order = ", ".join(quoted(each.name) for each in key)
-    select = f"SELECT {names} FROM {table.quoted}{condition} ORDER BY {order} LIMIT {rows_max}"
+    select = f"SELECT {names} FROM {table.quoted}{where} ORDER BY {order} LIMIT {rows_max}"
     return f"COPY ({select}) TO STDOUT (FORMAT csv)"
 
 

@@ -32,7 +32,8 @@ from headrace.ingress.cdc.postgres.connection import (
     encoding_for,
     translated,
 )
-from headrace.ingress.cdc.postgres.position import PostgresPosition, TableSnapshot
+from headrace.ingress.cdc.postgres.outbox import OutboxPruner, backlog, check_table
+from headrace.ingress.cdc.postgres.position import Moment, PostgresPosition, Range, TableSnapshot
 from headrace.ingress.cdc.postgres.rows import snapshot_changes
 from headrace.ingress.cdc.postgres.snapshot import Chunk, SnapshotReader, locate, open_moment, split_ranges
 from headrace.ingress.cdc.postgres.stream import StreamReader
@@ -89,6 +90,8 @@ class PostgresSource:
         self._log: SourceLog | None = None
         self._looked_at_s = 0.0
         self._in_use_since_s: float | None = None
+        self._outbox = config.outbox.table if config.outbox else None
+        self._pruner = OutboxPruner(config.outbox, config.name) if config.outbox else None
 
     @property
     def log(self) -> SourceLog | None:
@@ -132,6 +135,8 @@ class PostgresSource:
             self.close()
             raise
         self._expected, self._in_use_since_s = found.position, None
+        if self._pruner is not None and any(each.table == self._outbox for each in found.changes):
+            self._pruner.noticed()
         self._watch_slot()
         return found
 
@@ -144,6 +149,8 @@ class PostgresSource:
             self._replication.acknowledge(position.lsn)
             self._replication.is_asked = 0
             self._acknowledged, self._told_at_s = position.lsn, now_s
+        if self._pruner is not None and self._server is not None:
+            self._pruner.published(self._server.connection, position)
 
     def _read(self, position: PostgresPosition, rows_max: int) -> Read[PostgresPosition]:
         if position != self._expected:
@@ -165,6 +172,8 @@ class PostgresSource:
                 tables = {name: read_table(connection, types, name, where=self._where) for name in self._contracts}
                 for name, table in tables.items():
                     check_contract(table, self._contracts[name])
+                if self._config.outbox is not None:
+                    check_table(connection, tables[self._config.outbox.table], self._config.outbox, where=self._where)
                 publication.check_published(connection, self._name, tables, where=self._where)
             except BaseException:
                 connection.close()
@@ -179,12 +188,17 @@ class PostgresSource:
         publication.drop_slot(server.connection, self._name)
         exporter = self._exporter = Replication(self._database, where=self._where)
         lsn, snapshot = exporter.create_slot(self._name)
-        tables = {name: self._fresh(server, table) for name, table in server.tables.items()}
+        tables = {name: self._fresh(server, name, table) for name, table in server.tables.items()}
+        if self._outbox is not None:
+            ranges = backlog(server.connection, snapshot, lsn)
+            tables[self._outbox] = TableSnapshot(server.tables[self._outbox].oid, ranges)
         system = publication.system_of(server.connection)
         self._snapshot = self._snapshot_reader(server, snapshot)
         return Read([], PostgresPosition(system, self._config.generation, lsn, tables), None, is_drained=False)
 
-    def _fresh(self, server: _Server, table: SourceTable) -> TableSnapshot:
+    def _fresh(self, server: _Server, name: str, table: SourceTable) -> TableSnapshot:
+        if name == self._outbox:
+            return TableSnapshot(table.oid, (Range(),))  # In one range: its rows have an order.
         ranges = split_ranges(server.connection, table, self._config.snapshot_workers, where=self._where)
         return TableSnapshot(table.oid, ranges)
 
@@ -200,7 +214,7 @@ class PostgresSource:
         publication.check_slot(server.connection, self._name, position, where=self._where)
         known = position.tables
         joined = {
-            name: self._fresh(server, table)
+            name: self._fresh(server, name, table)
             for name, table in server.tables.items()
             if name not in known or known[name].oid != table.oid
         }
@@ -208,18 +222,20 @@ class PostgresSource:
         return replace(position, tables=tables)
 
     def _snapshot_reader(self, server: _Server, snapshot: str) -> SnapshotReader:
-        columns = {
-            name: [
-                each.name for each in table.columns if self._contract(table, name).schema.field(each.name) is not None
-            ]
-            for name, table in server.tables.items()
-        }
+        columns = {name: self._columns(table, name) for name, table in server.tables.items()}
         workers = self._config.snapshot_workers
-        return SnapshotReader(self._database, snapshot, server.tables, columns, workers, where=self._where)
+        return SnapshotReader(
+            self._database, snapshot, server.tables, columns, workers, outbox=self._outbox, where=self._where
+        )
+
+    def _columns(self, table: SourceTable, name: str) -> list[str]:
+        """Those that are published."""
+        fields = {each.name for each in self._contract(table, name).schema.fields}
+        return [each.name for each in table.columns if each.name in fields]
 
     def _contract(self, table: SourceTable, name: str) -> Contract:
         """With the columns that are followed."""
-        if self._config.new_columns == "ignore":
+        if self._config.new_columns == "ignore" or name == self._outbox:
             return self._contracts[name]
         columns = [(each.name, each.type) for each in table.columns if not each.is_generated]
         return followed_contract(self._contracts[name], columns)
@@ -245,8 +261,13 @@ class PostgresSource:
         self._exporter = exporter
         snapshot, moment = open_moment(exporter, where=self._where)
         self._snapshot = self._snapshot_reader(server, snapshot)
-        tables = {name: each if each.is_done else each.reopened(moment) for name, each in position.tables.items()}
+        tables = {name: self._at_moment(name, each, moment) for name, each in position.tables.items()}
         return replace(position, tables=tables)
+
+    def _at_moment(self, name: str, snapshot: TableSnapshot, moment: Moment) -> TableSnapshot:
+        """What is left of a snapshot, to be read at `moment`; that of an outbox keeps the one that it began with."""
+        has_begun = name == self._outbox and all(each.moment is not None for each in snapshot.ranges)
+        return snapshot if snapshot.is_done or has_begun else snapshot.reopened(moment)
 
     def _wait_for_older(self, server: _Server) -> None:
         """Until all transactions of now have ended: one that began before its table was published is not streamed."""

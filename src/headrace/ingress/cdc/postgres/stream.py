@@ -82,6 +82,7 @@ class StreamReader:
         self._replication, self._feed, self._contracts, self._types = replication, feed, contracts, types
         self._config, self._locate, self._where = config, locate, where
         self._names = {split_name(table): table for table in contracts}
+        self._outbox = config.outbox.table if config.outbox else None
         self._relations: dict[int, _Followed | None] = {}
         self._transaction: _Transaction | None = None
         self._reopened: set[str] = set()
@@ -190,7 +191,7 @@ class StreamReader:
         self._types.load([each.type_oid for each in relation.columns])
         types = tuple((each.name, self._types.resolve(each.type_oid, each.type_modifier)) for each in relation.columns)
         contract, known = self._contracts[table], dict(types)
-        if self._config.new_columns == "follow":
+        if self._config.new_columns == "follow" and table != self._outbox:
             contract = followed_contract(contract, types)
         check_mapping(table, known, contract)
         if any(name not in known for name in contract.key):
@@ -217,7 +218,7 @@ class StreamReader:
         transaction = self._within("row")
         transaction.events += 1
         followed = self._followed(row.relation)
-        if followed is None:
+        if followed is None or (followed.table == self._outbox and not isinstance(row, messages.Insert)):
             return
         buffer = self._buffer(followed)
         width = len(followed.types)
@@ -263,7 +264,7 @@ class StreamReader:
         transaction.events += 1
         for relation in truncate.relations:
             followed = self._followed(relation)
-            if followed is None:
+            if followed is None or followed.table == self._outbox:
                 continue
             origin = self._origin(transaction, followed.table, start)
             if transaction.events <= transaction.skip or self._config.truncates == "skip":
