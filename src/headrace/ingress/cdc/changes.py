@@ -71,6 +71,9 @@ class Changes:
     moved: Sequence[int] = field(default=(), kw_only=True)
     """Deletions whose row goes on under another key: its creation is the change behind each."""
 
+    snapshot: Sequence[str] | None = field(default=None, kw_only=True)
+    """Debezium's marks of rows of a snapshot; None: `true` for those that were read."""
+
     def __len__(self) -> int:
         return len(self.operation)
 

@@ -230,7 +230,9 @@ class EnvelopeEncoder:
             "ts_ms": pa.array(changed_at_ms),
             "ts_us": pa.array(changed_at_ms * 1_000),
             "ts_ns": pa.array(changed_at_ms * 1_000_000),
-            "snapshot": pa.array(["true" if op == READ else "false" for op in changes.operation], pa.string()),
+            "snapshot": pa.array(
+                changes.snapshot or ["true" if op == READ else "false" for op in changes.operation], pa.string()
+            ),
             **self._dialect.source(changes),
         }
         fields = [struct.field(index) for index in range(struct.num_fields)]

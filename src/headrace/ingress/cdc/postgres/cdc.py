@@ -48,6 +48,7 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
         self._check_truncates()
         database = place(config.connection_string()).rpartition("/")[2]
         self._registry, self._database = registry, database
+        self._orders: dict[str, str] = {}
         self._outbox_encoder: OutboxEncoder | None = None
         if config.outbox is not None:
             topics = outbox_topics(config, contracts)
@@ -89,7 +90,11 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
             connection.close()
 
     def open_source(self) -> PostgresSource:
-        return PostgresSource(self.config, self._captured, self.name, where=self._where)
+        return PostgresSource(self.config, self._captured, self.name, orders=self._orders, where=self._where)
+
+    def order_snapshots(self, orders: Mapping[str, str]) -> None:
+        """Read these tables again beside the stream, each once for an order of that name. From any thread."""
+        self._orders.update(orders)
 
     def parse_position(self, text: bytes) -> PostgresPosition:
         return PostgresPosition.from_json(text)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 Key = tuple[str, ...]
 """Values of a primary key as PostgreSQL's texts."""
@@ -100,6 +101,19 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Resnapshot:
+    """How far the rows of a table were read again while they stream."""
+
+    order: str = ""
+    """Which order this follows; empty for a table that joined."""
+    after: Key | None = None
+    """Key of the last row; None before the first."""
+    rows: int = 0
+    """Read so far."""
+    is_done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PostgresPosition:
     """Everything that committed up to `lsn` has been published."""
 
@@ -109,17 +123,28 @@ class PostgresPosition:
     lsn: int
     tables: Mapping[str, TableSnapshot] = field(default_factory=dict)
     open: Open | None = None
+    resnapshots: Mapping[str, Resnapshot] = field(default_factory=dict)
+    """The last of each table that had one."""
 
     @property
     def sequence(self) -> int:
         return self.lsn
 
     @property
+    def first_open(self) -> bool:
+        """Whether a snapshot that comes before the stream is under way."""
+        return any(not each.is_done for each in self.tables.values())
+
+    @property
     def open_snapshots(self) -> tuple[str, ...]:
-        return tuple(name for name, each in self.tables.items() if not each.is_done)
+        again = {name for name, each in self.resnapshots.items() if not each.is_done}
+        return tuple(name for name, each in self.tables.items() if not each.is_done or name in again)
 
     def with_table(self, name: str, snapshot: TableSnapshot) -> PostgresPosition:
         return replace(self, tables={**self.tables, name: snapshot})
+
+    def with_resnapshot(self, name: str, progress: Resnapshot) -> PostgresPosition:
+        return replace(self, resnapshots={**self.resnapshots, name: progress})
 
     def at(self, lsn: int, opened: Open | None = None) -> PostgresPosition:
         """Further on; ranges that nothing can concern any more are forgotten."""
@@ -140,12 +165,19 @@ class PostgresPosition:
             for name, each in plain["tables"].items()
         }
         opened = None if plain["open"] is None else Open(**plain["open"])
-        return cls(plain["system"], plain["generation"], plain["lsn"], tables, opened)
+        # Positions of before they were known have none.
+        again = {name: _resnapshot(each) for name, each in plain.get("resnapshots", {}).items()}
+        return cls(plain["system"], plain["generation"], plain["lsn"], tables, opened, again)
+
+
+def _key(value: object) -> Key | None:
+    return tuple(value) if isinstance(value, list) else None
+
+
+def _resnapshot(plain: Mapping[str, Any]) -> Resnapshot:
+    return Resnapshot(plain["order"], _key(plain["after"]), plain["rows"], plain["is_done"])
 
 
 def _range(plain: Mapping[str, object]) -> Range:
-    def key(value: object) -> Key | None:
-        return tuple(value) if isinstance(value, list) else None
-
     moment = Moment(**plain["moment"]) if isinstance(plain["moment"], dict) else None
-    return Range(key(plain["upto"]), key(plain["after"]), bool(plain["is_done"]), moment)
+    return Range(_key(plain["upto"]), _key(plain["after"]), bool(plain["is_done"]), moment)

@@ -59,9 +59,17 @@ class PostgresChanges(Changes):
 
 
 def snapshot_changes(
-    table: str, types: Types, columns: Mapping[str, pa.Array], count: int, *, lsn: int, now_ms: int, contract: Contract
+    table: str,
+    types: Types,
+    columns: Mapping[str, pa.Array],
+    count: int,
+    *,
+    lsn: int,
+    now_ms: int,
+    contract: Contract,
+    is_incremental: bool = False,
 ) -> PostgresChanges:
-    """Rows of a snapshot."""
+    """Rows of a snapshot, or of one beside the stream."""
     nothing = pa.nulls(count, pa.binary())
     return PostgresChanges(
         table,
@@ -73,6 +81,7 @@ def snapshot_changes(
         types=types,
         contract=contract,
         snapshot_lsn=lsn,
+        snapshot=["incremental" if is_incremental else "true"] * count,
     )
 
 

@@ -10,7 +10,7 @@ Owns the connections that share one exported snapshot, and the chunks under way.
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
@@ -182,6 +182,19 @@ def open_moment(connection: Connection, *, where: Where | None = None) -> tuple[
         ).fetchone()
     assert row is not None
     return row[0], Moment(row[1], row[2])
+
+
+def older_is_open(connection: Connection, *, where: Where | None = None) -> Callable[[], bool]:
+    """What tells whether a transaction that is open now is open still."""
+    query = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+
+    def asked(which: str) -> int:
+        with translated(where):
+            (found,) = connection.execute(query.replace("xmax", which).encode()).fetchone() or (0,)
+        return int(found)
+
+    newest = asked("xmax")
+    return lambda: asked("xmin") < newest
 
 
 def split_ranges(

@@ -5,6 +5,7 @@ Owns the order of things: what is checked, made and read when, and what is told 
 1. Without a position: check, make the slot, note where each table's snapshot begins.
 2. While a snapshot is open: chunks of its ranges. After a restart the rest is read at a new moment of the database.
 3. Then the stream, from the position. What is acknowledged is a position that the log has.
+4. Tables that joined later, and those that are ordered to, are read beside the stream (`resnapshot`).
 
 - A read that fails, or a position that is not the one handed out last, begins anew from what the log says.
 """
@@ -33,9 +34,17 @@ from headrace.ingress.cdc.postgres.connection import (
     translated,
 )
 from headrace.ingress.cdc.postgres.outbox import OutboxPruner, backlog, check_table
-from headrace.ingress.cdc.postgres.position import Moment, PostgresPosition, Range, TableSnapshot
+from headrace.ingress.cdc.postgres.position import Moment, PostgresPosition, Range, Resnapshot, TableSnapshot
+from headrace.ingress.cdc.postgres.resnapshot import Resnapshots
 from headrace.ingress.cdc.postgres.rows import snapshot_changes
-from headrace.ingress.cdc.postgres.snapshot import Chunk, SnapshotReader, locate, open_moment, split_ranges
+from headrace.ingress.cdc.postgres.snapshot import (
+    Chunk,
+    SnapshotReader,
+    locate,
+    older_is_open,
+    open_moment,
+    split_ranges,
+)
 from headrace.ingress.cdc.postgres.stream import StreamReader
 from headrace.ingress.cdc.postgres.streamed import SpoolFull, TransactionFeed
 from headrace.ingress.cdc.postgres.tables import (
@@ -55,6 +64,8 @@ HEARTBEAT_PREFIX = "headrace"
 OLDER_TIMEOUT_S = 60.0
 """For transactions that were open when a table joined."""
 POLL_S = 0.1
+AGAIN_WAIT_S = 0.01
+"""For a chunk that is read beside the stream: what the stream has waits no longer."""
 WATCH_INTERVAL_S = 5.0
 """Between two looks at how much log the server keeps for the slot."""
 IN_USE_PATIENCE_S = 120.0
@@ -74,10 +85,19 @@ class PostgresSource:
     """Reads one database. Used from one thread."""
 
     def __init__(
-        self, config: PostgresCdcConfig, contracts: Mapping[str, Contract], name: str, *, where: Where | None = None
+        self,
+        config: PostgresCdcConfig,
+        contracts: Mapping[str, Contract],
+        name: str,
+        *,
+        orders: Mapping[str, str] | None = None,
+        where: Where | None = None,
     ) -> None:
+        """`orders`: by table, which order to read it again was given last. Others may add to it."""
         self._config, self._contracts, self._name, self._where = config, contracts, name, where
+        self._orders = {} if orders is None else orders
         self._database = config.connection_string()
+        self._again = Resnapshots(self._database, self._contract, config.batch_rows_max, where=where)
         self._server: _Server | None = None
         self._exporter: Connection | Replication | None = None
         self._snapshot: SnapshotReader | None = None
@@ -89,6 +109,8 @@ class PostgresSource:
         self._acknowledged, self._told_at_s, self._moved_at_s = 0, 0.0, 0.0
         self._log: SourceLog | None = None
         self._looked_at_s = 0.0
+        self._marked: int | None = None
+        """The mark of the chunk that a word was written for."""
         self._in_use_since_s: float | None = None
         self._outbox = config.outbox.table if config.outbox else None
         self._pruner = OutboxPruner(config.outbox, config.name) if config.outbox else None
@@ -101,13 +123,16 @@ class PostgresSource:
         return True  # A read of a stream that has nothing costs no more than to ask.
 
     def wait(self, stop: threading.Event, seconds: float) -> None:
-        if self._replication is None:
+        if self._again.is_busy and self._again.mark is None:
+            self._again.wait(min(seconds, AGAIN_WAIT_S))
+        elif self._replication is None:
             stop.wait(seconds)
         elif not stop.is_set():
             self._replication.wait(min(seconds, 1.0))
 
     def close(self) -> None:
         self._end_stream()
+        self._again.close()
         with suppress(SourceUnavailable):
             self._end_snapshot()
         if self._server is not None:
@@ -158,7 +183,7 @@ class PostgresSource:
         server = self._opened()
         if self._stream is None and self._snapshot is None:
             position = self._checked(server, position)
-        if position.open_snapshots:
+        if position.first_open:
             return self._read_snapshot(server, position, rows_max)
         self._end_snapshot()
         return self._read_stream(server, position, rows_max)
@@ -213,13 +238,13 @@ class PostgresSource:
             )
         publication.check_slot(server.connection, self._name, position, where=self._where)
         known = position.tables
-        joined = {
-            name: self._fresh(server, name, table)
-            for name, table in server.tables.items()
-            if name not in known or known[name].oid != table.oid
-        }
-        tables = {name: joined.get(name) or known[name] for name in server.tables}
-        return replace(position, tables=tables)
+        joined = [name for name, each in server.tables.items() if name not in known or known[name].oid != each.oid]
+        beside = {name: TableSnapshot(server.tables[name].oid) for name in joined if name != self._outbox}
+        # Rows of an outbox have an order, which those of the stream must not disturb.
+        before = {name: self._fresh(server, name, server.tables[name]) for name in joined if name == self._outbox}
+        tables = {name: beside.get(name) or before.get(name) or known[name] for name in server.tables}
+        again = {name: each for name, each in position.resnapshots.items() if name in server.tables}
+        return replace(position, tables=tables, resnapshots={**again, **dict.fromkeys(beside, Resnapshot())})
 
     def _snapshot_reader(self, server: _Server, snapshot: str) -> SnapshotReader:
         columns = {name: self._columns(table, name) for name, table in server.tables.items()}
@@ -248,7 +273,7 @@ class PostgresSource:
         assert found is not None, "a snapshot that is open has a range that is not done"
         chunk, moved = found
         changes = [self._chunk_changes(server, chunk, position)] if chunk.count else []
-        if not moved.open_snapshots:
+        if not moved.first_open:
             self._end_snapshot()  # Its transactions hold locks that a TRUNCATE waits for.
         return Read(changes, moved, None, is_drained=False)
 
@@ -272,20 +297,15 @@ class PostgresSource:
     def _wait_for_older(self, server: _Server) -> None:
         """Until all transactions of now have ended: one that began before its table was published is not streamed."""
         deadline = time.monotonic() + OLDER_TIMEOUT_S
-        query = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-        with translated(self._where):
-            (newest,) = server.connection.execute(query).fetchone() or (0,)
-            while True:
-                (oldest,) = server.connection.execute(query.replace("xmax", "xmin")).fetchone() or (0,)
-                if oldest >= newest:
-                    return
-                if time.monotonic() > deadline:
-                    raise SourceUnavailable(
-                        f"a transaction has been open for over {OLDER_TIMEOUT_S:.0f} s, and the snapshot waits for it",
-                        where=self._where,
-                        cure="end it; see pg_stat_activity",
-                    )
-                time.sleep(POLL_S)
+        is_open = older_is_open(server.connection, where=self._where)
+        while is_open():
+            if time.monotonic() > deadline:
+                raise SourceUnavailable(
+                    f"a transaction has been open for over {OLDER_TIMEOUT_S:.0f} s, and the snapshot waits for it",
+                    where=self._where,
+                    cure="end it; see pg_stat_activity",
+                )
+            time.sleep(POLL_S)
 
     def _chunk_changes(self, server: _Server, chunk: Chunk, position: PostgresPosition) -> Changes:
         table = server.tables[chunk.table]
@@ -319,8 +339,11 @@ class PostgresSource:
             self._spool_bytes_max = 0
             self._end_stream()
             return self._read_stream(server, position, rows_max)
+        self._again.streamed(changes)
+        if self._stream.is_between:
+            changes += self._read_again(server)
         moved = self._stream.position
-        if changes:
+        if changes or moved.resnapshots != position.resnapshots:
             self._moved_at_s = time.monotonic()
             return Read(changes, moved, None, is_drained=False)
         if time.monotonic() - self._moved_at_s < self._config.heartbeat_interval_ms / 1_000:
@@ -331,6 +354,27 @@ class PostgresSource:
             moved = self._stream.position = moved.at(self._replication.wal_end)
         self._beat(server, moved)
         return Read([], moved, None, is_drained=self._stream.is_drained)
+
+    def _read_again(self, server: _Server) -> list[Changes]:
+        """Rows of tables that are read beside the stream: those of the chunk that it has come past, then the next."""
+        assert self._stream is not None
+        position = self._stream.position
+        for table, order in list(self._orders.items()):
+            known = position.resnapshots.get(table)
+            if table in server.tables and table != self._outbox and (known is None or known.order != order):
+                position = position.with_resnapshot(table, Resnapshot(order))
+        found: list[Changes] = []
+        finished = self._again.finished(position, time.time_ns() // 1_000_000)
+        if finished is not None:
+            changes, position = finished
+            found = [changes] if changes is not None else []
+        mark_before = self._again.mark
+        self._again.ask(position)
+        if mark_before is not None and mark_before != self._marked:
+            self._marked = mark_before
+            self._beat(server, position)
+        self._stream.position = position
+        return found
 
     def _start_stream(self, server: _Server, position: PostgresPosition) -> None:
         encoding = encoding_for(server.connection)
