@@ -54,6 +54,7 @@ def status(component: Named = TOTALS, **changes: Any) -> ComponentStatus:
         "written_at_ms": int(NOW_S * 1000) - 500,
         "tasks": ("0_0",),
         "lag": {"orders": TopicLag(records=0, seconds=0.0)},
+        "snapshots": {"planes": 1},
     }
     return ComponentStatus.model_validate(values | changes)
 
@@ -139,8 +140,9 @@ def test_metrics_of_connections() -> None:
     """Counters of ingress and egress, lag by topic, what databases keep, and exactly one state of each component."""
     found = health(TOTALS, PLANES, DELAYS)
     found.note(status())
-    log = SourceLogStatus(behind_bytes=10, kept_bytes=20)
-    found.note(status(PLANES, records_in=12, records_out=11, dead_letters=1, source_log=log))
+    log = SourceLogStatus(behind_bytes=10, kept_bytes=20, behind_seconds=1.5)
+    more = {"source_log": log, "snapshots": {"planes": 7}}
+    found.note(status(PLANES, records_in=12, records_out=11, dead_letters=1, **more))
     found.note(status(DELAYS, records_in=5, lag={"orders": TopicLag(records=3)}))
 
     def value(metric: str, /, **labels: str) -> float | None:
@@ -153,6 +155,8 @@ def test_metrics_of_connections() -> None:
     assert value("headrace_source_log_behind_bytes", **planes) == 10
     assert value("headrace_source_log_kept_bytes", **planes) == 20
     assert value("headrace_source_log_safe_bytes", **planes) is None
+    assert value("headrace_source_log_behind_seconds", **planes) == 1.5
+    assert value("headrace_snapshot_rows", **planes, table="planes") == 7
     assert value("headrace_source_log_kept_bytes", kind="egress", name="delays") is None
     assert value("headrace_connection_lag_records", kind="egress", name="delays", topic="orders") == 3
     assert value("headrace_connection_records_in_total", kind="pipeline", name="totals") is None

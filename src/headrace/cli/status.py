@@ -52,8 +52,28 @@ def status(json: JsonOption = False, workspace: WorkspaceOption = None, env: Env
             )
         if text := restore_text(row.statuses):
             note(f"{row.name}: {text}")
+        for text in source_texts(row):
+            note(f"{row.name}: {text}")
         if row.error:
             note(f"{row.name}: {row.error}")
+
+
+def source_texts(row: ComponentRow) -> list[str]:
+    """What the database of an ingress keeps for it, and which tables it reads just now."""
+    found = []
+    for each in row.statuses:
+        if each.source_log is not None:
+            log = each.source_log
+            seconds = "" if log.behind_seconds is None else f", {log.behind_seconds:.1f} s"
+            limit = "" if log.safe_bytes is None else f", {_megabytes(log.safe_bytes)} until it is given up"
+            kept = _megabytes(log.kept_bytes)
+            found.append(f"{_megabytes(log.behind_bytes)}{seconds} behind its database, which keeps {kept}{limit}")
+        found += [f"reads table {table}: {rows:,} rows so far" for table, rows in each.snapshots.items()]
+    return found
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1_000_000:,.1f} MB"
 
 
 def component_json(row: ComponentRow) -> dict[str, Any]:
@@ -90,6 +110,8 @@ def component_json(row: ComponentRow) -> dict[str, Any]:
                 "restore_records": each.restore_records,
                 "keys": each.keys,
                 "state_bytes": each.state_bytes,
+                "source_log": None if each.source_log is None else each.source_log.model_dump(),
+                "snapshots": dict(each.snapshots),
             }
             for each in row.statuses
         ],

@@ -26,9 +26,11 @@ from headrace.ingress.cdc.worker import CdcWorker
 from headrace.ingress.gateway.config import GatewayConfig
 from headrace.ingress.gateway.worker import Gateway
 from headrace.log.port import Fenced
+from headrace.workspace.control import open_control
 from headrace.workspace.environment import Environment
 from headrace.workspace.load import IngressConfig, Workspace
 from headrace.workspace.plan_connectors import open_gateway, open_ingress
+from headrace.workspace.resnapshot import orders_of
 from headrace.workspace.runtime import Component, Report
 from headrace.workspace.status import (
     WRITE_INTERVAL_S,
@@ -86,7 +88,12 @@ class IngressComponent:
 
     def run(self, stop: threading.Event, report: Report) -> None:
         cdc = open_ingress(self.config, self.workspace, self.environment)
-        with _reporting(lambda previous: self._status(cdc, previous), report):
+        with (
+            _reporting(lambda previous: self._status(cdc, previous), report),
+            open_control(self.environment) as control,
+        ):
+            # What was ordered before counts too: the position knows what was followed.
+            control.watching(lambda: cdc.order_snapshots(orders_of(control.state(), self.name)))
             try:
                 cdc.run(stop)
             except Fenced as error:
@@ -114,6 +121,7 @@ class IngressComponent:
             dead_letters=counters.dead_letters,
             error=str(status.error) if status.error else None,
             source_log=None if log is None else SourceLogStatus(**asdict(log)),
+            snapshots=cdc.snapshot_progress(),
         )
 
 

@@ -47,6 +47,10 @@ SOURCE_LOG = {
         "headrace_source_log_safe_bytes",
         "That the database may write until it gives the ingress up; absent without a limit.",
     ),
+    "behind_seconds": (
+        "headrace_source_log_behind_seconds",
+        "Age of the last commit that was published while others wait; 0 when none does.",
+    ),
 }
 """Metrics of what databases keep for an ingress, by field of the status: name and meaning."""
 
@@ -153,6 +157,9 @@ class Health(Collector):
             "headrace_connection_lag_records", "Records still to deliver.", labels=[*labels, "topic"]
         )
         logs = {field: GaugeMetricFamily(name, told, labels=labels) for field, (name, told) in SOURCE_LOG.items()}
+        rows = GaugeMetricFamily(
+            "headrace_snapshot_rows", "Rows read so far of a snapshot under way.", labels=[*labels, "table"]
+        )
         for (kind, name), status in self._all():
             if status is None:
                 continue
@@ -165,11 +172,13 @@ class Health(Collector):
             letters.add_metric([kind.value, name], status.dead_letters)
             for topic, lag in status.lag.items():
                 lags.add_metric([kind.value, name, topic], lag.records)
+            for table, count in status.snapshots.items():
+                rows.add_metric([kind.value, name, table], count)
             for field, family in logs.items():
                 value = None if status.source_log is None else getattr(status.source_log, field)
                 if value is not None:
                     family.add_metric([kind.value, name], value)
-        yield from (states, records_in, records_out, letters, lags, *logs.values())
+        yield from (states, records_in, records_out, letters, lags, rows, *logs.values())
 
 
 def _as_json(key: Key, status: ComponentStatus | None) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class SourceLogStatus(BaseModel):
     behind_bytes: int
     kept_bytes: int
     safe_bytes: int | None = None
+    behind_seconds: float | None = None
 
 
 class ComponentStatus(BaseModel):
@@ -120,6 +121,8 @@ class ComponentStatus(BaseModel):
     """By topic, over the partitions of this process; empty while it is not known."""
     source_log: SourceLogStatus | None = None
     """Of an ingress from a database that keeps one for it."""
+    snapshots: Mapping[str, int] = Field(default_factory=dict)
+    """Of an ingress: tables whose rows are read just now, and how many were so far."""
 
 
 def status_path(root: Path, kind: ComponentKind, name: str, instance: str) -> Path:

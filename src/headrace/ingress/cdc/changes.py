@@ -47,6 +47,8 @@ class SourceLog:
     """Kept on the database's disk: also what transactions that are still open need."""
     safe_bytes: int | None
     """That may be written until the database gives the ingress up; None without a limit."""
+    behind_seconds: float | None = None
+    """Age of the last commit that was read while others wait; 0 when none does, None before the first."""
 
 
 P = TypeVar("P", bound=SourcePosition)

@@ -157,6 +157,17 @@ class CdcWorker(ABC, Generic[P]):
             source.published(self._position)
         return len(found)
 
+    def order_snapshots(self, orders: Mapping[str, str]) -> None:
+        """Read these tables again beside the stream, each once for an order of that name; who cannot, does not.
+
+        From any thread.
+        """
+
+    def snapshot_progress(self) -> Mapping[str, int]:
+        """Tables whose rows are read just now, and how many were so far as far as it is known. From any thread."""
+        position = self._position
+        return {} if position is None else dict.fromkeys(position.open_snapshots, 0)
+
     def status(self) -> CdcStatus:
         """How it stood after the last step. From any thread."""
         position, source = self._position, self._source

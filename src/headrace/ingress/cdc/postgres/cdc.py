@@ -93,8 +93,14 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
         return PostgresSource(self.config, self._captured, self.name, orders=self._orders, where=self._where)
 
     def order_snapshots(self, orders: Mapping[str, str]) -> None:
-        """Read these tables again beside the stream, each once for an order of that name. From any thread."""
         self._orders.update(orders)
+
+    def snapshot_progress(self) -> Mapping[str, int]:
+        position = self._position
+        if position is None:
+            return {}
+        again = position.resnapshots
+        return {name: again[name].rows if name in again else 0 for name in position.open_snapshots}
 
     def parse_position(self, text: bytes) -> PostgresPosition:
         return PostgresPosition.from_json(text)

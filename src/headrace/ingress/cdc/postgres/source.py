@@ -416,11 +416,19 @@ class PostgresSource:
             return
         self._looked_at_s = time.monotonic()
         slot = publication.find_slot(self._server.connection, self._name)
-        self._log = log = None if slot is None else slot.log
+        self._log = log = None if slot is None else replace(slot.log, behind_seconds=self._behind_seconds())
         if log is not None and log.safe_bytes is not None and log.safe_bytes <= log.kept_bytes:
             _LOG.warning(
                 "slot near its limit", ingress=self._config.name, kept_bytes=log.kept_bytes, safe_bytes=log.safe_bytes
             )
+
+    def _behind_seconds(self) -> float | None:
+        """Of what was read last; nothing waits where the stream is drained."""
+        if self._stream is None or self._stream.committed_at_us is None:
+            return None
+        if self._stream.is_drained:
+            return 0.0
+        return max(0.0, time.time() - self._stream.committed_at_us / 1_000_000)
 
     def _locate(self, table: str, snapshot: TableSnapshot, keys: Sequence[tuple[bytes, ...]]) -> Sequence[int]:
         server = self._opened()

@@ -87,6 +87,9 @@ class StreamReader:
         self._transaction: _Transaction | None = None
         self._reopened: set[str] = set()
         self.position = position
+        self.committed_at_us: int | None = None
+        """Of the last transaction that was begun with."""
+        self._is_empty = False
         self._snapshots = position.tables
         """As they were when the batch began: a position forgets ranges that lie behind it."""
         self._done: list[RowBuffer | Changes] = []
@@ -102,7 +105,7 @@ class StreamReader:
     @property
     def is_drained(self) -> bool:
         """Whether the last `collect` took what was there, and whole transactions."""
-        return self.is_between and not self._feed.is_busy
+        return self.is_between and self._is_empty and not self._feed.is_busy
 
     def collect(self, rows_max: int) -> list[Changes]:
         """What is there, up to a batch; `position` is then behind it. Raises `SpoolFull`."""
@@ -110,6 +113,7 @@ class StreamReader:
         waited_until: float | None = None
         while self._rows < rows_max and self._bytes < BATCH_BYTES_MAX:
             received = self._feed.receive()
+            self._is_empty = received is None
             if received is not None:
                 waited_until = None
                 self._take(*received)
@@ -177,6 +181,7 @@ class StreamReader:
                 )
             skip = opened.events
         self._transaction = _Transaction(begin, skip, by_table={})
+        self.committed_at_us = begin.committed_at_us
 
     def _within(self, what: str) -> _Transaction:
         if self._transaction is None:
