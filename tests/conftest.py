@@ -1,5 +1,5 @@
-"""What all tests share: one Kafka broker and one PostgreSQL per session, found or started when a test asks for it, and
-log lines that go where they went before."""
+"""What all tests share: one Kafka broker, one PostgreSQL and one MariaDB per session, found or started when a test asks
+for it, and log lines that go where they went before."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import structlog
 from headrace.log.kafka import KafkaLog
 from headrace.testing.broker import stop_broker
 from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
+from headrace.testing.mariadb import stop_mariadb
+from headrace.testing.mariadb_service import MariadbMissing, mariadb_service
 from headrace.testing.postgres import stop_postgres
 from headrace.testing.postgres_service import PostgresMissing, postgres_service
 
@@ -39,6 +41,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         _, directory = _session()
         stop_broker(directory / "kafka")
         stop_postgres(directory / "postgres")
+        stop_mariadb(directory / "mariadb")
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -87,6 +90,20 @@ def postgres_url() -> Iterator[str]:
     try:
         service = postgres_service(directory / "postgres", owner_pid=owner_pid)
     except PostgresMissing as missing:
+        if is_required():
+            raise
+        pytest.skip(str(missing))
+    with service as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[str]:
+    """URL of a real MariaDB (or MySQL), as its superuser. Make a database of your own in it, and drop it."""
+    owner_pid, directory = _session()
+    try:
+        service = mariadb_service(directory / "mariadb", owner_pid=owner_pid)
+    except MariadbMissing as missing:
         if is_required():
             raise
         pytest.skip(str(missing))

@@ -42,6 +42,12 @@ SOURCE_SCHEMA = AvroSchema.parse(
             _optional("txId", "long"),
             _optional("lsn", "long"),
             _optional("xmin", "long"),
+            _optional("server_id", "long"),
+            _optional("gtid", "string"),
+            _optional("file", "string"),
+            _optional("pos", "long"),
+            _optional("row", "int"),
+            _optional("thread", "long"),
         ],
     }
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from headrace.contracts.yaml_model import checked_model
 from headrace.contracts.yaml_source import closest, read_yaml
 from headrace.errors import Where
-from headrace.ingress.cdc.config import CdcConfig, PostgresCdcConfig, SqliteCdcConfig
+from headrace.ingress.cdc.config import CdcConfig, MysqlCdcConfig, PostgresCdcConfig, SqliteCdcConfig
 from headrace.ingress.gateway.config import GatewayConfig
 from headrace.ingress.violations import IngressInvalid
 
@@ -19,6 +19,7 @@ HELP_PAGE = "docs/ingress.md"
 KINDS: Mapping[str, type[CdcConfig] | type[GatewayConfig]] = {
     "sqlite-cdc": SqliteCdcConfig,
     "postgres-cdc": PostgresCdcConfig,
+    "mysql-cdc": MysqlCdcConfig,
     "gateway": GatewayConfig,
 }
 

@@ -21,6 +21,7 @@ from headrace.workspace.load import Workspace
 if TYPE_CHECKING:
     from headrace.egress.config import EgressConfig
     from headrace.ingress.cdc.config import CdcConfig
+    from headrace.ingress.cdc.mysql.cdc import MysqlCdc
     from headrace.ingress.cdc.postgres.cdc import PostgresCdc
     from headrace.ingress.cdc.worker import CdcWorker
     from headrace.ingress.gateway.config import GatewayConfig
@@ -92,12 +93,14 @@ def open_gateway(config: GatewayConfig, workspace: Workspace, environment: Envir
 
 def open_ingress(config: CdcConfig, workspace: Workspace, environment: Environment) -> CdcWorker[Any]:
     """The ingress of a configuration. Raises what does not fit its contracts."""
-    from headrace.ingress.cdc.config import PostgresCdcConfig, SqliteCdcConfig
+    from headrace.ingress.cdc.config import MysqlCdcConfig, PostgresCdcConfig, SqliteCdcConfig
     from headrace.ingress.cdc.sqlite import SqliteCdc
 
     given = environment.log, environment.registry, workspace.contracts
     if isinstance(config, PostgresCdcConfig):
         return _postgres_cdc()(config, *given, workspace=environment.workspace)
+    if isinstance(config, MysqlCdcConfig):
+        return _mysql_cdc()(config, *given, workspace=environment.workspace)
     assert isinstance(config, SqliteCdcConfig)
     return SqliteCdc(config, *given, workspace=environment.workspace)
 
@@ -113,6 +116,17 @@ def _postgres_cdc() -> type[PostgresCdc]:
             f"PostgreSQL's driver is not there: {error}", cure="pip install 'headrace[postgres]'"
         ) from error
     return PostgresCdc
+
+
+def _mysql_cdc() -> type[MysqlCdc]:
+    """As that of PostgreSQL."""
+    from headrace.ingress.violations import IngressInvalid
+
+    try:
+        from headrace.ingress.cdc.mysql.cdc import MysqlCdc
+    except ImportError as error:
+        raise IngressInvalid(f"MySQL's driver is not there: {error}", cure="pip install 'headrace[mysql]'") from error
+    return MysqlCdc
 
 
 def plan_egress(workspace: Workspace) -> EgressStage:

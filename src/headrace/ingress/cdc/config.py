@@ -79,46 +79,25 @@ class SqliteCdcConfig(CdcConfig):
     """How often published changes leave the change log; that takes the database's write lock for a moment."""
 
 
-class PostgresCdcConfig(CdcConfig):
-    """One ingress from a PostgreSQL database."""
+class ServerCdcConfig(CdcConfig):
+    """What an ingress from a database server says."""
 
-    kind: Literal["postgres-cdc"] = "postgres-cdc"
     database: str = Field(min_length=1)
-    """`postgresql://...`, or libpq's `key=value` form; `${NAME}` stands for an environment variable."""
-    snapshot_workers: int = Field(default=2, ge=1, le=16)
-    """Connections that read the snapshot side by side."""
+    """Where it is; `${NAME}` stands for an environment variable."""
     heartbeat_interval_ms: int = Field(default=10_000, ge=100, le=3_600_000)
     """How often the position moves while none of the tables changes."""
     truncates: Literal["write", "skip", "stop"] = "write"
     """What becomes of a TRUNCATE."""
     new_columns: Literal["ignore", "follow"] = "ignore"
     """Whether columns that the contract does not have are published too, as nullable fields of new schema versions."""
-    spool_mb_max: int = Field(default=10_000, ge=0, le=1_000_000)
-    """Of disk for large transactions that the server sends before they commit; 0: it keeps them until then."""
-    unlimited_wal: bool = False
-    """Read from a server whose `max_slot_wal_keep_size` sets no limit."""
     generation: int = Field(default=1, ge=1)
-    """Another number drops the slot and takes every snapshot again."""
-    tables: Mapping[str, CdcTable] = Field(default_factory=dict)
-    outbox: OutboxConfig | None = None
-
-    @property
-    def topics(self) -> tuple[str, ...]:
-        return tuple(sorted({*super().topics, *(self.outbox.topics if self.outbox else ())}))
-
-    @model_validator(mode="after")
-    def _has_something(self) -> Self:
-        if not self.tables and self.outbox is None:
-            raise ValueError("name at least one table under `tables`, or an `outbox`")
-        if self.outbox is not None and self.outbox.table in self.tables:
-            raise ValueError(f"{self.outbox.table!r} is the outbox, and no table to capture")
-        return self
+    """Another number takes every snapshot again."""
 
     @field_validator("database")
     @classmethod
     def _no_secrets(cls, value: str) -> str:
         if _PASSWORD.search(value):
-            raise ValueError('a password does not belong in a file; write "${NAME}" and export it, or use .pgpass')
+            raise ValueError('a password does not belong in a file; write "${NAME}" and export it')
         return value
 
     def connection_string(self) -> str:
@@ -135,3 +114,37 @@ class PostgresCdcConfig(CdcConfig):
             return value
 
         return _VARIABLE.sub(filled, self.database)
+
+
+class PostgresCdcConfig(ServerCdcConfig):
+    """One ingress from a PostgreSQL database: `postgresql://...`, or libpq's `key=value` form."""
+
+    kind: Literal["postgres-cdc"] = "postgres-cdc"
+    snapshot_workers: int = Field(default=2, ge=1, le=16)
+    """Connections that read the snapshot side by side."""
+    spool_mb_max: int = Field(default=10_000, ge=0, le=1_000_000)
+    """Of disk for large transactions that the server sends before they commit; 0: it keeps them until then."""
+    unlimited_wal: bool = False
+    """Read from a server whose `max_slot_wal_keep_size` sets no limit."""
+    tables: Mapping[str, CdcTable] = Field(default_factory=dict)
+    outbox: OutboxConfig | None = None
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(sorted({*super().topics, *(self.outbox.topics if self.outbox else ())}))
+
+    @model_validator(mode="after")
+    def _has_something(self) -> Self:
+        if not self.tables and self.outbox is None:
+            raise ValueError("name at least one table under `tables`, or an `outbox`")
+        if self.outbox is not None and self.outbox.table in self.tables:
+            raise ValueError(f"{self.outbox.table!r} is the outbox, and no table to capture")
+        return self
+
+
+class MysqlCdcConfig(ServerCdcConfig):
+    """One ingress from a MySQL or MariaDB database: `mysql://user@host:port/name`."""
+
+    kind: Literal["mysql-cdc"] = "mysql-cdc"
+    server_id: int | None = Field(default=None, ge=1, le=2**32 - 1)
+    """Under which this ingress reads, as a replica does; made from its name where the file does not say it."""

@@ -55,6 +55,12 @@ class SlotTaken(IngressError):
     code: ClassVar[str] = "ingress.slot_taken"
 
 
+class LogPurged(IngressError):
+    """The server no longer keeps its binary log from the committed position on: changes were missed."""
+
+    code: ClassVar[str] = "ingress.log_purged"
+
+
 class SourceUnguarded(IngressError):
     """The database would keep its log for ever while nobody reads it, and fill its disk."""
 
@@ -65,3 +71,9 @@ class TableTruncated(IngressError):
     """A captured table was emptied, and the ingress is told to stop then."""
 
     code: ClassVar[str] = "ingress.table_truncated"
+
+
+class ProtocolBroken(IngressError):
+    """The server sent what is no message of its protocol."""
+
+    code: ClassVar[str] = "ingress.protocol_broken"

@@ -6,10 +6,11 @@ Owns `SourceTable`, read from SQLite's own catalogue, and the quoting of names.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.contracts.contract import Contract
+from headrace.ingress.cdc.config import ServerCdcConfig
 from headrace.ingress.cdc.errors import SourceInvalid
 
 BINARY = "BINARY"
@@ -87,6 +88,18 @@ def check_contract(table: SourceTable, contract: Contract) -> None:
             cure="add the column to the table, or take the field out of the contract",
         )
     check_key(table.name, table.key, contract)
+
+
+def check_truncates(config: ServerCdcConfig, contracts: Mapping[str, Contract]) -> None:
+    """Raises `SourceInvalid` where a TRUNCATE is to be written to a topic that cannot take it."""
+    compacted = [each for each in contracts.values() if each.retention_ms is not None]
+    if config.truncates == "write" and compacted:
+        raise SourceInvalid(
+            f"topic {compacted[0].topic!r} is compacted since its contract has a retention, and takes no record"
+            " without key, which a TRUNCATE is",
+            where=compacted[0].where,
+            cure="take `retention` out of the contract, or write `truncates: skip` or `truncates: stop`",
+        )
 
 
 def quoted(name: str) -> str:

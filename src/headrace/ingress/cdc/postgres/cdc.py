@@ -13,7 +13,6 @@ from headrace.contracts.yaml_model import place_of
 from headrace.ingress.cdc.changes import Changes
 from headrace.ingress.cdc.config import PostgresCdcConfig
 from headrace.ingress.cdc.envelopes import DeadChange, EnvelopeEncoder, Envelopes
-from headrace.ingress.cdc.errors import SourceInvalid
 from headrace.ingress.cdc.postgres import publication
 from headrace.ingress.cdc.postgres.connection import Connection, connect, place
 from headrace.ingress.cdc.postgres.outbox import check_table, create_table, has_table, outbox_topics
@@ -22,6 +21,7 @@ from headrace.ingress.cdc.postgres.position import PostgresPosition
 from headrace.ingress.cdc.postgres.rows import PostgresChanges, PostgresDialect
 from headrace.ingress.cdc.postgres.source import PostgresSource
 from headrace.ingress.cdc.postgres.tables import SourceTable, check_contract, read_table, type_catalogue
+from headrace.ingress.cdc.table import check_truncates
 from headrace.ingress.cdc.worker import CdcWorker
 from headrace.log.dead_letters import Reason
 from headrace.log.port import Log
@@ -45,7 +45,7 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
         self.name = publication.object_name(workspace, config.name)
         """Of publication and slot."""
         self._where = place_of(config.where, "database")
-        self._check_truncates()
+        check_truncates(config, self._contracts)
         database = place(config.connection_string()).rpartition("/")[2]
         self._registry, self._database = registry, database
         self._orders: dict[str, str] = {}
@@ -156,13 +156,3 @@ class PostgresCdc(CdcWorker[PostgresPosition]):
         if outbox is not None and outbox.table in tables:
             check_table(connection, tables[outbox.table], outbox, where=place_of(self.config.where, "outbox"))
         return tables
-
-    def _check_truncates(self) -> None:
-        compacted = [each for each in self._contracts.values() if each.retention_ms is not None]
-        if self.config.truncates == "write" and compacted:
-            raise SourceInvalid(
-                f"topic {compacted[0].topic!r} is compacted since its contract has a retention, and takes no record"
-                " without key, which a TRUNCATE is",
-                where=compacted[0].where,
-                cure="take `retention` out of the contract, or write `truncates: skip` or `truncates: stop`",
-            )

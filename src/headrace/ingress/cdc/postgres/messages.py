@@ -13,18 +13,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
 
-from headrace.ingress.violations import IngressError
+from headrace.ingress.cdc.errors import ProtocolBroken as ProtocolBroken
 
 EPOCH_US = 946_684_800_000_000
 """Microseconds from 1970 to 2000, where PostgreSQL's clock begins."""
-
-
-class ProtocolBroken(IngressError):
-    """The server sent what is no message of `pgoutput`."""
-
-    code: ClassVar[str] = "ingress.protocol_broken"
 
 
 class Unchanged:

@@ -15,13 +15,12 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.contracts.arrow import arrow_type, to_arrow
+from headrace.contracts.arrow import arrow_type
 from headrace.contracts.avro import AvroSchema
-from headrace.contracts.shape import Child, Kind, Shape, record_shape
+from headrace.contracts.shape import Kind, Shape, record_shape
 from headrace.ingress.cdc.postgres.calendar import (
     INFINITY,
     MINUS_INFINITY,
@@ -38,8 +37,8 @@ from headrace.ingress.cdc.postgres.literals import (
     point_parts,
 )
 from headrace.ingress.cdc.postgres.types import Family, PgType
-from headrace.ingress.columns import Columns, good_rows
-from headrace.ingress.values import IS_NULL, Form, Misfit, converter, field_defaults, type_text
+from headrace.ingress.cdc.table_columns import OneCell, TableColumns, WholeCells, decoded
+from headrace.ingress.values import IS_NULL, Form, Misfit, converter, type_text
 
 SESSION_SETTINGS: Mapping[str, str] = {
     "client_encoding": "UTF8",
@@ -105,77 +104,24 @@ def unmapped(found: PgType, shape: Shape) -> str | None:
     return None
 
 
-class TextColumns:
+class TextColumns(TableColumns):
     """Builds columns of one record schema from texts. `types` are those of the table's columns, all mapped."""
 
     def __init__(self, schema: AvroSchema, types: Mapping[str, PgType]) -> None:
-        shape = record_shape(schema)
-        self.arrow_schema: pa.Schema = to_arrow(schema)
-        self._children = shape.children
-        self._defaults = field_defaults(shape)
-        self._one = {
-            each.name: value_reader(types[each.name], each.shape) for each in shape.children if each.name in types
-        }
-        self._whole = {name: _whole(types[name], self._shape(name)) for name in self._one}
-
-    def from_values(self, columns: Mapping[str, Any], length: int) -> Columns:
-        """Columns from one binary array of texts per column; one that is not given takes its default, or null."""
-        misfits: dict[int, Misfit] = {}
-        arrays = []
-        for child in self._children:
-            column = columns.get(child.name)
-            if column is None or child.name not in self._one:
-                arrays.append(self._absent(child, length, misfits))
-            else:
-                arrays.append(self._column(child, column, misfits))
-        return good_rows(arrays, self.arrow_schema, length, misfits)
-
-    def _shape(self, name: str) -> Shape:
-        return next(child.shape for child in self._children if child.name == name)
-
-    def _absent(self, child: Child, length: int, misfits: dict[int, Misfit]) -> pa.Array:
-        arrow = self.arrow_schema.field(child.name).type
-        if child.name in self._defaults:
-            return pa.array([self._defaults[child.name]] * length, arrow)
-        if not child.shape.is_nullable:
-            for row in range(length):
-                misfits.setdefault(row, Misfit("is no column of the table any more", child.name))
-        return pa.nulls(length, arrow)
-
-    def _column(self, child: Child, column: pa.BinaryArray, misfits: dict[int, Misfit]) -> pa.Array:
-        arrow = self.arrow_schema.field(child.name).type
-        if column.null_count and not child.shape.is_nullable:
-            for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
-                misfits.setdefault(row, Misfit(IS_NULL, child.name))
-        whole = self._whole[child.name]
-        if whole is not None:
-            try:
-                found = whole(column.cast(pa.string()))
-            except pa.ArrowInvalid:
-                pass  # One of them is special, or bad: each is looked at alone.
-            else:
-                return found if found.type == arrow else found.cast(arrow)
-        return self._value_by_value(child.name, column, arrow, misfits)
-
-    def _value_by_value(
-        self, name: str, column: pa.BinaryArray, arrow: pa.DataType, misfits: dict[int, Misfit]
-    ) -> pa.Array:
-        read = self._one[name]
-        values: list[Any] = []
-        for row, value in enumerate(column.to_pylist()):
-            try:
-                values.append(None if value is None else read(_decoded(value)))
-            except Misfit as misfit:
-                values.append(None)
-                misfits.setdefault(row, misfit.within(name))
-        return pa.array(values, type=arrow)
+        shapes = {each.name: each.shape for each in record_shape(schema).children if each.name in types}
+        super().__init__(
+            schema,
+            {name: _from_text(value_reader(types[name], shape)) for name, shape in shapes.items()},
+            {name: _from_texts(_whole(types[name], shape)) for name, shape in shapes.items()},
+        )
 
 
-def _decoded(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise Misfit("is text that is not UTF-8") from error
+def _from_text(read: One) -> OneCell:
+    return lambda value: read(decoded(value))
+
+
+def _from_texts(whole: Whole | None) -> WholeCells | None:
+    return None if whole is None else lambda column: whole(column.cast(pa.string()))
 
 
 def value_reader(found: PgType, shape: Shape) -> One:
