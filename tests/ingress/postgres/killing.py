@@ -89,7 +89,7 @@ def kill_at_random_moments(bank: Bank, log_place: str) -> None:
     child = capture(bank, log_place)
     try:
         for kill in range(KILLS):
-            _await_more(bank, child, writer)
+            await_more(bank, child, writer)
             if kill == 0:
                 writer.start()
             time.sleep(chance.random() * PAUSE_S_MAX)
@@ -120,7 +120,7 @@ def check_verdict(bank: Bank) -> None:
         assert len(streamed) > 70_000
 
 
-def _await_more(bank: Bank, child: subprocess.Popen[bytes], writer: threading.Thread) -> None:
+def await_more(bank: Bank, child: subprocess.Popen[bytes], writer: threading.Thread) -> None:
     """Until the process has published something, or there is nothing left that it could."""
     seen, deadline = records_in(bank.log, bank.contract.topic), time.monotonic() + DEADLINE_S
     while records_in(bank.log, bank.contract.topic) == seen and (writer.ident is None or writer.is_alive()):

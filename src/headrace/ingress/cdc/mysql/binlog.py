@@ -62,7 +62,7 @@ class Event:
     body: bytes
 
 
-class _StreamConnection(Connection):
+class _StreamConnection(Connection):  # type: ignore[misc]
     """A connection that reads packets without waiting once the stream was asked for."""
 
     streams = False
@@ -76,12 +76,12 @@ class _StreamConnection(Connection):
     def _write_bytes(self, data: bytes) -> None:
         if self._is_open and len(data) > 4 and data[4] in (_DUMP, _DUMP_GTID):
             self.streams = True
-        super()._write_bytes(data)  # type: ignore[misc]
+        super()._write_bytes(data)
 
     def _read_packet(self, packet_type: type[MysqlPacket] = MysqlPacket) -> MysqlPacket:
         if self.streams:
             raise _NothingThere
-        return super()._read_packet(packet_type)  # type: ignore[misc,no-any-return]
+        return super()._read_packet(packet_type)
 
     def wait(self, seconds: float) -> bool:
         """Whether something can be received within so long."""

@@ -123,8 +123,8 @@ def _fixed(found: MysqlType, shape: Shape) -> OneCell:
     return read
 
 
-def _no_date(shape: Shape) -> None:
-    """Stands for a date that is none."""
+def _check_no_date(shape: Shape) -> None:
+    """Null stands for a date that is none. Raises `Misfit` where the contract takes none."""
     if not shape.is_nullable:
         raise Misfit("is a zero date, and the contract takes no null")
 
@@ -145,7 +145,9 @@ def _date(found: MysqlType, shape: Shape) -> OneCell:
         if parts is None:
             raise Misfit("is not a date")
         days = _days(*parts.groups())
-        return _no_date(shape) if days is None else days
+        if days is None:
+            _check_no_date(shape)
+        return days
 
     return read
 
@@ -159,7 +161,8 @@ def _stamp(found: MysqlType, shape: Shape) -> OneCell:
             raise Misfit("is not a timestamp")
         days = _days(*parts.groups()[:3])
         if days is None:
-            return _no_date(shape)
+            _check_no_date(shape)
+            return None
         hours, minutes, seconds = (int(part) for part in parts.groups()[3:6])
         total = days * SECONDS_PER_DAY + (hours * 60 + minutes) * 60 + seconds
         return total * PER_SECOND[unit] + _fraction(parts.group(7), unit)

@@ -33,8 +33,17 @@ _SCHEMES = ("mysql", "mariadb")
 _LOG_UNREADABLE = 1236
 _INVALID = frozenset({1044, 1045, 1049, 1064, 1102, 1103, 1130, 1141, 1142, 1143, 1146, 1227, 1370, 1698, 2059})
 """Numbers of errors that a person must mend: who may enter and see, and what is there."""
-_PURGED_WORDS = ("could not find first log", "purged", "not in the master's binlog", "not found in the binlog")
-_PURGED_WORDS = (*_PURGED_WORDS, "slave has more gtids", "missing in master", "impossible position", "binlog truncated")
+_PURGED_WORDS = (
+    "could not find first log",
+    "purged",
+    "not in the master's binlog",
+    "not found in the binlog",
+    "slave has more gtids",
+    "missing in master",
+    "impossible position",
+    "binlog truncated",
+)
+"""Of the server's reasons why it cannot send its log from a place on."""
 
 
 def settings_of(database: str, *, where: Where | None = None) -> dict[str, Any]:

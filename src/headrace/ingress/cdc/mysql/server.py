@@ -115,7 +115,7 @@ def open_moment(connection: Connection, server: Server) -> Place:
     """
     if server.is_mariadb:
         rows(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-        found = dict(_texts(rows(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'")))
+        found = {name: value for name, value in _texts(rows(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'"))}
         return Place.of(found["Binlog_snapshot_file"], int(found["Binlog_snapshot_position"]))
     rows(connection, "FLUSH TABLES WITH READ LOCK")
     try:

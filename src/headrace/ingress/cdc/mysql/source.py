@@ -169,7 +169,8 @@ class MysqlSource:
         name = position.open_snapshots[0]
         table, snapshot = opened.tables[name], position.tables[name]
         contract = self._contract(table, name)
-        names = [each.name for each in table.columns if contract.schema.field(each.name) is not None]
+        fields = {each.name for each in contract.schema.fields}
+        names = [each.name for each in table.columns if each.name in fields]
         chunk = moment.chunk(table, names, snapshot.after, rows_max)
         after = TableSnapshot(chunk.last or snapshot.after, is_done=chunk.count < rows_max)
         moved = self._stream.position = position.with_table(name, after)
