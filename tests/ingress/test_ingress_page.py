@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from headrace.ingress import batch_publisher, publisher
-from headrace.ingress.cdc.config import CdcConfig, OutboxConfig, PostgresCdcConfig, SqliteCdcConfig
+from headrace.ingress.cdc.config import CdcConfig, MysqlCdcConfig, OutboxConfig, PostgresCdcConfig, SqliteCdcConfig
 from headrace.ingress.cdc.postgres import outbox
 from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 from headrace.ingress.cdc.sqlite import SqliteCdc
@@ -32,7 +32,7 @@ from tests.ingress.postgres.conftest import bank as bank
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ingress.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-INGRESS, CONTRACT, POSTGRES, OUTBOX = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+INGRESS, CONTRACT, POSTGRES, OUTBOX, MYSQL = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ORDERS = "topic: orders.placed\nowner: orders\nkey: order_id\nfields: {order_id: string, amount: double}\n"
 
 
@@ -138,7 +138,11 @@ def test_the_ingress_of_the_page_captures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("section", "model"),
-    [("## From a SQLite database", SqliteCdcConfig), ("## From a PostgreSQL database", PostgresCdcConfig)],
+    [
+        ("## From a SQLite database", SqliteCdcConfig),
+        ("## From a PostgreSQL database", PostgresCdcConfig),
+        ("## From a MySQL or MariaDB database", MysqlCdcConfig),
+    ],
 )
 def test_every_key_is_documented_with_its_default(section: str, model: type[CdcConfig]) -> None:
     """The table of the ingress file is the model's."""
@@ -152,14 +156,23 @@ def test_every_key_is_documented_with_its_default(section: str, model: type[CdcC
             assert documented[name] == f"{each.default:,}"
 
 
-def test_the_postgres_ingress_of_the_page_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("example", "model", "topics"),
+    [
+        (POSTGRES, PostgresCdcConfig, ("shop.items", "stock.places")),
+        (MYSQL, MysqlCdcConfig, ("till.items", "till.places")),
+    ],
+)
+def test_the_ingress_of_a_server_on_the_page_is_read(
+    tmp_path: Path, example: str, model: type[CdcConfig], topics: tuple[str, ...]
+) -> None:
     """Its file as it stands; the database is what the environment says."""
     path = tmp_path / "ingress" / "shop.yaml"
     path.parent.mkdir()
-    path.write_text(POSTGRES)
+    path.write_text(example)
     config = load_ingress(path)
-    assert isinstance(config, PostgresCdcConfig)
-    assert config.topics == ("shop.items", "stock.places")
+    assert isinstance(config, model)
+    assert config.topics == topics
 
 
 def test_numbers_are_those_of_the_code() -> None:

@@ -173,7 +173,7 @@ def _start(home: Path, settings: Mapping[str, str], *, temporary: bool, owner_pi
     home.chmod(0o755)
     if not (data / "mysql").exists():
         _make_data(data, user)
-    (port,) = free_ports(1)
+    port = int(settings["port"]) if "port" in settings else free_ports(1)[0]
     given = {
         **SETTINGS,
         "datadir": str(data),

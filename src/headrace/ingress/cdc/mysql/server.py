@@ -115,7 +115,7 @@ def open_moment(connection: Connection, server: Server) -> Place:
     """
     if server.is_mariadb:
         rows(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-        found = {name: value for name, value in _texts(rows(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'"))}
+        found: dict[str, str] = dict(_pairs(rows(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'")))
         return Place.of(found["Binlog_snapshot_file"], int(found["Binlog_snapshot_position"]))
     rows(connection, "FLUSH TABLES WITH READ LOCK")
     try:
@@ -141,6 +141,10 @@ def _status(connection: Connection) -> tuple[str, int, str]:
     except SourceInvalid:  # Before MySQL 8.2, and of MariaDB.
         (status,) = _texts(rows(connection, "SHOW MASTER STATUS"))
     return status[0], int(status[1]), status[4] if len(status) > 4 else ""
+
+
+def _pairs(found: list[tuple[Any, ...]]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in _texts(found)]
 
 
 def _texts(found: list[tuple[Any, ...]]) -> list[tuple[str, ...]]:
