@@ -17,7 +17,7 @@ from headrace.workspace.plan_connectors import open_ingress
 from tests.ingress.mysql.till import Till
 
 INGRESS = "kind: mysql-cdc\ndatabase: ${TILL}\ntables:\n  accounts: {topic: accounts}\n"
-CONTRACT = "topic: accounts\nowner: till\nkind: change\nkey: id\nfields: {id: long, owner: string?, cents: long}\n"
+CONTRACT = "topic: accounts\nowner: till\nkind: change\nkey: id\nfields: {id: long, owner: 'string?', cents: long}\n"
 
 
 def workspace(root: Path, contract: str = CONTRACT) -> None:

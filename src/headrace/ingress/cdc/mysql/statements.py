@@ -121,7 +121,8 @@ def _told(tables: list[Table], deed: Deed, captured: Collection[Table]) -> list[
 
 
 def _mentions(statement: str, table: Table, schema: str) -> bool:
-    name = re.escape(table[1])
-    return re.search(rf"(?<![\w$]){name}(?![\w$])", statement) is not None and (
-        table[0] == schema or re.search(rf"(?<![\w$]){re.escape(table[0])}(?![\w$])", statement) is not None
-    )
+    """Whether the table's name is there, with its database or in it."""
+    name = rf"`?{re.escape(table[1].replace('`', '``'))}`?(?![\w$])"
+    if re.search(rf"(?<![\w$])`?{re.escape(table[0])}`?\s*\.\s*{name}", statement) is not None:
+        return True
+    return table[0] == schema and re.search(rf"(?<![\w$.`]){name}", statement) is not None
