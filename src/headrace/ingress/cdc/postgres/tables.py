@@ -5,15 +5,13 @@ Owns what is read from the catalogue, the check of a table against its contract,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from headrace.contracts.avro import AvroSchema
-from headrace.contracts.contract import Contract, TopicKind
-from headrace.contracts.shape import record_shape
+from headrace.contracts.contract import Contract
 from headrace.errors import Where
+from headrace.ingress.cdc import mapping
 from headrace.ingress.cdc.errors import SourceInvalid
 from headrace.ingress.cdc.postgres.connection import Connection, connect, translated
 from headrace.ingress.cdc.postgres.text_columns import unmapped
@@ -29,7 +27,6 @@ from headrace.ingress.cdc.table import check_key
 DEFAULT_SCHEMA = "public"
 KEY_ERRORS = "surrogateescape"
 """A database in SQL_ASCII may have text in a key that is no UTF-8: its bytes come back as they were."""
-_AVRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 _TABLE = """
 SELECT c.oid::bigint, c.relkind::text, c.relreplident::text, c.relpersistence::text,
@@ -156,38 +153,12 @@ def check_contract(table: SourceTable, contract: Contract) -> None:
 
 def check_mapping(table: str, types: Mapping[str, PgType], contract: Contract) -> None:
     """Raises `SourceInvalid` where a field has no column that can fill it, and no default."""
-    fields = {each.name: each for each in contract.schema.fields}
-    for child in record_shape(contract.schema).children:
-        if child.name not in types:
-            if fields[child.name].has_default or child.shape.is_nullable:
-                continue
-            raise SourceInvalid(
-                f"table {table!r} has no column {child.name!r}, which the contract of {contract.topic!r} asks for",
-                where=contract.where,
-                cure="add the column to the table, or give the field a default, or take it out of the contract",
-            )
-        wrong = unmapped(types[child.name], child.shape)
-        if wrong is not None:
-            raise SourceInvalid(
-                f"column {child.name!r} of table {table!r} {wrong}",
-                where=contract.where,
-                cure="make it string in the contract, which holds every type, or see docs/ingress.md for its types",
-            )
+    mapping.check_mapping(table, types, contract, unmapped)
 
 
 def followed_contract(contract: Contract, columns: Sequence[tuple[str, PgType]]) -> Contract:
     """The contract with the columns that it does not have, nullable and behind the others."""
-    known = {each.name for each in contract.schema.fields}
-    more = [(name, found) for name, found in columns if name not in known and _AVRO_NAME.fullmatch(name)]
-    if not more:
-        return contract
-    definition = contract.schema.definition
-    assert isinstance(definition, dict)
-    added = [
-        {"name": name, "type": ["null", inferred_avro_type(found, f"{contract.schema.name}_{name}")], "default": None}
-        for name, found in more
-    ]
-    return replace(contract, schema=AvroSchema.parse({**definition, "fields": [*definition["fields"], *added]}))
+    return mapping.followed_contract(contract, columns, inferred_avro_type)
 
 
 def infer_contract(database: str, table: str, *, topic: str | None = None) -> Contract:
@@ -200,31 +171,12 @@ def infer_contract(database: str, table: str, *, topic: str | None = None) -> Co
         found = read_table(connection, type_catalogue(connection), table)
     finally:
         connection.close()
-    columns = [each for each in found.columns if not each.is_generated]
-    wrong = next((each.name for each in columns if not _AVRO_NAME.fullmatch(each.name)), None)
-    if wrong is not None:
-        raise SourceInvalid(
-            f"column {wrong!r} of table {table!r} has a name that Avro does not allow",
-            cure="write the contract by hand, without this column, or rename the column",
-        )
-    name = re.sub(r"\W", "_", found.name, flags=re.ASCII)
-    fields = [field_of(each) for each in columns]
-    record = {"type": "record", "name": name if not name[:1].isdigit() else f"_{name}", "fields": fields}
-    return Contract(
-        topic=topic or table,
-        schema=AvroSchema.parse(record),
-        kind=TopicKind.CHANGE,
-        key=found.key,
-        description=f"Changes of the table {table}.",
-    )
-
-
-def field_of(column: Column) -> dict[str, Any]:
-    """The field of a column in a contract made from its table."""
-    avro_type = inferred_avro_type(column.type, column.name)
-    if not column.is_nullable or column.key_position >= 0:
-        return {"name": column.name, "type": avro_type}
-    return {"name": column.name, "type": ["null", avro_type], "default": None}
+    fields = [
+        (each.name, inferred_avro_type(each.type, each.name), each.is_nullable and each.key_position < 0)
+        for each in found.columns
+        if not each.is_generated
+    ]
+    return mapping.contract_of_table(table, fields, found.key, topic=topic)
 
 
 def quoted(name: str) -> str:
