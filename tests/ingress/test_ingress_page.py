@@ -105,7 +105,7 @@ def opened(loaded: Workspace, environment: Environment) -> PostgresCdc:
 
 def test_the_outbox_of_the_page_is_that_of_the_code() -> None:
     """Its statement, its keys, how much is removed at a time."""
-    (statement,) = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    statement, _ = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     assert statement.split() == f"{table_statement(quoted_name(DEFAULT_TABLE))};".split()
     for name, each in OutboxConfig.model_fields.items():
         default = f"{each.default:,}" if type(each.default) is int else each.default
