@@ -480,3 +480,12 @@ def test_batches_are_bounded_by_bytes(till: Till, monkeypatch: pytest.MonkeyPatc
     assert max(steps) <= 5
     assert till.replica() == till.source() != {}
     assert account(1, "", 1, "x" * 50_000) == till.replica()[1]
+
+
+def test_a_server_that_says_nothing_any_more(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was cut without a word is given up: the server says every ten seconds that it lives."""
+    cdc = till.drain()
+    cdc.step()
+    monkeypatch.setattr("headrace.ingress.cdc.mysql.binlog.SILENCE_S_MAX", 0.0)
+    with pytest.raises(SourceUnavailable, match="said nothing"):
+        wait_until(lambda: cdc.step() < 0, "it is given up")

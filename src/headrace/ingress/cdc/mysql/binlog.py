@@ -13,6 +13,7 @@ from __future__ import annotations
 import select
 import ssl
 import struct
+import time
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ class BinlogStream:
     ) -> None:
         self._where, self._has_checksums = where, has_checksums
         self.file = place.file
-        self._offset = 0
+        self._offset, self._heard_at_s = 0, time.monotonic()
         settings = {
             **settings_of(database, where=where),
             "connect_timeout": CONNECT_TIMEOUT_S,
@@ -170,8 +171,8 @@ class BinlogStream:
             self._reader.close()
 
     def wait(self, seconds: float) -> None:
-        """Until something may be there."""
-        if self._connection.at == len(self._connection.buffer):
+        """Until something may be there. Call it when `receive` gave nothing."""
+        with suppress(OSError, ValueError):  # Of a connection that ended, which `receive` tells.
             self._connection.wait(seconds)
 
     def receive(self) -> Event | None:
@@ -179,15 +180,25 @@ class BinlogStream:
         while True:
             payload = self._connection.payload()
             if payload is None:
-                try:
-                    if not self._connection.receive():
-                        return None
-                except (pymysql.MySQLError, OSError) as error:
-                    raise translation(error, self._where) from error
+                if not self._has_received():
+                    return None
                 continue
             event = self._event(payload)
             if event is not None:
                 return event
+
+    def _has_received(self) -> bool:
+        try:
+            has_received = self._connection.receive()
+        except (pymysql.MySQLError, OSError) as error:
+            raise translation(error, self._where) from error
+        now_s = time.monotonic()
+        if has_received:
+            self._heard_at_s = now_s
+        elif now_s - self._heard_at_s > SILENCE_S_MAX:
+            # A connection that was cut without a word would be silent for ever.
+            raise SourceUnavailable(f"the server said nothing for {SILENCE_S_MAX:.0f} s", where=self._where)
+        return has_received
 
     def _event(self, payload: bytes) -> Event | None:
         if payload[:1] != b"\0":
