@@ -39,6 +39,7 @@ def test_numbers_are_decimal_only_where_digits_could_be_lost() -> None:
         (b'{"v": -Infinity}', "-Infinity is no number of JSON"),
         (b'"\xff"', "is not UTF-8 text"),
         (b"1" * 5_000, "a number is too long"),
+        (b"1e9999999999999999999", "a number is too long"),
         (b"[" * 100_000, "is not JSON"),
         (b"[]", "is not a JSON object"),
         (b"null", "is not a JSON object"),

@@ -19,8 +19,8 @@ from headrace.contracts.avro import AvroSchema
 from headrace.contracts.shape import Kind, record_shape
 
 _DECIMALS = frozenset({Kind.DECIMAL, Kind.DECIMAL_TEXT, Kind.BIG_DECIMAL})
-_HUGE = re.compile(rb"[0-9][eE]\+?0*[1-9][0-9]{2}|[0-9]{309}")
-"""A number that may be beyond a double: reading it as one would make it infinite."""
+_HUGE = re.compile(rb"(?:^|[:,\[\s])-?(?:[0-9]+(?:\.[0-9]+)?[eE]\+?0*[1-9][0-9]|[0-9]{16,}\.)")
+"""A number with a fraction or exponent that a double may not hold: a whole one would change, or become infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class JsonReader:
             return (self._exact if exact else self._quick).decode(text.decode())
         except UnicodeDecodeError:
             return Unreadable("is not UTF-8 text")
-        except (ValueError, RecursionError) as error:
+        except (ValueError, ArithmeticError, RecursionError) as error:
             # Of a number with thousands of digits Python says how to allow them; that is not for the sender.
             is_told = isinstance(error, json.JSONDecodeError | _NotJson | RecursionError)
             return Unreadable(f"is not JSON: {error}" if is_told else "is not JSON: a number is too long")

@@ -136,6 +136,8 @@ _BOOLEAN_TEXTS = {"true": True, "1": True, "false": False, "0": False}
 _RANGES = {Kind.INT: 2**31, Kind.LONG: 2**63}
 _WHOLE_DIGITS_MAX = 40
 """Far more than a long has: no number of a thousand digits is written out to learn that."""
+_EXPONENT_MAX = 9_999
+"""As in text: written out, a larger one would fill memory."""
 _EXACT_IN_DOUBLE = 2**53
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT64_MAX = int(np.finfo(np.float64).max)
@@ -156,6 +158,10 @@ def _integer(value: Any, shape: Shape, form: Form) -> int:
     if not -limit <= value < limit:
         raise Misfit(f"is out of the range of {type_text(shape)}")
     return int(value)
+
+
+def _is_whole(value: float | Decimal) -> bool:
+    return not (isinstance(value, Decimal) and value.adjusted() >= _WHOLE_DIGITS_MAX) and value == int(value)
 
 
 def _whole(value: Decimal, shape: Shape) -> int:
@@ -262,6 +268,8 @@ def _as_decimal(value: Any, shape: Shape) -> Decimal:
         raise wrong_type(value, shape)
     if not value.is_finite():
         raise Misfit("is not a finite number")
+    if abs(value.adjusted()) > _EXPONENT_MAX:
+        raise Misfit("has an exponent that no number of use has")
     return value
 
 
@@ -280,6 +288,8 @@ def _temporal(value: Any, shape: Shape, form: Form) -> int:
     """An integer is taken as Avro's own: days, or units since midnight or the epoch."""
     if form is Form.TEXT and re.fullmatch(r"-?\d+", value.strip(), re.ASCII):
         value = int(value)
+    elif form in _PARSED and isinstance(value, float | Decimal) and _is_whole(value):
+        value = int(value)  # JSON knows no whole numbers: 1.0 is 1.
     if isinstance(value, int) and not isinstance(value, bool):
         lowest, highest = _temporal_range(shape)
         if not lowest <= value < highest:

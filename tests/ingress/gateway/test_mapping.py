@@ -7,7 +7,7 @@ import io
 import json
 import math
 import struct
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -175,6 +175,10 @@ def one(kind: Any) -> TopicEncoder:
         (logical("long", "timestamp-millis"), '"2013-01-01T05:15:00"'),
         (logical("long", "timestamp-millis"), '"2013-01-01T05:15:00.0001Z"'),
         (logical("long", "timestamp-millis"), "1.5"),
+        (logical("long", "timestamp-millis"), "1e999999999"),
+        (logical("bytes", "big-decimal"), "1e999999999"),
+        ("long", "1e999999999"),
+        ("long", "9007199254740993.5"),
         (logical("int", "date"), '"2013-02-30"'),
         (logical("string", "uuid"), '"x"'),
         ({"type": "array", "items": "int"}, "{}"),
@@ -188,6 +192,17 @@ def test_what_would_change_is_refused(kind: Any, text: str) -> None:
     [violation] = violations.values()
     assert violation.field == "v"
     assert len(text) < 4 or text.strip('"') not in violation.reason
+
+
+@pytest.mark.parametrize("text", ["7", "7.0", "0.7e1", "70e-1"])
+def test_whole_numbers_may_be_written_with_a_fraction(text: str) -> None:
+    """JSON knows no other numbers; those of more digits than a double has are whole, too."""
+    for kind in ("int", "long", logical("long", "time-micros"), logical("bytes", "decimal", precision=9, scale=2)):
+        [row], violations = encode([f'{{"v":{text}}}'], one(kind))
+        assert not violations
+        assert row["v"] in (7, time(0, 0, 0, 7))
+    [row], _ = encode(['{"v": 9007199254740993.0}'], one("long"))
+    assert row["v"] == 9007199254740993
 
 
 def test_decimals_keep_digits_that_a_double_has_not() -> None:
