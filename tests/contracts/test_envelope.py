@@ -45,6 +45,12 @@ SOURCE = {
     "txId": None,
     "lsn": None,
     "xmin": None,
+    "server_id": None,
+    "gtid": None,
+    "file": None,
+    "pos": None,
+    "row": None,
+    "thread": None,
 }
 
 

@@ -57,7 +57,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (1, ("kind: sqlite-cdc\n", ""), "'kind' is missing; write `kind: sqlite-cdc \\| postgres-cdc \\| mysql-cdc`"),
+        (1, ("kind: sqlite-cdc\n", ""), "'kind' is missing; write `kind: sqlite-cdc [|] .* [|] mysql-cdc [|] gateway`"),
         (1, ("sqlite-cdc", "sqlite-cd"), "unknown kind 'sqlite-cd'; did you mean 'sqlite-cdc'"),
         (2, ("database:", "databas:"), "unknown key 'databas'; did you mean 'database'|'database' is missing"),
         (4, ("topic: planes", "topik: planes"), "'tables.planes.topi[ck]'"),

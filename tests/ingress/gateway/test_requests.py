@@ -64,7 +64,7 @@ def test_an_answer_says_where_the_record_is(door: Door) -> None:
 def test_attributes_of_events_are_headers(door: Door) -> None:
     """As in CloudEvents' binding of Kafka; percent signs of HTTP's headers are read."""
     client = door.client(door.gateway())
-    client.post("orders", event(1, order(1), shop=7, urgent=True, subject=None), EVENT_TYPE)
+    client.post("orders", event(1, order(1), shop=7.0, urgent=True, subject=None), EVENT_TYPE)
     client.post("orders", order(2), ce_specversion="1.0", ce_id="e-2", ce_source="%2Fshop%20a", ce_type="placed")
     found = sorted(sorted(record.headers) for record in door.records("orders"))
     common = [("ce_specversion", b"1.0"), ("ce_type", b"placed")]
@@ -213,6 +213,13 @@ def test_connections_are_bounded(door: Door) -> None:
     wait_until(lambda: b" 503 " not in _raw_start(gateway), "room for another connection")
     for client in kept:
         client.close()
+
+
+def test_connections_that_come_and_go_take_no_room(door: Door) -> None:
+    """However many there were a moment ago."""
+    gateway = door.gateway(connections_max=3, ready=False)
+    answers = [_raw_start(gateway) for _ in range(20)]
+    assert not [answer for answer in answers if b" 200 " not in answer]
 
 
 def _raw_start(gateway: Any) -> bytes:

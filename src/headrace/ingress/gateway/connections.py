@@ -17,9 +17,12 @@ from aiohttp import web
 SWEEP_S = 0.25
 LIMIT_ANSWER = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Type: application/problem+json\r\nContent-Length: 84\r\n\r\n"
-    b'{"status":503,"code":"ingress.overloaded","detail":"too many connections are open"}\n'
+    b"Content-Type: application/problem+json\r\nContent-Length: 114\r\n\r\n"
+    b'{"status":503,"title":"Service Unavailable","code":"ingress.overloaded",'
+    b'"detail":"too many connections are open"}\n'
 )
+MAKING_S = 1.0
+"""From a protocol to its connection, without TLS: a turn of the loop."""
 SLOW_ANSWER = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -36,11 +39,18 @@ class Connections:
     """The open connections of one server. Used on one loop."""
 
     def __init__(
-        self, server: web.Server, connections_max: int, patience_s: float, on_refused: Callable[[], None]
+        self,
+        server: web.Server,
+        connections_max: int,
+        patience_s: float,
+        on_refused: Callable[[], None],
+        *,
+        has_tls: bool,
     ) -> None:
         self._server, self._max, self._patience_s, self._on_refused = server, connections_max, patience_s, on_refused
+        self._making_s = patience_s if has_tls else MAKING_S
         self._fresh: dict[web.RequestHandler, float] = {}
-        """Made, and not connected yet."""
+        """Made, and perhaps not connected yet, the oldest first."""
         self._silent: dict[web.RequestHandler, float] = {}
         """Since when those have been open that sent no request."""
         self._spoke: set[object] = set()
@@ -51,8 +61,7 @@ class Connections:
     def make(self) -> asyncio.BaseProtocol:
         """A protocol for a new connection."""
         connections = self._server.connections
-        for each in connections:
-            self._fresh.pop(each, None)
+        self._forget_fresh(connections)
         if len(connections) + len(self._fresh) >= self._max:
             self._on_refused()
             return _Refusing()
@@ -60,8 +69,17 @@ class Connections:
         self._fresh[made] = time.monotonic()
         return made
 
-    def spoke(self, handler: object) -> None:
+    def _forget_fresh(self, connections: list[web.RequestHandler]) -> None:
+        """Those that are connected, or were: a connection may come and go between two looks."""
+        for each in connections:
+            self._fresh.pop(each, None)
+        before = time.monotonic() - self._making_s
+        while self._fresh and next(iter(self._fresh.values())) < before:
+            del self._fresh[next(iter(self._fresh))]
+
+    def spoke(self, handler: web.RequestHandler) -> None:
         """A request came on this connection."""
+        self._fresh.pop(handler, None)
         self._spoke.add(handler)
 
     async def sweep(self) -> None:
@@ -76,4 +94,4 @@ class Connections:
                 if now - since > self._patience_s and isinstance(handler.transport, asyncio.WriteTransport):
                     handler.transport.write(SLOW_ANSWER)
                     handler.transport.close()
-            self._fresh = {each: since for each, since in self._fresh.items() if now - since < self._patience_s}
+            self._forget_fresh(connections)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -114,8 +115,9 @@ def _text(value: Any) -> str | None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value) if -(2**31) <= value < 2**31 else None
+    if isinstance(value, int | float | Decimal):
+        # JSON knows no difference between 1 and 1.0.
+        return str(int(value)) if -(2**31) <= value < 2**31 and value == int(value) else None
     if not isinstance(value, str) or len(value) > ATTRIBUTE_CHARACTERS_MAX:
         return None
     try:

@@ -93,7 +93,11 @@ class Server:
         assert self._runner.server is not None
         patience_s = self._config.body_timeout_ms / 1_000
         self._connections = Connections(
-            self._runner.server, self._config.connections_max, patience_s, self._metrics.connection_refused
+            self._runner.server,
+            self._config.connections_max,
+            patience_s,
+            self._metrics.connection_refused,
+            has_tls=self._tls is not None,
         )
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
