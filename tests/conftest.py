@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
 import structlog
 
+from headrace.errors import HeadraceError
 from headrace.log.kafka import KafkaLog
 from headrace.testing.broker import stop_broker
 from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
@@ -62,17 +63,26 @@ def log_lines_go_where_they_went(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     configure(**before)
 
 
+@contextmanager
+def _served(
+    open_service: Callable[..., AbstractContextManager[str]], name: str, missing: type[HeadraceError]
+) -> Iterator[str]:
+    """The address of a session's service; without one the test is left out, or fails where it must not be."""
+    owner_pid, directory = _session()
+    try:
+        service = open_service(directory / name, owner_pid=owner_pid)
+    except missing as reason:
+        if is_required():
+            raise
+        pytest.skip(str(reason))
+    with service as address:
+        yield address
+
+
 @pytest.fixture(scope="session")
 def kafka_bootstrap() -> Iterator[str]:
     """Address of a real Kafka broker. Topics and groups in it are shared: use unique names."""
-    owner_pid, directory = _session()
-    try:
-        service = kafka_service(directory / "kafka", owner_pid=owner_pid)
-    except KafkaMissing as missing:
-        if is_required():
-            raise
-        pytest.skip(str(missing))
-    with service as address:
+    with _served(kafka_service, "kafka", KafkaMissing) as address:
         yield address
 
 
@@ -86,26 +96,12 @@ def kafka_log(kafka_bootstrap: str) -> Iterator[KafkaLog]:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """URL of a real PostgreSQL, as its superuser. Make a database of your own in it, and drop it."""
-    owner_pid, directory = _session()
-    try:
-        service = postgres_service(directory / "postgres", owner_pid=owner_pid)
-    except PostgresMissing as missing:
-        if is_required():
-            raise
-        pytest.skip(str(missing))
-    with service as url:
+    with _served(postgres_service, "postgres", PostgresMissing) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def mariadb_url() -> Iterator[str]:
     """URL of a real MariaDB (or MySQL), as its superuser. Make a database of your own in it, and drop it."""
-    owner_pid, directory = _session()
-    try:
-        service = mariadb_service(directory / "mariadb", owner_pid=owner_pid)
-    except MariadbMissing as missing:
-        if is_required():
-            raise
-        pytest.skip(str(missing))
-    with service as url:
+    with _served(mariadb_service, "mariadb", MariadbMissing) as url:
         yield url

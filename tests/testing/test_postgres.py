@@ -27,6 +27,20 @@ with running_postgres() as server:
     sys.stdin.readline()
 """
 
+STARTING = """
+import sys
+from pathlib import Path
+from headrace.testing.postgres import POSTGRES
+
+def answers(port):
+    print("waiting", flush=True)
+    sys.stdin.readline()
+
+POSTGRES.answers = answers
+with POSTGRES.running(Path(sys.argv[1])):
+    pass
+"""
+
 
 @pytest.fixture(autouse=True)
 def _programs() -> None:
@@ -70,6 +84,20 @@ def test_it_dies_with_its_owner() -> None:
     owner.wait()
     wait_until(lambda: not Path(f"/proc/{pid}").exists() and find_postgres(Path(directory)) is None, "the server's end")
     stop_postgres(Path(directory))
+
+
+def test_it_dies_with_an_owner_that_waits_for_it(home: Path) -> None:
+    """Killed while the server starts, before anybody could write down what runs."""
+    command = [sys.executable, "-c", STARTING, str(home)]
+    owner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "waiting\n"
+    file = home / "data" / "postmaster.pid"
+    wait_until(lambda: file.exists() and bool(file.read_text().split()), "the server's own file")
+    pid = file.read_text().split()[0]
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the server's end")
 
 
 def test_a_temporary_one_leaves_nothing() -> None:

@@ -30,6 +30,7 @@ from headrace.demo.database import SqliteFleet
 from headrace.demo.replay import Fleet, records_in, replay
 from headrace.demo.source_files import read_flights
 from headrace.errors import HeadraceError
+from headrace.ingress.violations import IngressInvalid
 from headrace.log.port import Log
 from headrace.testing.server_process import free_ports
 from headrace.workspace.apply import apply_plan
@@ -135,7 +136,7 @@ def _services(root: Path, stack: contextlib.ExitStack, tell: Callable[[str], Non
     try:
         from headrace.demo.postgres_fleet import fleet_database
     except ImportError as error:
-        raise HeadraceError(
+        raise IngressInvalid(
             f"PostgreSQL's driver is not there: {error}", cure="pip install 'headrace[postgres]'"
         ) from error
     server_url = os.environ.get(POSTGRES_VARIABLE)

@@ -154,9 +154,14 @@ class Outbox:
         if violations:
             raise violations[min(violations)]
         text = checker.rows.key_text if is_deletion else checker.rows.text
-        values = (str(uuid.uuid4()), topic, None, told, stamp, is_deletion, checker.schema)
-        common = dict(zip(WRITTEN, values, strict=True))
-        return [{**common, "payload": text(row), "event_id": str(uuid.uuid4())} for row in rows]
+        common = {
+            "topic": topic,
+            "headers": told,
+            "timestamp_ms": stamp,
+            "is_deletion": is_deletion,
+            "schema": checker.schema,
+        }
+        return [{"event_id": str(uuid.uuid4()), "payload": text(row), **common} for row in rows]
 
     def _checker(self, topic: str) -> _Checker:
         found = self._checkers.get(topic)

@@ -23,7 +23,8 @@ from headrace.ingress.cdc.mysql.connection import connect, rows
 from headrace.ingress.cdc.mysql.position import Gtids, MysqlPosition, Open, Place, TableSnapshot
 from headrace.ingress.cdc.mysql.server import binary_logs
 from headrace.log.embedded.producer import EmbeddedProducer
-from headrace.testing.mariadb import Mariadb, running_mariadb, start_mariadb
+from headrace.testing.database_server import RunningServer
+from headrace.testing.mariadb import running_mariadb, start_mariadb
 from headrace.testing.server_process import has_ended
 from headrace.testing.sink_harness import wait_until
 from tests.ingress.mysql.till import Till
@@ -283,14 +284,14 @@ def test_the_log_behind_is_measured(till: Till) -> None:
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[Mariadb]:
+def own_server() -> Iterator[RunningServer]:
     """A server whose log may be purged and reset."""
     with running_mariadb() as server:
         yield server
 
 
 @pytest.fixture
-def own(own_server: Mariadb, tmp_path: Path) -> Iterator[Till]:
+def own(own_server: RunningServer, tmp_path: Path) -> Iterator[Till]:
     with closing(Till(tmp_path, own_server.url)) as till:
         yield till
 
@@ -358,7 +359,7 @@ def test_another_server(own: Till, tmp_path: Path, mariadb_url: str) -> None:
             cdc.step()
 
 
-def test_a_server_that_restarts(own_server: Mariadb, own: Till) -> None:
+def test_a_server_that_restarts(own_server: RunningServer, own: Till) -> None:
     """The stream breaks, the process waits, and goes on where it was; numbers of tables begin anew."""
     home = Path(own_server.directory)
     cdc = own.drain()
