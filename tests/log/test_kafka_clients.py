@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Literal
@@ -53,6 +54,19 @@ def logs(kafka_bootstrap: str, request: pytest.FixtureRequest) -> Iterator[tuple
         closing(KafkaLog(kafka_bootstrap, client=reads)) as reader,
     ):
         yield writer, reader
+
+
+@pytest.mark.parametrize("kind", ["native", "python"])
+def test_a_flush_ends_when_the_records_are_stored(kafka_bootstrap: str, kind: Literal["native", "python"]) -> None:
+    """Not at the next of the moments, ten milliseconds apart, at which librdkafka looks."""
+    with closing(KafkaLog(kafka_bootstrap, client=kind)) as log, closing(log.producer()) as producer:
+        topic, took_s = make_topic(log), []
+        for _ in range(30):
+            producer.produce(outgoing(topic, [b"row"]))
+            began_s = time.perf_counter()
+            producer.flush()
+            took_s.append(time.perf_counter() - began_s)
+    assert min(took_s) < 0.009
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])

@@ -66,6 +66,9 @@ RIGHTS_ASKED_AFTER_S = 10.0
 transaction librdkafka tells nobody. It keeps the records, or drops all of them."""
 
 QUEUE_FULL_POLL_S = 0.02
+FLUSH_LOOK_MIN_S, FLUSH_LOOK_MAX_S, FLUSH_LOOK_GROWTH = 0.001, 0.1, 1.1
+"""How soon a flush that waits looks again whether all is stored. librdkafka by itself looks every ten milliseconds:
+records that are stored wake nobody, since only failures are reported."""
 LOST_AFTER_S = 5.0
 """Beyond its own timeout a call that has not come back never will."""
 CLOSE_FLUSH_S = 10.0
@@ -170,8 +173,11 @@ class KafkaProducer:
 
     def _flush_for(self, timeout_s: float) -> int:
         """How many records are left after so long."""
+        deadline_s = time.monotonic() + timeout_s
+        look_s = FLUSH_LOOK_MIN_S
         try:
-            left = self._open().flush(timeout_s)
+            while (left := self._open().flush(min(look_s, timeout_s))) and time.monotonic() < deadline_s:
+                look_s = min(look_s * FLUSH_LOOK_GROWTH, FLUSH_LOOK_MAX_S, max(0.0, deadline_s - time.monotonic()))
         except KafkaException as raised:
             self._raise_from(raised, action="flushing")
         self._raise_failures()
