@@ -32,7 +32,7 @@ SERIES_PER_PIPELINE_MAX = 500
 OTHER = "other"
 COMMIT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0)
 """From a local log to the longest that a transaction may take."""
-BATCH_BUCKETS_ROWS = (1, 10, 100, 300, 1_000, 3_000, 10_000, 20_000)
+BATCH_BUCKETS_ROWS = (1, 10, 100, 300, 1_000, 3_000, 10_000, 20_000, 40_000, 80_000)
 """Up to `BATCH_RECORDS_MAX`."""
 
 BATCH_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

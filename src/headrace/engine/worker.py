@@ -27,6 +27,7 @@ import structlog
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.engine.assembly import Assembly, assemble
+from headrace.engine.batch_size import BatchSize
 from headrace.engine.contact import Contact
 from headrace.engine.idleness import Idleness, caught_up
 from headrace.engine.lag import LagMeter
@@ -67,8 +68,6 @@ RENEW_WAIT_S = 1.0
 """Before clients are made anew."""
 PASSES_PER_COMMIT_MAX = 8
 """Of small batches, where nothing is seen before the commit: more would cost the processor and gain nobody anything."""
-SMALL_BATCH_SHARE = 10
-"""A batch below this share of the largest is small."""
 COMMIT_HEAD_START_MAX = 0.25
 """Share of the interval by which a commit begins early, so that rows are seen when it is over."""
 COMMIT_MEMORY = 0.8
@@ -97,13 +96,14 @@ class PipelineWorker:
         clock = clock or steady_clock()
         self._log, self._settings, self._clock = log, settings, clock
         self._plan = compiled.plan
-        self._batch_records_max = min(settings.batch_records_max, handed_over_max(self._plan))
         self._metrics = metrics or EngineMetrics()
         self._orders = orders or Orders()
         self._stands_still = False
         self._lag = LagMeter(log)
         self._contact = Contact(clock())
         self._commit_interval_s = (settings.commit_interval_ms or self._plan.commit_interval_ms) / 1000
+        records_max = min(settings.batch_records_max, handed_over_max(self._plan))
+        self._batch_size = BatchSize(records_max, self._commit_interval_s)
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._reporter = Reporter(
             self._plan.name,
@@ -262,6 +262,7 @@ class PipelineWorker:
         self._read(self._poll_timeout_s(), patience)
         self._replay(patience)
         self._process(patience)
+        self._batch_size.end()
         self._idleness.look(now, patience)
         if parts.outbox.rows_pending:
             # In a transaction too: its partitions are made known to the broker by the first record, and a commit that
@@ -285,13 +286,13 @@ class PipelineWorker:
     def _read(self, timeout_s: float, patience: Patience) -> None:
         """Take in what there is to read. A client that cannot read any more raises `LogUnavailable`."""
         parts = self._parts
-        batches = parts.consumer.poll(self._batch_records_max, timeout_s)
+        batches = parts.consumer.poll(self._batch_size.records, timeout_s)
         now = self._clock()
         records = sum(map(len, batches))
-        if records >= self._batch_records_max:
+        self._batch_size.begin(records)
+        if records >= self._batch_size.records:
             parts.tasks.note_more(self._now_ms())
-        is_small = records < self._batch_records_max / SMALL_BATCH_SHARE
-        if is_small and not self._leaves_at_once:
+        if self._batch_size.is_small(records) and not self._leaves_at_once:
             self._read_again_s = now + min(self._commit_interval_s / PASSES_PER_COMMIT_MAX, POLL_TIMEOUT_S)
         for batch in batches:
             self._begin()
@@ -340,7 +341,7 @@ class PipelineWorker:
         parts = self._parts
         complete = self._complete(patience)
         for task in parts.tasks.tasks:
-            for piece in parts.tasks.ready(task, complete, self._now_ms(), self._batch_records_max):
+            for piece in parts.tasks.ready(task, complete, self._now_ms(), self._batch_size.records):
                 self._begin()
                 began_s = time.perf_counter()
                 task.runner.run(piece, parts.outbox.emit)
