@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+FEW_ROWS_MAX = 4_096
+"""Up to here rows are picked on the thread that asks: Polars' own threads take longer to wake up than that takes."""
+
 
 def pick(frame: pl.DataFrame, mask: npt.NDArray[np.bool_]) -> pl.DataFrame:
     """The rows where `mask` is true, in order."""
@@ -23,7 +26,19 @@ def pick(frame: pl.DataFrame, mask: npt.NDArray[np.bool_]) -> pl.DataFrame:
     first, behind = int(rows[0]), int(rows[-1]) + 1
     if behind - first == len(rows):
         return frame.slice(first, len(rows))
-    return frame[rows]
+    if frame.height > FEW_ROWS_MAX:
+        return frame[rows]
+    mine = pl.Series(mask)
+    return frame_of([column.filter(mine) for column in frame.get_columns()])
+
+
+def picked(frame: pl.DataFrame, predicate: pl.Expr) -> pl.DataFrame:
+    """The rows for which `predicate` is true, in order: `frame.filter`, which takes twice to four times as long."""
+    mask = frame.select(predicate).to_series()
+    if len(mask) != frame.height or mask.dtype != pl.Boolean:
+        # One value for all rows, or none that says which: Polars knows what to do, or what to say.
+        return frame.filter(predicate)
+    return pick(frame, (mask.fill_null(value=False) if mask.null_count() else mask).to_numpy())
 
 
 def put(frame: pl.DataFrame, column: pl.Series) -> pl.DataFrame:

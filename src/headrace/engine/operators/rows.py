@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from headrace.engine.operator import DELETED, SEQUENCE, OperatorContext, system_schema
-from headrace.engine.row_picks import columns_of, frame_of
+from headrace.engine.row_picks import columns_of, frame_of, picked
 from headrace.flow.expression_tree import copied_column
 from headrace.flow.steps import ExplodeStep, FilterStep, ProjectStep
 from headrace.flow.values import NamedExpression
@@ -34,7 +34,7 @@ class Filter:
     def process(self, inputs: Sequence[pl.DataFrame], context: OperatorContext) -> pl.DataFrame:
         (frame,) = inputs
         if not self._is_table:
-            return frame.filter(self._predicate)
+            return picked(frame, self._predicate)
         gone = (pl.col(DELETED) | ~self._predicate.fill_null(value=False)).alias(DELETED)
         marked = frame.with_columns(gone)
         # A deletion carries its key only, whichever way it came about.
