@@ -177,6 +177,18 @@ def test_versions_that_nobody_can_see_are_forgotten_and_nothing_else(
     assert found == reference(events, how="left", as_of=True, history_ms=history_ms)
 
 
+def test_a_version_that_comes_later_hides_no_newer_one() -> None:
+    """Two versions of one time before the history, the second behind the row that asks: a newer one counts for it."""
+    events = [
+        Event("table", 1, "c", None, 11),
+        Event("table", 1, "c", 0, 0),
+        Event("stream", 1, "c", None, 0),
+        Event("table", 1, "c", None, 0),
+    ]
+    join = make_join(how="left", as_of=True, history_ms=10)
+    assert run(join, events, [], Context()) == reference(events, how="left", as_of=True, history_ms=10)
+
+
 def test_versions_beyond_the_history_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that changes for long holds its history, not its life."""
     monkeypatch.setattr(table_store, "GARBAGE_ROWS_MIN", 100)

@@ -235,8 +235,14 @@ class TableStore:
         partitions, times = keys[PARTITION].to_numpy(), keys[TIME].to_numpy()
         observed = self._observed_by(partitions, visible)
         following = at + 1
+        # Step over versions that came after the looking row, also where one behind them came before it.
+        unseen = following < last
+        unseen[unseen] = versions.row[following[unseen]] >= visible[unseen]
+        while unseen.any():
+            following[unseen] += 1
+            unseen &= following < last
+            unseen[unseen] = versions.row[following[unseen]] >= visible[unseen]
         superseded = following < last
-        superseded[superseded] = versions.row[following[superseded]] < visible[superseded]
         too_old = superseded & (times < observed - self._history_ms)
         return np.where(too_old, ABSENT, found)
 
