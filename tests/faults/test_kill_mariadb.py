@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from headrace.log.kafka import KafkaLog
+from tests.ingress.killing import LONG, check_verdict
 from tests.ingress.mysql.killing import kill_at_random_moments
 from tests.ingress.mysql.till import Till
-from tests.ingress.postgres.killing import LONG, check_verdict
 
 pytestmark = [pytest.mark.kafka, pytest.mark.mariadb, pytest.mark.slow, pytest.mark.xdist_group("mariadb-kafka")]
 
 
 @pytest.mark.timeout(3_600 if LONG else 300)
 def test_the_topic_is_the_table_whenever_the_capture_dies(
-    tmp_path: Path, mariadb_url: str, kafka_bootstrap: str
+    tmp_path: Path, mariadb_url: str, kafka_bootstrap: str, record_property: Callable[[str, object], None]
 ) -> None:
     """Rows and position are one transaction of Kafka: read committed, the topic replayed into an empty table equals the
     source table, and no change came twice, rows of the snapshot among them."""
     with closing(Till(tmp_path, mariadb_url, log=KafkaLog(kafka_bootstrap))) as till:
-        kill_at_random_moments(till, f"kafka:{kafka_bootstrap}")
-        check_verdict(till)
+        killed = kill_at_random_moments(till, f"kafka:{kafka_bootstrap}")
+        check_verdict(till, killed, record_property)

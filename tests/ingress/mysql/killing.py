@@ -1,9 +1,4 @@
-"""A capture that is killed at random moments of a workload.
-
-Owns what the tests on the embedded log and on Kafka share; the verdict over the topic is that of PostgreSQL's.
-
-- `HEADRACE_LONG_FAULTS` makes it ten kills over 100,000 changes.
-"""
+"""The capture of MariaDB as a process that can be killed, and a workload for it."""
 
 from __future__ import annotations
 
@@ -11,31 +6,19 @@ import json
 import random
 import subprocess
 import sys
-import threading
-import time
 
 from headrace.ingress.cdc.mysql.connection import connect, rows
+from tests.ingress.killing import EVERYTHING_EVERY, KEYS, NEW_KEYS, ROOT, ROWS, STATEMENTS, Killed, Process
+from tests.ingress.killing import kill_at_random_moments as kill
 from tests.ingress.mysql.till import Till
-from tests.ingress.postgres.killing import (
-    DEADLINE_S,
-    EVERYTHING_EVERY,
-    KEYS,
-    KILLS,
-    PAUSE_S_MAX,
-    ROOT,
-    ROWS,
-    STATEMENTS,
-    await_more,
-)
 
 
-def work(till: Till, seed: int) -> None:
+def work(till: Till, chance: random.Random) -> None:
     """Single statements and whole transactions, some rolled back, some larger than a batch."""
-    chance = random.Random(seed)
     connection = connect(till.url)
     rows(connection, f"USE {till.database}")
     for number in range(STATEMENTS):
-        key, other = chance.randrange(KEYS), 10_000 + number
+        key, other = chance.randrange(KEYS), NEW_KEYS + number
         statements = (
             (f"INSERT INTO accounts VALUES ({key}, 'i{number}', {number}, NULL) ON DUPLICATE KEY UPDATE note = 'n'",),
             (f"UPDATE accounts SET cents = {number} WHERE id = {key}",),
@@ -55,7 +38,7 @@ def work(till: Till, seed: int) -> None:
     connection.close()
 
 
-def capture(till: Till, log_place: str) -> subprocess.Popen[bytes]:
+def capture(till: Till, log_place: str) -> Process:
     """The process that captures."""
     config = till.config(batch_rows_max=300).model_dump(mode="json")
     arguments = [log_place, till.contract.topic, till.database, json.dumps(config)]
@@ -63,35 +46,14 @@ def capture(till: Till, log_place: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
-def kill_at_random_moments(till: Till, log_place: str) -> None:
-    """kill -9 in the snapshot and in the stream, then wait until the topic has everything."""
+def kill_at_random_moments(till: Till, log_place: str) -> Killed:
+    """kill -9 in the snapshot and in the stream, then wait until the position in the log is behind everything."""
     till.execute(f"INSERT INTO accounts SELECT seq, concat('o', seq), 0, NULL FROM seq_1_to_{ROWS}")
     till.cdc()
-    chance = random.Random(7)
-    writer = threading.Thread(target=work, args=(till, 7))
-    child = capture(till, log_place)
-    try:
-        for kill in range(KILLS):
-            await_more(till, child, writer)
-            if kill == 0:
-                writer.start()
-            time.sleep(chance.random() * PAUSE_S_MAX)
-            child.kill()
-            child.wait()
-            child = capture(till, log_place)
-        writer.join()
-        _await_end(till, child)
-    finally:
-        child.kill()
-        child.wait()
-        if writer.ident is not None:
-            writer.join()
+    reader = till.cdc(setup=False)
 
+    def is_done() -> bool:
+        position = reader.position
+        return position is not None and not position.open_snapshots and position.place >= till.end()
 
-def _await_end(till: Till, child: subprocess.Popen[bytes]) -> None:
-    """Until the position in the log is behind everything."""
-    end, reader, deadline = till.end(), till.cdc(setup=False), time.monotonic() + DEADLINE_S
-    while (position := reader.position) is None or position.open_snapshots or position.place < end:
-        assert child.poll() is None, "the process ended by itself"
-        assert time.monotonic() < deadline, "the process does not come to the end"
-        time.sleep(0.1)
+    return kill(till, lambda: capture(till, log_place), lambda chance: work(till, chance), is_done)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from tests.ingress.killing import LONG, check_verdict
 from tests.ingress.postgres.bank import Bank
-from tests.ingress.postgres.killing import LONG, check_verdict, kill_at_random_moments
+from tests.ingress.postgres.killing import kill_at_random_moments
 
 pytestmark = [pytest.mark.postgres, pytest.mark.xdist_group("postgres")]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600 if LONG else 300)
-def test_kills_at_random_moments(bank: Bank) -> None:
+def test_kills_at_random_moments(bank: Bank, record_property: Callable[[str, object], None]) -> None:
     """kill -9 in the snapshot and in the stream: the replayed topic equals the table, and no change came twice, rows of
     the snapshot among them."""
-    kill_at_random_moments(bank, str(bank.log_path))
-    check_verdict(bank)
+    killed = kill_at_random_moments(bank, str(bank.log_path))
+    check_verdict(bank, killed, record_property)
