@@ -22,7 +22,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
     batches.add_arguments(commands.add_parser("batches", help="what a batch costs the engine, by size and stage"))
-    capture.add_arguments(commands.add_parser("capture", help="PostgreSQL to change topics, beside Debezium's engine"))
+    capture.add_arguments(commands.add_parser("capture", help="database to change topics, beside Debezium's engine"))
     gateway.add_arguments(commands.add_parser("gateway", help="records over HTTP into a topic: rate, latency, memory"))
     nexmark.add_arguments(commands.add_parser("nexmark", help="the queries of an auction house, each answer checked"))
     recovery.add_arguments(commands.add_parser("recovery", help="restore, failover, latency, scaling, memory"))

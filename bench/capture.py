@@ -1,6 +1,6 @@
-"""`python -m bench capture`: PostgreSQL to change topic, headrace beside Debezium's engine.
+"""`python -m bench capture`: database to change topic, headrace beside Debezium's engine.
 
-Owns the measurements and what is printed.
+Owns the measurements and what is printed; `capture_databases` has what differs by database.
 
 - *snapshot*: a table that is there. *stream*: changes that the server writes itself, as quickly as it can, while the
   capture runs, in transactions of 100 rows. From the first record to the last; `cpu_seconds` are those of the capture.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
 import statistics
 import subprocess
 import sys
@@ -26,23 +25,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
-from bench.capture_table import CREATE, TABLE, TOPIC, contract, fill, transactions
+from bench.capture_databases import DATABASES, Database, new_name
+from bench.capture_table import TABLE, TOPIC, contract
 from bench.peers import debezium
 from bench.peers.installing import PeerMissing
 from bench.peers.processes import cpu_seconds_of
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.registry_store import StoredRegistry
-from headrace.ingress.cdc.config import PostgresCdcConfig
-from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 from headrace.log.kafka import KafkaLog
 from headrace.log.port import TopicPartition, TopicSpec
 from headrace.log.schema_topic import SchemaTopic
 from headrace.testing.broker import running_broker
 from headrace.testing.kafka_service import ADDRESS_VARIABLE
-from headrace.testing.postgres import running_postgres
-from headrace.testing.postgres_service import URL_VARIABLE
 
 SYSTEMS = ("headrace", "debezium")
 ROWS_OF_A_TRANSACTION = 100
@@ -82,18 +76,21 @@ class Lag:
 class Setting:
     """A server and a broker for one run of one system."""
 
+    database: Database
+    kind: str
     url: str
     bootstrap: str
     folder: Path
     name: str
 
     def execute(self, *statements: str) -> None:
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        with self.database.session(self.url) as session:
             for each in statements:
-                connection.execute(each.encode())
+                session.execute(each)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--database", choices=sorted(DATABASES), default="postgres")
     parser.add_argument("--rows", type=int, default=500_000, help="of the snapshot, and again of the stream")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the lag")
     parser.add_argument("--rounds", type=int, default=1)
@@ -108,11 +105,12 @@ def run(arguments: argparse.Namespace) -> int:
     if unknown:
         sys.exit(f"unknown system {unknown[0]!r}: one of {', '.join(SYSTEMS)}")
     found: list[Rate | Lag] = []
-    with _servers() as (url, bootstrap):
+    with _servers(arguments.database) as (url, bootstrap):
         for _ in range(arguments.rounds):
             for system in systems:
                 try:
-                    for line in _measured(system, url, bootstrap, arguments.rows, arguments.seconds):
+                    place = arguments.database, url, bootstrap
+                    for line in _measured(system, place, arguments.rows, arguments.seconds):
                         found.append(line)
                         print(json.dumps(asdict(line)) if arguments.json else _text(line), flush=True)
                 except PeerMissing as missing:
@@ -123,66 +121,59 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _servers() -> Iterator[tuple[str, str]]:
+def _servers(kind: str) -> Iterator[tuple[str, str]]:
     """Of this run alone, or those that the environment names."""
-    url, bootstrap = os.environ.get(URL_VARIABLE), os.environ.get(ADDRESS_VARIABLE)
+    database = DATABASES[kind]
+    url, bootstrap = os.environ.get(database.url_variable), os.environ.get(ADDRESS_VARIABLE)
     with ExitStack() as stack:
         yield (
-            url or stack.enter_context(running_postgres()).url,
+            url or stack.enter_context(database.server.running()).url,
             bootstrap or stack.enter_context(running_broker()).bootstrap,
         )
 
 
-def _measured(system: str, url: str, bootstrap: str, rows: int, seconds: float) -> Iterator[Rate | Lag]:
-    with _setting(url, bootstrap) as setting:
-        setting.execute(CREATE, fill(1, rows))
+def _measured(system: str, place: tuple[str, str, str], rows: int, seconds: float) -> Iterator[Rate | Lag]:
+    with _setting(*place) as setting:
+        table = setting.database.table
+        setting.execute(table.create, table.fill(1, rows))
         output = setting.folder / "counts"
         with _capture(system, setting, output, counts_only=True) as process:
             yield _rate(system, "snapshot", process, output, 0, rows)
             before = cpu_seconds_of(process.pid)
-            _await(lambda: _is_streaming(setting), process)
-            setting.execute(transactions(rows + 1, 2 * rows, ROWS_OF_A_TRANSACTION))
+            _await(lambda: setting.database.is_streaming(setting.url), process)
+            setting.execute(table.transactions(rows + 1, 2 * rows, ROWS_OF_A_TRANSACTION))
             yield _rate(system, "stream", process, output, rows, rows, before)
-    with _setting(url, bootstrap) as setting:
-        setting.execute(CREATE, fill(1, 1))
+    with _setting(*place) as setting:
+        setting.execute(table.create, table.fill(1, 1))
         output = setting.folder / "records"
         with _capture(system, setting, output, counts_only=False) as process:
-            _await(lambda: _is_streaming(setting), process)
+            _await(lambda: bool(_lines(output)) and setting.database.is_streaming(setting.url), process)
             yield _lag(system, _paced(setting, seconds, process, output, is_ours=system == "headrace"))
 
 
 @contextmanager
-def _setting(url: str, bootstrap: str) -> Iterator[Setting]:
-    name = f"bench_{secrets.token_hex(4)}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-        with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
-            yield Setting(psycopg.conninfo.make_conninfo(url, dbname=name), bootstrap, Path(folder), name)
-        connection.execute(
-            b"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = %s", (name,)
-        )
-        deadline = time.monotonic() + TIMEOUT_S
-        query = b"SELECT slot_name FROM pg_replication_slots WHERE database = %s"
-        while slots := connection.execute(query, (name,)).fetchall():
-            for (slot,) in slots:
-                try:
-                    connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
-                except psycopg.errors.ObjectInUse:
-                    time.sleep(0.1)
-            assert time.monotonic() < deadline
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+def _setting(kind: str, server: str, bootstrap: str) -> Iterator[Setting]:
+    database, name = DATABASES[kind], new_name()
+    with database.made(server, name) as url, tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+        yield Setting(database, kind, url, bootstrap, Path(folder), name)
 
 
 @contextmanager
 def _capture(system: str, setting: Setting, output: Path, *, counts_only: bool) -> Iterator[subprocess.Popen[bytes]]:
     if system == "debezium":
-        given = debezium.properties(setting.url, [TABLE], setting.name)
+        given = setting.database.properties(setting.url, setting.name)
         with debezium.engine(given, output, counts_only=counts_only) as process:
             yield process
         return
     config = {"name": "capture", "database": setting.url, "tables": {TABLE: {"topic": TOPIC}}}
     _set_up(setting, config)
-    given = {"bootstrap": setting.bootstrap, "workspace": setting.name, "output": str(output), "config": config}
+    given = {
+        "bootstrap": setting.bootstrap,
+        "workspace": setting.name,
+        "database": setting.kind,
+        "output": str(output),
+        "config": config,
+    }
     command = [sys.executable, "-m", "bench.capture_worker", json.dumps(given)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT)
     try:
@@ -202,15 +193,10 @@ def _set_up(setting: Setting, config: dict[str, Any]) -> None:
         admin.create_topics([TopicSpec(TOPIC, 1)])
         admin.close()
         registry = StoredRegistry(SchemaTopic(log))
-        given = PostgresCdcConfig.model_validate(config)
-        PostgresCdc(given, log, registry, {TOPIC: contract()}, workspace=setting.name).setup()
+        capture = setting.database.capture(config, log, registry, {TOPIC: contract()}, setting.name)
+        capture.setup()
+        capture.close()
         registry.close()
-
-
-def _is_streaming(setting: Setting) -> bool:
-    with psycopg.connect(setting.url) as connection:
-        query = b"SELECT active FROM pg_replication_slots WHERE database = %s AND confirmed_flush_lsn IS NOT NULL"
-        return connection.execute(query, (setting.name,)).fetchall() == [(True,)]
 
 
 def _rate(
@@ -249,10 +235,11 @@ def _paced(
     """Milliseconds of each row, from its commit until it can be read."""
     total = int((seconds + FIRST_S) * RATE)
     lags: list[float] = []
-    with psycopg.connect(setting.url, autocommit=True) as connection, _reader(setting, is_ours) as read:
+    table = setting.database.table
+    with setting.database.session(setting.url) as session, _reader(setting, is_ours) as read:
         begin_s = time.monotonic()
         for number in range(total):
-            connection.execute(fill(number + 2, number + 2).encode())
+            session.execute(table.fill(number + 2, number + 2))
             lags += read()
             left_s = begin_s + (number + 1) / RATE - time.monotonic()
             if left_s > 0:
@@ -267,7 +254,7 @@ def _paced(
             value = json.loads(each["value"])
             payload = value.get("payload", value)
             if payload["op"] == "c":
-                lags.append(each["at_ns"] / 1e6 - payload["source"]["ts_us"] / 1e3)
+                lags.append(each["at_ns"] / 1e6 - setting.database.at_us(payload["source"], payload["after"]) / 1e3)
     return lags[int(FIRST_S * RATE) :]
 
 
@@ -286,8 +273,9 @@ def _reader(setting: Setting, is_ours: bool) -> Iterator[Callable[[], list[float
             found: list[float] = []
             for batch in consumer.poll(10_000, 0.001):
                 now_ms = time.time_ns() / 1e6
-                rows = codec.decode(batch.value).table.select(["op", "source"]).to_pylist()
-                found += [now_ms - row["source"]["ts_us"] / 1e3 for row in rows if row["op"] == "c"]
+                rows = codec.decode(batch.value).table.select(["op", "source", "after"]).to_pylist()
+                at_us = [setting.database.at_us(row["source"], row["after"]) for row in rows if row["op"] == "c"]
+                found += [now_ms - each / 1e3 for each in at_us]
             return found
 
         yield read

@@ -1,7 +1,7 @@
-"""headrace's capture of PostgreSQL into Kafka, as a process of its own: `python -m bench.capture_worker CONFIG`.
+"""headrace's capture of a database into Kafka, as a process of its own: `python -m bench.capture_worker CONFIG`.
 
-CONFIG is JSON: `bootstrap`, `workspace`, `output` and `config` (an ingress file). After each transaction it writes a
-line `{"records": ..., "at_ns": ...}`; it ends when its standard input does.
+CONFIG is JSON: `bootstrap`, `workspace`, `database` (its kind), `output` and `config` (an ingress file). After each
+transaction it writes a line `{"records": ..., "at_ns": ...}`; it ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import threading
 import time
 from pathlib import Path
 
+from bench.capture_databases import DATABASES
 from bench.capture_table import TOPIC, contract
 from headrace.contracts.registry_store import StoredRegistry
-from headrace.ingress.cdc.config import PostgresCdcConfig
-from headrace.ingress.cdc.postgres.cdc import PostgresCdc
 from headrace.log.kafka import KafkaLog
 from headrace.log.schema_topic import SchemaTopic
 
@@ -23,9 +22,9 @@ from headrace.log.schema_topic import SchemaTopic
 def main(given: str) -> None:
     plain = json.loads(given)
     log = KafkaLog(plain["bootstrap"])
-    config = PostgresCdcConfig.model_validate(plain["config"])
     registry = StoredRegistry(SchemaTopic(log))
-    capture = PostgresCdc(config, log, registry, {TOPIC: contract()}, workspace=plain["workspace"])
+    database, contracts = DATABASES[plain["database"]], {TOPIC: contract()}
+    capture = database.capture(plain["config"], log, registry, contracts, plain["workspace"])
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     with Path(plain["output"]).open("w", encoding="utf-8") as output:

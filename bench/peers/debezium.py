@@ -14,10 +14,15 @@ from typing import IO
 
 from psycopg.conninfo import conninfo_to_dict
 
-from bench.peers.installing import WORKERS, PeerMissing, python_of
+from bench.peers.installing import WORKERS, PeerMissing, jars_of, python_of
+from headrace.ingress.cdc.mysql.connection import database_of, settings_of
 from headrace.testing.kafka_jars import BrokerError, java_command
 
 STOP_TIMEOUT_S = 30.0
+MARIADB_CONNECTOR = "io.debezium.connector.mariadb.MariaDbConnector"
+SERVER_ID = 85_744
+"""Under which it reads the binary log, as a replica does."""
+MARIADB_POM = WORKERS / "debezium" / "pom.xml"
 
 
 def properties(url: str, tables: Sequence[str], name: str, **more: str) -> dict[str, str]:
@@ -45,6 +50,29 @@ def properties(url: str, tables: Sequence[str], name: str, **more: str) -> dict[
     }
 
 
+def mariadb_properties(url: str, tables: Sequence[str], name: str, **more: str) -> dict[str, str]:
+    """Of an engine that captures these tables of a MariaDB database."""
+    place, database = settings_of(url), database_of(url)
+    return {
+        "name": name,
+        "connector.class": MARIADB_CONNECTOR,
+        "offset.storage": "org.apache.kafka.connect.storage.MemoryOffsetBackingStore",
+        "offset.flush.interval.ms": "1000",
+        "schema.history.internal": "io.debezium.relational.history.MemorySchemaHistory",
+        "schema.history.internal.store.only.captured.tables.ddl": "true",
+        "database.hostname": str(place["host"]),
+        "database.port": str(place["port"]),
+        "database.user": str(place["user"]),
+        "database.password": str(place["password"]),
+        "database.server.id": str(SERVER_ID),
+        "database.include.list": database,
+        "topic.prefix": name,
+        "table.include.list": ",".join(f"{database}.{table}" for table in tables),
+        "snapshot.mode": "initial",
+        **more,
+    }
+
+
 def engine_python() -> Path:
     """The Python of the engine's virtualenv. Raises `PeerMissing`, also without Java."""
     try:
@@ -59,7 +87,9 @@ def engine(
     given: Mapping[str, str], output: Path, *, counts_only: bool = False, errors: IO[bytes] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The engine as a process of its own, while the context lasts."""
-    config = {"properties": dict(given), "output": str(output), "counts_only": counts_only}
+    # The package has no connector of MariaDB, and Maven Central none of the package's version: all jars are of one.
+    jars = str(jars_of("debezium-mariadb", MARIADB_POM)) if given["connector.class"] == MARIADB_CONNECTOR else None
+    config = {"properties": dict(given), "jars": jars, "output": str(output), "counts_only": counts_only}
     command = [str(engine_python()), str(WORKERS / "debezium_worker.py"), json.dumps(config)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
     try:

@@ -2,8 +2,7 @@
 
 Owns the folder `.cache/bench` of the repository.
 
-- Versions are those of `workers/kafka_streams/pom.xml` and `workers/requirements/*.txt`; a change of these makes them
-  anew.
+- Versions are those of `workers/*/pom.xml` and `workers/requirements/*.txt`; a change of these makes them anew.
 - A peer is there whole or not at all: its mark is written last.
 - What cannot be installed raises `PeerMissing`, with the reason.
 """
@@ -56,17 +55,29 @@ def streams_command() -> list[str]:
     sources = sorted(STREAMS.glob("*.java"))
     libs, classes = CACHE / "kafka-streams" / "libs", CACHE / "kafka-streams" / "classes"
     with _held("kafka-streams"):
-        if not _is_complete(libs, [STREAMS / "pom.xml"]):
-            shutil.rmtree(libs, ignore_errors=True)
-            copy = [f"-DoutputDirectory={libs}", "dependency:copy-dependencies"]
-            _run([_program("mvn"), "-q", "-B", "-f", str(STREAMS / "pom.xml"), *copy], "kafka-streams")
-            _complete(libs, [STREAMS / "pom.xml"])
+        _fetch(libs, STREAMS / "pom.xml", "kafka-streams")
         if not _is_complete(classes, sources):
             shutil.rmtree(classes, ignore_errors=True)
             compile_all = ["-cp", f"{libs}/*", "-d", str(classes), *map(str, sources)]
             _run([_program("javac"), "-Xlint:-options", *compile_all], "kafka-streams")
             _complete(classes, sources)
     return [java, "-cp", f"{classes}:{libs}/*"]
+
+
+def jars_of(peer: str, pom: Path) -> Path:
+    """The folder of the jars that a pom names, which are fetched when they are not there."""
+    libs = CACHE / peer / "libs"
+    with _held(peer):
+        _fetch(libs, pom, peer)
+    return libs
+
+
+def _fetch(libs: Path, pom: Path, peer: str) -> None:
+    if not _is_complete(libs, [pom]):
+        shutil.rmtree(libs, ignore_errors=True)
+        copy = [f"-DoutputDirectory={libs}", "dependency:copy-dependencies"]
+        _run([_program("mvn"), "-q", "-B", "-f", str(pom), *copy], peer)
+        _complete(libs, [pom])
 
 
 def _program(name: str) -> str:

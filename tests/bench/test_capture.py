@@ -6,7 +6,7 @@ import json
 
 import pytest
 from bench.capture import RATE
-from bench.capture_table import transactions
+from bench.capture_table import PostgresTable
 
 from bench import __main__ as bench
 
@@ -37,6 +37,6 @@ def test_rates_and_lag(
 
 def test_transactions_hold_every_row_once() -> None:
     """The last one is cut at the end."""
-    text = transactions(11, 25, 10)
+    text = PostgresTable().transactions(11, 25, 10)
     assert "11..25 BY 10" in text
     assert "generate_series(at, least(at + 9, 25))" in text

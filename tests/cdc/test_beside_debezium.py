@@ -5,18 +5,14 @@ from __future__ import annotations
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
-from bench.peers.installing import PeerMissing
 
-from headrace.testing.kafka_service import is_required
-from tests.cdc import beside
+from tests.cdc.beside import SERVER, Change, both
+from tests.cdc.beside_postgres import TABLES, captured
 from tests.ingress.postgres.bank import Bank
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.xdist_group("postgres")]
-
-Change = dict[str, Any]
 
 
 def comparable(change: Change) -> Change:
@@ -58,17 +54,12 @@ def test_one_workload_gives_the_same_changes(tmp_path: Path, postgres_url: str) 
     """Every type, unchanged large values, changed keys, truncates, columns that come, go and change, a transaction sent
     before it commits, and aborted ones: the same changes of each table, in the same order, at the same places."""
     with closing(Bank(tmp_path, postgres_url, table=None)) as bank:
-        try:
-            ours, theirs = beside.captured(bank, tmp_path)
-        except PeerMissing as missing:
-            if is_required():
-                raise
-            pytest.skip(str(missing))
-        letters = [record.value or b"" for record in bank.records(f"{beside.SERVER}.dlq")]
+        ours, theirs = both(lambda: captured(bank, tmp_path))
+        letters = [record.value or b"" for record in bank.records(f"{SERVER}.dlq")]
     # 24:00:00 is no time of day in Avro: a dead letter here, one value more there.
     assert [b'"tm": "24:00:00"' in letter for letter in letters] == [True]
     theirs["types"] = [each for each in theirs["types"] if (each.get("after") or {}).get("tm") != "24:00:00"]
-    for table in beside.TABLES:
+    for table in TABLES:
         assert len(ours[table]) == len(theirs[table])
         for one, other in zip(ours[table], theirs[table], strict=True):
             assert comparable(one) == comparable(other)

