@@ -66,6 +66,7 @@ def mariadb_properties(url: str, tables: Sequence[str], name: str, **more: str) 
         "database.password": str(place["password"]),
         "database.server.id": str(SERVER_ID),
         "database.include.list": database,
+        "include.schema.changes": "false",
         "topic.prefix": name,
         "table.include.list": ",".join(f"{database}.{table}" for table in tables),
         "snapshot.mode": "initial",

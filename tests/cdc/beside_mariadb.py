@@ -17,7 +17,6 @@ SETTINGS = {
     "skipped.operations": "none",
     "provide.transaction.metadata": "true",
     "bigint.unsigned.handling.mode": "precise",
-    "include.schema.changes": "false",
     # It makes 2001 of the year 1, and its driver a date of a `year`, which it then cannot read.
     "enable.time.adjuster": "false",
     "driver.yearIsDateType": "false",

@@ -121,6 +121,16 @@ def test_a_stream_beside_another_waits_for_rows_of_its_own_time() -> None:
     assert order(both.take([HERE[STREAM]], 0)) == [(STREAM, 0)]
 
 
+def test_rows_of_one_time_go_in_the_order_in_which_they_came() -> None:
+    """Of two streams, where one ends at the time at which the other begins: who came first goes first there."""
+    inputs = [Input(name, is_table=False, is_eager=False) for name in ("early", "late")]
+    both = InputQueue(inputs, max_wait_ms=1000)
+    both.add("late", rows([10, 12]), 0)
+    both.add("early", rows([5, 10]), 0)
+    found = order(both.take([TopicPartition(each.topic, 0) for each in inputs], 0))
+    assert found == [("early", 0), ("late", 0), ("early", 1), ("late", 1)]
+
+
 def test_a_stream_row_waits_for_a_table_that_may_still_say_something() -> None:
     """Without an answer from the table's partition the row stays; knowing its end lets it go."""
     waiting = queue()

@@ -36,6 +36,8 @@ def start_java(jars: str | None) -> None:
         classpath=[str(SETTINGS), *map(str, sorted(folder.glob("*.jar")))],
         convertStrings=False,
     )
+    # The reader of the binary log tells each connection there, and not to the engine's own logging.
+    jpype.JClass("java.util.logging.LogManager").getLogManager().reset()
 
 
 def text(value: Any) -> str | None:
@@ -84,8 +86,10 @@ def completion() -> Any:
         @jpype.JOverride
         def handle(self, success: bool, message: Any, error: Any) -> None:
             if not success:
-                print(f"the engine gave up: {message}", file=sys.stderr, flush=True)
-                os._exit(1)
+                try:
+                    print(f"the engine gave up: {message}", file=sys.stderr, flush=True)
+                finally:
+                    os._exit(1)
 
     return Completion()
 

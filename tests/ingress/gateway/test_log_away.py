@@ -112,7 +112,9 @@ def test_a_log_that_is_away_is_told_and_waited_for(door: Door) -> None:
     answer = posting.result()
     assert (answer.status, answer.codes) == (503, ["ingress.outcome_unknown"])
     assert answer.headers["Retry-After"] == "1"
-    assert time.monotonic() - began >= 4.0
+    # Load can only make it later. The clocks of the two threads may differ by a moment.
+    assert time.monotonic() - began >= 3.9
+    assert switch.commits > 1
     wait_until(lambda: gateway.status().error is None, "what nobody waits for is dropped")
     switch.is_away = False
     assert door.count("orders") == 0
