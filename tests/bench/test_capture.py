@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 from bench.capture import RATE
-from bench.capture_table import PostgresTable
+from bench.capture_table import MariadbTable, PostgresTable
 
 from bench import __main__ as bench
 
