@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace.contracts.contract import TopicKind
-from headrace.egress.decoder import UNAVAILABLE
+from headrace.contracts.debezium.unavailable import PLACEHOLDER
 from headrace.egress.sdk import Mode, TargetUnavailable
 from headrace.log.columns import Record
 from headrace.testing.sink_harness import TOPIC, Stage, header, order, order_contract
@@ -111,13 +111,13 @@ def test_changes_that_are_no_rows(tmp_path: Path, make_config: MakeConfig) -> No
     """Envelopes: a truncation, an unknown operation, and a column that the source's log does not hold."""
     stage = Stage(tmp_path, order_contract(TopicKind.CHANGE))
     target = Target()
-    untold = {**order(5), "customer": UNAVAILABLE}
+    untold = {**order(5), "customer": PLACEHOLDER}
     stage.publish_changes([("c", None, order(1)), ("t", order(2), None), ("x", None, order(3)), ("u", None, untold)])
-    stage.deliver(MemoryConnector(target), make_config(Mode.UPSERT), stage.contract)
+    stage.deliver(MemoryConnector(target), make_config(Mode.UPSERT, truncate="refuse"), stage.contract)
     assert target.rows == [order(1)]
     assert reasons(stage) == [
         ("decode", "decode.unreadable_change"),
-        ("decode", "egress.truncate_unsupported"),
+        ("deliver", "egress.truncate_refused"),
         ("deliver", "egress.unavailable_value"),
     ]
     stage.close()

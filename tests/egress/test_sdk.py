@@ -27,6 +27,7 @@ def batch(rows: list[tuple[int, str]], deletes: set[int] = frozenset()) -> Egres
         partition=np.zeros(count, np.int32),
         offset=np.arange(count, dtype=np.int64),
         timestamp_ms=np.zeros(count, np.int64),
+        version=np.arange(count, dtype=np.int64),
     )
 
 

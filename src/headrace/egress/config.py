@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -64,6 +64,9 @@ class EgressConfig(_Model):
     retry: RetryLimits = Field(default_factory=RetryLimits)
     rows_per_second_max: int | None = Field(default=None, ge=1)
     drift: DriftPolicy = Field(default_factory=DriftPolicy)
+    truncate: Literal["apply", "skip", "refuse"] = "skip"
+    """What becomes of the truncation of a source table: the target is emptied too, it is left out and counted, or it is
+    a dead letter. As with Debezium's own sink, a target is emptied only where the file says so."""
     owner: str = ""
     description: str = ""
     where: Where | None = Field(default=None, exclude=True)
@@ -109,6 +112,11 @@ def connector_config(config: EgressConfig, connector: Connector) -> ConnectorCon
             f"connector {config.connector!r} has no mode {config.mode.value!r}",
             where=config.place("mode"),
             cure=f"choose one of: {known}",
+        )
+    if config.truncate == "apply" and (config.mode is not Mode.REPLICATE or not capabilities.truncate):
+        what = f"connector {config.connector!r}" if config.mode is Mode.REPLICATE else f"mode {config.mode.value!r}"
+        raise EgressInvalid(
+            f"`truncate: apply` asks for what {what} cannot do", where=config.place("truncate"), cure="skip or refuse"
         )
     source = read_yaml(Path(config.where.file)).get("options") if config.where else None
     options = checked_model(

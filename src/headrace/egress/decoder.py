@@ -2,38 +2,39 @@
 
 Owns what a record means in each mode, and the reasons why a record is no row.
 
-- Every record becomes a row, a deletion, a row left out on purpose (counted), or a dead letter.
+- Every record becomes a row, a deletion, a truncation, something left out on purpose (counted), or a dead letter.
 - Rows keep the order of the records.
 - Deletions are by the record's key, never by a row before the change: databases do not always fill that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headrace.contracts.codec import RecordCodec
 from headrace.contracts.contract import Contract, TopicKind
+from headrace.contracts.debezium.unavailable import UnavailableValues
+from headrace.contracts.debezium.unavailable_columns import unavailable_rows
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.registry import Registry
 from headrace.contracts.topic_codec import open_topic_codec
 from headrace.egress.config import EgressConfig
-from headrace.egress.sdk import EgressBatch, Mode, Operation
+from headrace.egress.sdk import Capabilities, EgressBatch, Mode, Operation
+from headrace.egress.versions import Versions
 from headrace.egress.view import View, source_contract
 from headrace.log.dead_letters import Reason
-from headrace.log.port import RecordBatch
-
-UNAVAILABLE = "__debezium_unavailable_value"
-"""What Debezium writes for a large column that an update did not touch and the database did not log."""
+from headrace.log.port import Int64Column, RecordBatch
 
 Indexes = npt.NDArray[np.int64]
+_NONE: Indexes = np.empty(0, dtype=np.int64)
+Masks = Mapping[str, npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +50,36 @@ class DecodedRows:
     """Rows that the filter left out."""
     skipped: int
     """Deletions that the mode leaves out."""
+    truncates_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows under way: all columns of the topic, the record of each, and records to delete."""
+    """Rows under way: all columns of the topic, the record of each, and records that delete and that truncate."""
 
     table: pa.Table
     record: Indexes
     deleted: Indexes
+    truncates: Indexes
+    unavailable: Masks = field(default_factory=dict)
+    """By the topic's column: rows whose value the source did not tell, null in `table`."""
+
+    def take(self, rows: Indexes) -> _Rows:
+        """These rows; deletions and truncations stay."""
+        if len(rows) == self.table.num_rows:
+            return self
+        untold = {name: mask[rows] for name, mask in self.unavailable.items()}
+        return replace(self, table=self.table.take(pa.array(rows)), record=self.record[rows], unavailable=untold)
 
 
 class Decoder:
     """Decodes the records of one egress. A registry that cannot be reached raises `RegistryUnavailable`."""
 
-    def __init__(self, config: EgressConfig, contract: Contract, registry: Registry, view: View) -> None:
+    def __init__(
+        self, config: EgressConfig, contract: Contract, registry: Registry, view: View, capabilities: Capabilities
+    ) -> None:
         self._mode, self._contract, self._view = config.mode, contract, view
+        self._truncate, self._capabilities = config.truncate, capabilities
         self._unwraps = contract.kind is TopicKind.CHANGE and config.mode is not Mode.APPEND
         self._values: RecordCodec = (
             open_topic_codec(contract, registry)
@@ -72,6 +87,14 @@ class Decoder:
             else open_codec(source_contract(config, contract).schema, registry, f"{contract.topic}-value")
         )
         self._keys: KeyCodec | None = open_key_codec(contract, registry) if contract.key else None
+        self._versions = Versions()
+        self._unavailable = UnavailableValues()
+        self._partitions: int | None = None
+
+    def restart(self, partitions: int | None) -> None:
+        """Reading goes on elsewhere, in a topic of so many partitions; None where truncations are not applied."""
+        self._partitions = partitions
+        self._versions.restart()
 
     def decode(self, records: RecordBatch) -> DecodedRows:
         """Rows of a batch of records."""
@@ -83,34 +106,81 @@ class Decoder:
         if self._contract.kind is TopicKind.EVENT:
             for row in tombstones.tolist():
                 bad[row] = Reason("decode", "decode.null_value", "an event has no value")
-            tombstones = np.empty(0, dtype=np.int64)
-        rows = _Rows(decoded.table, decoded.rows, tombstones)
+            tombstones = _NONE
+        rows = _Rows(decoded.table, decoded.rows, tombstones, _NONE)
+        if self._contract.kind is TopicKind.CHANGE:
+            versions = self._versions.of_changes(records, decoded)
+        else:
+            versions = self._versions.of_records(records)
         if self._unwraps:
             rows = self._unwrapped(rows, bad)
-        skipped = 0
+        skipped, truncates_skipped = 0, 0
         if self._mode is not Mode.REPLICATE:
-            skipped, rows = len(rows.deleted), _Rows(rows.table, rows.record, np.empty(0, dtype=np.int64))
+            skipped, rows = len(rows.deleted), replace(rows, deleted=_NONE)
+        if self._truncate == "skip":
+            truncates_skipped, rows = len(rows.truncates), replace(rows, truncates=_NONE)
         if self._mode is not Mode.APPEND:
             rows = self._with_matching_keys(rows, records, bad)
-        return self._finished(rows, records, bad, skipped)
+        finished = self._finished(rows, records, versions, bad)
+        return replace(finished, skipped=skipped, truncates_skipped=truncates_skipped)
 
     def _unwrapped(self, rows: _Rows, bad: dict[int, Reason]) -> _Rows:
-        """Rows after the change, and deletions, from envelopes."""
+        """Rows after the change, deletions and truncations, from envelopes."""
         operations = rows.table.column("op").cast(pa.string()).to_numpy(zero_copy_only=False)
         after = rows.table.column("after").combine_chunks()
         has_after = after.is_valid().to_numpy(zero_copy_only=False)
         writes = np.isin(operations, ["c", "u", "r"]) & has_after
-        deletes = operations == "d"
-        for index in np.flatnonzero(~writes & ~deletes).tolist():
-            operation = operations[index]
-            code = "egress.truncate_unsupported" if operation == "t" else "decode.unreadable_change"
-            bad[int(rows.record[index])] = Reason("decode", code, f"operation {operation!r} gives no row")
-        kept = pa.array(np.flatnonzero(writes))
-        taken = after.take(kept)
+        deletes, truncates = operations == "d", operations == "t"
+        for index in np.flatnonzero(~writes & ~deletes & ~truncates).tolist():
+            message = f"operation {operations[index]!r} gives no row"
+            bad[int(rows.record[index])] = Reason("decode", "decode.unreadable_change", message)
+        taken = after.take(pa.array(np.flatnonzero(writes)))
         table = pa.Table.from_arrays(taken.flatten(), names=[each.name for each in taken.type])
-        record = rows.record[writes]
-        table, record = _without_unavailable(table, record, bad)
-        return _Rows(table, record, np.union1d(rows.deleted, rows.record[deletes]))
+        deleted = np.union1d(rows.deleted, rows.record[deletes])
+        made = _Rows(table, rows.record[writes], deleted, self._allowed_truncates(rows.record[truncates], bad))
+        return self._without_stand_ins(made, bad)
+
+    def _allowed_truncates(self, records: Indexes, bad: dict[int, Reason]) -> Indexes:
+        """Truncations that the policy leaves out or the target can follow; the others are dead letters."""
+        if not len(records) or self._truncate == "skip":
+            return records
+        reason = None
+        if self._truncate == "refuse":
+            reason = Reason("deliver", "egress.truncate_refused", "the source table was emptied; `truncate` is refuse")
+        elif self._partitions != 1 and not self._capabilities.refuses_stale:
+            message = (
+                f"the source table was emptied; the topic has {self._partitions} partitions, and the target does not"
+                " know which of its rows are older"
+            )
+            reason = Reason("deliver", "egress.truncate_unsupported", message)
+        if reason is None:
+            return records
+        bad.update(dict.fromkeys(records.tolist(), reason))
+        return _NONE
+
+    def _without_stand_ins(self, rows: _Rows, bad: dict[int, Reason]) -> _Rows:
+        """Null in place of values that the source did not tell: no target may take a stand-in for data. Where the
+        target cannot leave a column as it is, or the row cannot be judged without it, the row is a dead letter."""
+        needed = {*self._view.key_sources, *self._view.filter_sources}
+        untold: dict[str, npt.NDArray[np.bool_]] = {}
+        wrong = np.zeros(rows.table.num_rows, dtype=bool)
+        table = rows.table
+        for index, name in enumerate(table.column_names):
+            if name not in self._view.sources:
+                continue
+            found = unavailable_rows(table.column(index), self._unavailable)
+            if not found.any():
+                continue
+            if name in needed or not self._capabilities.partial_update:
+                for row in np.flatnonzero(found & ~wrong).tolist():
+                    message = f"column {name!r} was not changed and its value is not in the log of the database"
+                    bad[int(rows.record[row])] = Reason("deliver", "egress.unavailable_value", message)
+                wrong |= found
+            untold[name] = found
+            told = pa.array(np.arange(len(found)), mask=found)
+            field = table.schema.field(index).with_nullable(True)
+            table = table.set_column(index, field, table.column(index).take(told))
+        return replace(rows, table=table, unavailable=untold).take(np.flatnonzero(~wrong))
 
     def _with_matching_keys(self, rows: _Rows, records: RecordBatch, bad: dict[int, Reason]) -> _Rows:
         """Leave out rows whose record key is missing or is not that of the row: they would hit another row."""
@@ -126,13 +196,13 @@ class Decoder:
         for index in decoded.rows[~equal].tolist():
             message = "the record's key differs from the key columns of its value"
             bad[int(rows.record[index])] = Reason("decode", "decode.key_mismatch", message)
-        good = decoded.rows[equal]
-        table = rows.table if len(good) == rows.table.num_rows else rows.table.take(pa.array(good))
-        return _Rows(table, rows.record[good], rows.deleted)
+        return rows.take(decoded.rows[equal])
 
     def _deletions(self, deleted: Indexes, records: RecordBatch, bad: dict[int, Reason]) -> tuple[pa.Table, Indexes]:
         """Rows that have only their key, for these records."""
         assert self._keys is not None
+        if not len(deleted):
+            return self._view.nothing(0), deleted
         keys = records.key.take(pa.array(deleted))
         decoded = self._keys.decode(keys)
         for failed in decoded.failed:
@@ -141,23 +211,30 @@ class Decoder:
             bad[int(deleted[index])] = Reason("decode", "decode.null_key", "a deletion has no key")
         return self._view.keys_only(decoded.table), deleted[decoded.rows]
 
-    def _finished(self, rows: _Rows, records: RecordBatch, bad: dict[int, Reason], skipped: int) -> DecodedRows:
+    def _finished(
+        self, rows: _Rows, records: RecordBatch, versions: Int64Column, bad: dict[int, Reason]
+    ) -> DecodedRows:
         passes = self._view.passes(rows.table)
         filtered = int((~passes).sum())
         deleted = rows.deleted
         if self._mode is Mode.REPLICATE and filtered:
             # A row that no longer passes must not stay in the target.
             deleted = np.union1d(deleted, rows.record[~passes])
-        kept = np.flatnonzero(passes)
-        table = self._view.rows(rows.table if not filtered else rows.table.take(pa.array(kept)))
-        record = rows.record[kept]
+        rows = rows.take(np.flatnonzero(passes))
+        table, record = self._view.rows(rows.table), rows.record
         operation = np.full(len(record), Operation.UPSERT, dtype=np.int8)
-        if len(deleted):
+        unavailable = self._view.renamed(rows.unavailable)
+        if len(deleted) or len(rows.truncates):
             keys, gone = self._deletions(deleted, records, bad)
-            order = np.argsort(np.concatenate([record, gone]), kind="stable")
-            table = pa.concat_tables([table, keys]).take(pa.array(order))
-            operation = np.concatenate([operation, np.full(len(gone), Operation.DELETE, dtype=np.int8)])[order]
-            record = np.concatenate([record, gone])[order]
+            nothing = self._view.nothing(len(rows.truncates))
+            more = np.repeat([Operation.DELETE, Operation.TRUNCATE], [len(gone), len(rows.truncates)])
+            record = np.concatenate([record, gone, rows.truncates])
+            order = np.argsort(record, kind="stable")
+            table = pa.concat_tables([table, keys, nothing]).take(pa.array(order))
+            operation = np.concatenate([operation, more]).astype(np.int8)[order]
+            told = np.zeros(len(more), dtype=bool)
+            unavailable = {name: np.concatenate([mask, told])[order] for name, mask in unavailable.items()}
+            record = record[order]
         batch = EgressBatch(
             rows=table,
             key=self._view.contract.key,
@@ -165,30 +242,15 @@ class Decoder:
             partition=records.partition[record],
             offset=records.offset[record],
             timestamp_ms=records.timestamp_ms[record],
+            version=versions[record],
+            unavailable={name: mask for name, mask in unavailable.items() if mask.any()},
         )
-        return DecodedRows(batch, record, bad, filtered, skipped)
-
-
-def _without_unavailable(table: pa.Table, record: Indexes, bad: dict[int, Reason]) -> tuple[pa.Table, Indexes]:
-    """Leave out rows with a value that the source did not give: no target may take the placeholder for data."""
-    wrong = np.zeros(table.num_rows, dtype=bool)
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-            placeholder = UNAVAILABLE if pa.types.is_string(column.type) else UNAVAILABLE.encode()
-            found = pc.fill_null(pc.equal(column, pa.scalar(placeholder, column.type)), False).to_numpy()
-            for index in np.flatnonzero(found & ~wrong).tolist():
-                message = f"column {name!r} was not changed and its value is not in the log of the database"
-                bad[int(record[index])] = Reason("deliver", "egress.unavailable_value", message)
-            wrong |= found
-    if not wrong.any():
-        return table, record
-    kept = np.flatnonzero(~wrong)
-    return table.take(pa.array(kept)), record[kept]
+        return DecodedRows(batch, record, bad, filtered, skipped=0)
 
 
 def _nulls(column: pa.LargeBinaryArray) -> Indexes:
     if not column.null_count:
-        return np.empty(0, dtype=np.int64)
+        return _NONE
     return np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).astype(np.int64)
 
 

@@ -77,7 +77,7 @@ class EgressRunner:
         self.config, self.counters = config, EgressCounters()
         self._log, self._group = log, config.group(workspace)
         view = View(config, contract)
-        self._decoder = Decoder(config, contract, registry, view)
+        self._decoder = Decoder(config, contract, registry, view, connector.capabilities)
         self.target = Target(config.connector, connector, connector_config(config, connector), view.contract)
         self._staged = self._nothing_staged()
         self._paused = paused or threading.Event()
@@ -168,6 +168,7 @@ class EgressRunner:
         if not self._assigned:
             return
         self._staged = self._nothing_staged()
+        self._decoder.restart(self._topic_partitions() if self.config.truncate == "apply" else None)
         held = self.target.open(sorted(each.partition for each in self._assigned))
         if self.target.capabilities.atomic_positions:
             starts = {each: held.get(each.partition, BEGINNING) for each in self._assigned}
@@ -230,6 +231,8 @@ class EgressRunner:
         counters.rows_deleted += staged.deletions
         counters.rows_filtered += staged.filtered
         counters.deletions_skipped += staged.skipped
+        counters.truncates += staged.truncates
+        counters.truncates_skipped += staged.truncates_skipped
         counters.dead_letters.update(staged.reasons)
         counters.bytes_written += staged.bytes
         counters.flushes += 1
@@ -393,6 +396,14 @@ class EgressRunner:
         self._close_consumer()
         self._close_target()
         self._close_producer()
+
+    def _topic_partitions(self) -> int:
+        admin = self._log.admin()
+        try:
+            description = admin.topics().get(self.config.topic)
+            return description.partitions if description is not None else 0
+        finally:
+            admin.close()
 
     def _ensure_dead_letter_topic(self) -> None:
         admin = self._log.admin()

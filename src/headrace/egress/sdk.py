@@ -1,7 +1,7 @@
 """The egress contract: what a connector is.
 
-Owns the `Connector` protocol and the values that cross it. A connector package imports this module, not the log, the
-codec or the runner.
+Owns the `Connector` protocol and the values that cross it; `batch` has the rows. A connector package imports this
+module, not the log, the codec or the runner.
 
 - Batch in, positions included: rows are Arrow columns, decoded, projected and named as in the target.
 - A target that stores positions beside the data (`atomic_positions`) gets each row exactly once; others at least once.
@@ -17,17 +17,14 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from headrace.contracts.arrow import to_arrow
 from headrace.contracts.contract import Contract
+from headrace.egress.batch import EgressBatch, Operation
 from headrace.egress.errors import ConnectorUnknown, EgressError, PositionMoved, TargetInvalid, TargetUnavailable
 from headrace.errors import Fault, HeadraceError, Where
-from headrace.log.port import Int32Column, Int64Column
 
 __all__ = [
     "ENTRY_POINTS",
@@ -69,15 +66,6 @@ class Mode(enum.Enum):
     """The latest row of each key; a deletion removes it."""
 
 
-class Operation(enum.IntEnum):
-    """What one row of a batch asks for."""
-
-    UPSERT = 0
-    """Write the row; in mode append, add it."""
-    DELETE = 1
-    """Remove the row with these key columns; its other columns are null. Only in mode replicate."""
-
-
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a connector can do; the runner refuses a configuration that asks for more, and shows the guarantee."""
@@ -90,8 +78,12 @@ class Capabilities:
     alters_table: bool = False
     """Added, widened and renamed columns are applied by the drift policy."""
     partial_update: bool = False
-    """A column can be left as it is. Without it a row with an unavailable value is a dead letter."""
+    """A column can be left as it is (`EgressBatch.unavailable`). Without it a row with an unavailable value is a dead
+    letter."""
     truncate: bool = False
+    """All rows can be removed at once (`Operation.TRUNCATE`)."""
+    refuses_stale: bool = False
+    """A row older than what the target holds of its key changes nothing (`EgressBatch.version`)."""
     ordered: bool = True
     """Rows of one partition appear in the target in their order."""
 
@@ -143,59 +135,6 @@ class Refused(NamedTuple):
     code: str
     """Stable, `<connector>.<reason>`."""
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class EgressBatch:
-    """Rows for the target, as equally long columns. May be empty: then only positions move."""
-
-    rows: pa.Table
-    """With the columns of `arrow_schema(contract)`. In a deletion only the key columns have values."""
-    key: tuple[str, ...]
-    """Columns of `rows` that identify a row; empty in mode append for topics without key."""
-    operation: npt.NDArray[np.int8]
-    partition: Int32Column
-    offset: Int64Column
-    timestamp_ms: Int64Column
-
-    def __len__(self) -> int:
-        return len(self.operation)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> EgressBatch:
-        """These rows, in this order."""
-        return EgressBatch(
-            rows=self.rows.take(pa.array(rows)),
-            key=self.key,
-            operation=self.operation[rows],
-            partition=self.partition[rows],
-            offset=self.offset[rows],
-            timestamp_ms=self.timestamp_ms[rows],
-        )
-
-    def latest(self) -> EgressBatch:
-        """The last row of each key: what the target holds in the end, each key once."""
-        keys = pl.DataFrame(self.rows.select(list(self.key))).with_row_index("__row")
-        last = keys.unique(subset=list(self.key), keep="last", maintain_order=True)["__row"]
-        return self if len(last) == len(self) else self.take(last.cast(pl.Int64).to_numpy())
-
-    def deletes(self) -> npt.NDArray[np.bool_]:
-        """Which rows are deletions."""
-        deletes: npt.NDArray[np.bool_] = self.operation == Operation.DELETE
-        return deletes
-
-    @staticmethod
-    def concat(batches: Sequence[EgressBatch]) -> EgressBatch:
-        """Batches of one egress joined in this order; at least one is given."""
-        if len(batches) == 1:
-            return batches[0]
-        return EgressBatch(
-            rows=pa.concat_tables([batch.rows for batch in batches]).unify_dictionaries(),
-            key=batches[0].key,
-            operation=np.concatenate([batch.operation for batch in batches]),
-            partition=np.concatenate([batch.partition for batch in batches]),
-            offset=np.concatenate([batch.offset for batch in batches]),
-            timestamp_ms=np.concatenate([batch.timestamp_ms for batch in batches]),
-        )
 
 
 class Connector(Protocol):

@@ -30,6 +30,8 @@ class Staged:
         self.deletions = 0
         self.filtered = 0
         self.skipped = 0
+        self.truncates = 0
+        self.truncates_skipped = 0
         self.bytes = 0
         self.since_s: float | None = None
         """When the oldest record came in; None while nothing is staged."""
@@ -41,13 +43,16 @@ class Staged:
         bad = dict(decoded.bad)
         for each in refused:
             bad[int(decoded.record[each.row])] = Reason("deliver", each.code, each.message)
-        deletions = int((decoded.batch.operation == Operation.DELETE).sum())
+        operation = decoded.batch.operation
+        deletions, truncates = (int((operation == each).sum()) for each in (Operation.DELETE, Operation.TRUNCATE))
         self.positions.update(next_offsets(records))
         self.records += len(records)
         self.deletions += deletions
-        self.rows += len(decoded.batch) - deletions - len(refused)
+        self.truncates += truncates
+        self.rows += len(decoded.batch) - deletions - truncates - len(refused)
         self.filtered += decoded.filtered
         self.skipped += decoded.skipped
+        self.truncates_skipped += decoded.truncates_skipped
         self.bytes += decoded.batch.rows.nbytes
         self.since_s = now_s if self.since_s is None else self.since_s
         if bad:

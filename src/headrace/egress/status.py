@@ -24,6 +24,10 @@ class EgressCounters:
     rows_filtered: int = 0
     deletions_skipped: int = 0
     """Deletions that the mode leaves out."""
+    truncates: int = 0
+    """Truncations of the source that emptied the target."""
+    truncates_skipped: int = 0
+    """Those that `truncate: skip` leaves out."""
     dead_letters: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By stage and code."""
     flushes: int = 0

@@ -46,6 +46,24 @@ class View:
         """Key columns by their names in the topic, in the target's key order."""
         return tuple(self._columns[name] for name in self.contract.key)
 
+    @property
+    def filter_sources(self) -> frozenset[str]:
+        """The topic's columns that the filter looks at."""
+        return frozenset(self._filter.meta.root_names()) if self._filter is not None else frozenset()
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The topic's columns that the target gets or the filter looks at."""
+        return self.filter_sources | frozenset(self._columns.values())
+
+    def renamed(self, masks: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, npt.NDArray[np.bool_]]:
+        """By the target's columns what is given by the topic's."""
+        return {target: masks[source] for target, source in self._columns.items() if source in masks}
+
+    def nothing(self, count: int) -> pa.Table:
+        """So many rows without a value."""
+        return pa.Table.from_arrays([pa.nulls(count, each.type) for each in self._arrow], schema=self._arrow)
+
     def rows(self, table: pa.Table) -> pa.Table:
         """The target's columns of rows of the topic."""
         arrays = [

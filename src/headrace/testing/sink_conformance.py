@@ -437,6 +437,7 @@ def _batch(rows: Sequence[Mapping[str, Any]]) -> EgressBatch:
         partition=np.zeros(count, np.int32),
         offset=np.arange(count, dtype=np.int64),
         timestamp_ms=np.zeros(count, np.int64),
+        version=np.arange(count, dtype=np.int64),
     )
 
 

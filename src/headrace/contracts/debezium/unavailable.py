@@ -28,24 +28,23 @@ class UnavailableValues:
         """`placeholder` as the connector is configured; `hex:` in front says bytes."""
         raw = bytes.fromhex(placeholder[len(_HEX) :]) if placeholder.startswith(_HEX) else placeholder.encode()
         text = raw.decode(errors="replace")
-        self._bytes, self._text = raw, text
+        self.bytes, self.text = raw, text
         map_text = json.dumps({text: text}, separators=(",", ":"), ensure_ascii=False)
-        self._texts = frozenset({text, map_text, *(_encoded(raw) if len(raw) >= _ENCODED_BYTES_MIN else ())})
-        self._codes = [byte - 256 if byte > 127 else byte for byte in raw]
+        self.texts = frozenset({text, map_text, *(_encoded(raw) if len(raw) >= _ENCODED_BYTES_MIN else ())})
+        self.codes = [byte - 256 if byte > 127 else byte for byte in raw]
         # Java's `UUID.nameUUIDFromBytes`: version 3 of the bytes, without a name space in front.
-        self._uuid = str(uuid.UUID(bytes=hashlib.md5(raw, usedforsecurity=False).digest(), version=3))
+        identifier = str(uuid.UUID(bytes=hashlib.md5(raw, usedforsecurity=False).digest(), version=3))
+        self.items = (text, identifier)
+        """Of which one alone makes an array a stand-in."""
 
     def __contains__(self, value: Any) -> bool:
         if isinstance(value, str):
-            return value in self._texts
+            return value in self.texts
         if isinstance(value, bytes):
-            return value == self._bytes
+            return value == self.bytes
         if isinstance(value, list):
-            return self._is_array(value)
-        return isinstance(value, dict) and value == {self._text: self._text}
-
-    def _is_array(self, value: list[Any]) -> bool:
-        return value == self._codes or (len(value) == 1 and value[0] in (self._text, self._uuid))
+            return value == self.codes or (len(value) == 1 and value[0] in self.items)
+        return isinstance(value, dict) and value == {self.text: self.text}
 
 
 def _encoded(raw: bytes) -> set[str]:
