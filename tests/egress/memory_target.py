@@ -40,9 +40,16 @@ class Target:
 
     atomic: bool = True
     modes: frozenset[Mode] = ALL_MODES
+    partial_update: bool = False
+    truncate: bool = False
+    refuses_stale: bool = False
     flushes: list[list[Row]] = field(default_factory=list)
     """Rows of each flush that had any; a deletion is a row with `__delete`."""
     positions: dict[int, int] = field(default_factory=dict)
+    versions: list[int] = field(default_factory=list)
+    """Of each row that was staged."""
+    untold: list[tuple[int, str]] = field(default_factory=list)
+    """Row of its batch and column of each value that the source did not tell."""
     opened: list[tuple[int, ...]] = field(default_factory=list)
     """Partitions of each `open`."""
     calls: list[tuple[str, float]] = field(default_factory=list)
@@ -71,7 +78,13 @@ class MemoryConnector:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self.capabilities = Capabilities(modes=target.modes, atomic_positions=target.atomic)
+        self.capabilities = Capabilities(
+            modes=target.modes,
+            atomic_positions=target.atomic,
+            partial_update=target.partial_update,
+            truncate=target.truncate,
+            refuses_stale=target.refuses_stale,
+        )
         self._staged: list[Row] = []
         self._pending: dict[int, int] = {}
         self._known: dict[int, int] = {}
@@ -93,7 +106,11 @@ class MemoryConnector:
         skipped = {each.row for each in refused}
         for index, (row, operation) in enumerate(zip(rows, batch.operation.tolist(), strict=True)):
             if index not in skipped:
-                self._staged.append({**row, "__delete": True} if operation == Operation.DELETE else row)
+                marks = {Operation.DELETE: {"__delete": True}, Operation.TRUNCATE: {"__truncate": True}}
+                self._staged.append({**row, **marks.get(operation, {})})
+                self._target.versions.append(int(batch.version[index]))
+                untold = [name for name, mask in batch.unavailable.items() if mask[index]]
+                self._target.untold += [(index, name) for name in untold]
         self._pending.update(positions)
         return refused
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -80,3 +81,14 @@ def test_isolate_lets_other_errors_through() -> None:
 
     with pytest.raises(ConnectionError, match="gone"):
         isolate(4, attempt, refuses=(RowsRefused,), code="test.bad")
+
+
+def test_a_truncation_ends_what_was_before() -> None:
+    """Rows behind the last one are left; with versions those that are not older, whatever their place."""
+    rows = batch([(1, "a"), (0, ""), (2, "b"), (3, "c")])
+    truncated = replace(rows, operation=np.array([0, 2, 0, 0], np.int8), version=np.array([9, 5, 4, 5]))
+    version, left = truncated.since_truncate()
+    assert (version, left.rows.column("id").to_pylist()) == (5, [2, 3])
+    version, left = truncated.since_truncate(refuses_stale=True)
+    assert (version, left.rows.column("id").to_pylist()) == (5, [1, 3])
+    assert rows.since_truncate() == (None, rows)

@@ -144,13 +144,13 @@ def _completed(batch: EgressBatch, keys: pl.DataFrame, last: npt.NDArray[np.int6
     """`taken`, the rows `last` of the batch, with what earlier rows of the same keys tell.
 
     A deletion ends what is known of a key: a value from before it is not that of the row after it, and what that row
-    does not tell is null, not what the target held.
+    does not tell is null, as it is in the deletion, not what the target held.
     """
     keys = keys.with_columns(pl.Series(_IS_DELETE, batch.deletes()).gather(keys[_ROW]))
     lives = keys.with_columns(pl.col(_IS_DELETE).cast(pl.Int64).cum_sum().over(list(batch.key)).alias(_LIFE))
     rows, unavailable = taken.rows, {}
     for name, mask in batch.unavailable.items():
-        tells = ~pl.Series(mask).gather(lives[_ROW]) & ~lives[_IS_DELETE]
+        tells = ~pl.Series(mask).gather(lives[_ROW])
         source = pl.when(tells).then(pl.col(_ROW).cast(pl.Int64)).otherwise(None)
         newest = lives.with_columns(source.alias(_SOURCE)).with_columns(
             pl.col(_SOURCE).forward_fill().over([*batch.key, _LIFE])
@@ -158,7 +158,7 @@ def _completed(batch: EgressBatch, keys: pl.DataFrame, last: npt.NDArray[np.int6
         found = newest.join(pl.DataFrame({_ROW: last.astype(np.uint32)}), on=_ROW, maintain_order="right")
         column = batch.rows.column(name).take(found[_SOURCE].to_arrow())
         rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), column)
-        untold = (found[_SOURCE].is_null() & (found[_LIFE] == 0)).to_numpy()
+        untold = found[_SOURCE].is_null().to_numpy()
         if untold.any():
             unavailable[name] = untold
     return replace(taken, rows=rows, unavailable=unavailable)

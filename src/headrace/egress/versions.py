@@ -6,7 +6,7 @@ Owns `Versions`: the version of each record of an egress, by which a target know
   MySQL and MariaDB with the row in its event, SQLite's number. Of one key these rise, as the database locked its row.
 - A change without one (a tombstone, a row without a `source`) has that of the record of the same key right before it,
   else the highest of its partition so far: a deletion must not lose against the row that it deletes.
-- Any other record has its offset, a replayed dead letter that of the record that it was.
+- Any other record has its offset, a replayed dead letter that of the record that it was. Replays come in no order.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ class Versions:
                 "partition": records.partition,
                 "key": pl.Series(pl.from_arrow(records.key)),
                 "version": stated,
-                "highest": stated,
                 "otherwise": self.of_records(records),
             }
         )
+        is_replay = pl.col("partition") >= REPLAYS_FROM
+        frame = frame.with_columns(pl.when(~is_replay).then(pl.col("version")).alias("highest"))
         known = self._known(frame)
         versions = pl.concat([known, frame]).select(
             pl.coalesce(
@@ -91,12 +92,11 @@ class Versions:
     def _known(self, frame: pl.DataFrame) -> pl.DataFrame:
         """A row in front for each partition of which something is known."""
         rows = [
-            (partition, before.key, before.version, before.highest, 0) for partition, before in self._before.items()
+            (partition, before.key, before.version, 0, before.highest) for partition, before in self._before.items()
         ]
         return pl.DataFrame(rows, schema=frame.schema, orient="row")
 
     def _remember(self, frame: pl.DataFrame) -> None:
-        """Replays come in no order, so nothing is known from those before."""
         last = (
             frame.filter(pl.col("partition") < REPLAYS_FROM)
             .group_by("partition")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from headrace.contracts.avro import AvroSchema
@@ -32,7 +33,7 @@ from headrace.ingress.encoder import Entry, now_ms
 from headrace.ingress.environment import GivenEnvironment
 from headrace.log.columns import Record, batch_records, binary_column, outgoing
 from headrace.log.embedded import EmbeddedLog
-from headrace.log.port import Log, TopicPartition, TopicSpec
+from headrace.log.port import Log, Outgoing, TopicPartition, TopicSpec
 from headrace.log.schema_topic import SchemaTopic
 
 WORKSPACE = "stage"
@@ -103,25 +104,52 @@ class Stage:
         self._deliver([Entry(self.contract.topic, key, now_ms(), is_deletion=True) for key in keys], self.contract)
 
     def publish_changes(
-        self, changes: Sequence[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]]
+        self,
+        changes: Sequence[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]],
+        *,
+        positions: Sequence[int] = (),
     ) -> None:
-        """Write envelopes: operation, row before, row after. A deletion is followed by its tombstone."""
-        codec = open_codec(self.contract.value_schema, self.registry, f"{self.contract.topic}-value")
-        source = {"version": "1", "connector": "test", "name": "test", "ts_ms": 1, "snapshot": "false", "db": "test"}
-        rows = [
-            {"before": before, "after": after, "op": operation, "source": {**source, "table": "orders"}}
-            for operation, before, after in changes
-        ]
-        encoded = codec.encode(pa.Table.from_pylist(rows, schema=codec.arrow_schema))
-        assert not encoded.failed, encoded.failed
+        """Write envelopes: operation, row before, row after. A deletion is followed by its tombstone. `positions` are
+        the changes' places in the log of the database."""
         keyed = [after if after is not None else before for _, before, after in changes]
         keys = self.keys([row for row in keyed if row is not None])
         values: list[bytes | None] = []
         written: list[bytes | None] = []
-        for (operation, _, _), key, value in zip(changes, keys, encoded.values.to_pylist(), strict=True):
+        encoded = self.envelopes(changes, positions)
+        for (operation, _, _), key, value in zip(changes, keys, encoded, strict=True):
             values += [value, None] if operation == "d" else [value]
             written += [key, key] if operation == "d" else [key]
         self.produce_raw(values, written)
+
+    def publish_truncate(self, position: int) -> None:
+        """Write that the source table was emptied, in every partition as headrace's own capture does."""
+        values = self.envelopes([("t", None, None)] * self.partitions, [position] * self.partitions)
+        producer = self.log.producer()
+        try:
+            places = np.arange(self.partitions, dtype=np.int32)
+            producer.produce(Outgoing(self.contract.topic, binary_column(values), partition=places))
+            producer.flush()
+        finally:
+            producer.close()
+
+    def envelopes(
+        self,
+        changes: Sequence[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]],
+        positions: Sequence[int] = (),
+    ) -> list[bytes | None]:
+        """Encoded envelopes."""
+        codec = open_codec(self.contract.value_schema, self.registry, f"{self.contract.topic}-value")
+        source = {"version": "1", "connector": "postgresql", "name": "test", "ts_ms": 1, "snapshot": "false"}
+        source |= {"db": "test", "table": "orders"}
+        placed: Sequence[int | None] = positions or [None] * len(changes)
+        rows = [
+            {"before": before, "after": after, "op": operation, "source": {**source, "lsn": position}}
+            for (operation, before, after), position in zip(changes, placed, strict=True)
+        ]
+        encoded = codec.encode(pa.Table.from_pylist(rows, schema=codec.arrow_schema))
+        assert not encoded.failed, encoded.failed
+        values: list[bytes | None] = encoded.values.to_pylist()
+        return values
 
     def keys(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes | None]:
         """Encoded keys of rows."""
