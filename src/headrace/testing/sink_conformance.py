@@ -21,143 +21,36 @@ import random
 import signal
 import subprocess
 import sys
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from headrace.contracts.arrow import to_arrow
-from headrace.contracts.contract import Contract, TopicKind
+from headrace.contracts.contract import TopicKind
 from headrace.contracts.fastavro_codec import open_codec
 from headrace.egress.config import EgressConfig
 from headrace.egress.errors import DriftRefused
-from headrace.egress.sdk import (
-    Capabilities,
-    Connector,
-    ConnectorConfig,
-    EgressBatch,
-    Mode,
-    Options,
-    PositionMoved,
-    Refused,
-    TargetUnavailable,
-)
+from headrace.egress.sdk import EgressBatch, Mode, PositionMoved, TargetUnavailable
 from headrace.testing import sink_child
+from headrace.testing.sink_changes import ChangeTests
+from headrace.testing.sink_disturbances import DisturbanceTests
 from headrace.testing.sink_harness import ORDER, TOPIC, WORKSPACE, Stage, header, order, order_contract, wait_until
+from headrace.testing.sink_suite import Crash, Faulty, SinkSuite, needs
 from headrace.testing.sink_types import comparable, every_type_contract, every_type_rows
 
 KILL_ROWS = 500
 KILL_AFTER_MAX = 200
 """Records that a process has committed when it is killed; all processes of a mode together leave some to the last."""
-_NEEDS = "_needs"
-
-Test = TypeVar("Test", bound=Callable[..., None])
 
 
-class Crash(BaseException):
-    """Stands for the end of the process: nobody catches it."""
-
-
-def needs(condition: Callable[[Capabilities], bool]) -> Callable[[Test], Test]:
-    """Collect the test only for connectors that can do this."""
-
-    def mark(test: Test) -> Test:
-        setattr(test, _NEEDS, condition)
-        return test
-
-    return mark
-
-
-class Faulty:
-    """A connector that does what another does, and something bad besides."""
-
-    options_model: ClassVar[type[Options]]
-
-    def __init__(self, inner: Connector, fault: Callable[[str], None]) -> None:
-        self._inner, self._fault = inner, fault
-        self.capabilities = inner.capabilities
-        self.options_model = inner.options_model  # type: ignore[misc]
-
-    def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
-        positions = self._inner.open(config, contract, partitions)
-        self._fault("opened")
-        return positions
-
-    def write(self, batch: EgressBatch, positions: Mapping[int, int]) -> Sequence[Refused]:
-        refused = self._inner.write(batch, positions)
-        self._fault("written")
-        return refused
-
-    def flush(self) -> None:
-        self._fault("flushing")
-        self._inner.flush()
-        self._fault("flushed")
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class SinkConformance(ABC):
+class SinkConformance(ChangeTests, DisturbanceTests, SinkSuite):
     """All that is asked of a connector."""
-
-    connector: ClassVar[type[Connector]]
-    """The connector's class, as its entry point names it."""
-    kills: ClassVar[int] = 2
-    """Processes killed in each mode of the crash test. They flush all the time, so nearly every kill hits a flush."""
-
-    @abstractmethod
-    def options(self, folder: Path) -> dict[str, Any]:
-        """Options for a target that is this test's own; called again, the same target."""
-
-    @abstractmethod
-    def read(self, folder: Path) -> pa.Table:
-        """All rows that the target holds, with the contract's column names."""
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        if "connector" not in cls.__dict__:
-            return
-        capabilities = cls.connector().capabilities
-        for name in dir(cls):
-            condition = getattr(getattr(cls, name, None), _NEEDS, None)
-            if condition is not None and not condition(capabilities):
-                setattr(cls, name, None)
-
-    @pytest.fixture
-    def stage(self, tmp_path: Path) -> Iterator[Stage]:
-        stage = Stage(tmp_path, order_contract())
-        yield stage
-        stage.close()
-
-    def config(self, folder: Path, mode: Mode, **more: Any) -> EgressConfig:
-        values: dict[str, Any] = {
-            "name": "out",
-            "topic": TOPIC,
-            "connector": "under-test",
-            "mode": mode,
-            "options": self.options(folder),
-            "batch": {"rows_max": 50, "age_max_ms": 20},
-            "retry": {"first_ms": 1, "max_ms": 20},
-            **more,
-        }
-        return EgressConfig.model_validate(values)
-
-    def modes(self) -> list[Mode]:
-        return sorted(self.connector().capabilities.modes, key=lambda mode: mode.value)
-
-    def rows(self, folder: Path) -> list[dict[str, Any]]:
-        """The target's rows by id, for comparison."""
-        return comparable(self.read(folder))
-
-    def expected(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        table = pa.Table.from_pylist([dict(row) for row in rows], schema=to_arrow(order_contract().schema))
-        return comparable(table)
 
     @needs(lambda can: Mode.APPEND in can.modes)
     def test_append_writes_every_record(self, stage: Stage, tmp_path: Path) -> None:
@@ -365,18 +258,6 @@ class SinkConformance(ABC):
         records = [record.value for record in stage.records(TOPIC)]
         assert self.rows(tmp_path) == comparable(_decoded(stage, records))
         stage.close()
-
-    def check_rows(self, folder: Path, mode: Mode, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The target holds these rows, whose keys differ: each once where the connector promises that."""
-        found = self.rows(folder)
-        if mode is Mode.APPEND and not self.connector().capabilities.atomic_positions:
-            found = [row for index, row in enumerate(found) if index == 0 or row != found[index - 1]]
-        assert found == self.expected(rows)
-
-    def opened_parts(self, runner: Any) -> tuple[Connector, ConnectorConfig, Contract]:
-        """A connector, and what the runner would open it with."""
-        target = runner.target
-        return target.connector, target.config, target.contract
 
     def start_and_kill(self, stage: Stage, config: EgressConfig) -> None:
         """Run the egress in a process and kill it some time after its first commit."""

@@ -12,7 +12,9 @@ Owns one table and its rows in `_headrace_positions`; shares the database file w
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +47,8 @@ FILE_WAIT_S = 5.0
 """Longer than a flush of another process takes, short enough to stay in the consumer group."""
 FILE_POLL_S = 0.02
 _DELETE = "__delete"
-"""Column of the staged rows; contracts may not use names that begin so."""
+_UNTOLD = "__untold_"
+"""Columns of the staged rows; contracts may not use names that begin so."""
 
 
 class DuckDbOptions(Options):
@@ -68,6 +71,8 @@ class DuckDbConnector:
         atomic_positions=True,
         creates_table=True,
         alters_table=True,
+        partial_update=True,
+        truncate=True,
     )
     options_model: ClassVar[type[Options]] = DuckDbOptions
 
@@ -190,18 +195,27 @@ class DuckDbConnector:
             connection.register("staged", storable(batch.rows))
             connection.execute(f"INSERT INTO {self._table} BY NAME SELECT * FROM staged")
             return
+        truncated, batch = batch.since_truncate()
+        if truncated is not None:
+            connection.execute(f"DELETE FROM {self._table}")
         # A merge must meet each key once.
         batch = batch.latest()
-        connection.register("staged", storable(batch.rows).append_column(_DELETE, pa.array(batch.deletes())))
-        connection.execute(self._merge(batch.key))
+        staged = storable(batch.rows).append_column(_DELETE, pa.array(batch.deletes()))
+        for name, mask in batch.unavailable.items():
+            staged = staged.append_column(_UNTOLD + name, pa.array(mask))
+        connection.register("staged", staged)
+        connection.execute(self._merge(batch))
 
-    def _merge(self, key: Sequence[str]) -> str:
+    def _merge(self, batch: EgressBatch) -> str:
         """Null keys are equal to each other, as they are in the topic."""
         columns = [quoted(each.name) for each in self._schema]
-        others = [quoted(each.name) for each in self._schema if each.name not in key]
-        on = " AND ".join(f"t.{quoted(name)} IS NOT DISTINCT FROM s.{quoted(name)}" for name in key)
-        update = ", ".join(f"{column} = s.{column}" for column in others)
-        matched = f" WHEN MATCHED THEN UPDATE SET {update}" if others else ""
+        on = " AND ".join(f"t.{quoted(name)} IS NOT DISTINCT FROM s.{quoted(name)}" for name in batch.key)
+        update = ", ".join(
+            f"{quoted(each.name)} = {_new_value(each.name, batch)}"
+            for each in self._schema
+            if each.name not in batch.key
+        )
+        matched = f" WHEN MATCHED THEN UPDATE SET {update}" if update else ""
         return (
             f"MERGE INTO {self._table} t USING staged s ON {on}"
             f" WHEN MATCHED AND s.{_DELETE} THEN DELETE{matched}"
@@ -224,17 +238,22 @@ class DuckDbConnector:
         return isolate(len(batch), attempt, refuses=refuses, code="duckdb.constraint")
 
 
+_LOCKS: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""One for each file that this process has written; there are as many as its egresses name."""
+
+
 class _Database:
     """The file, open only while it is used unless it is kept."""
 
     def __init__(self, path: Path, *, keep_open: bool) -> None:
         self._path, self._keep_open = path, keep_open
+        self._lock = _LOCKS[path.resolve()]
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     @contextmanager
     def transaction(self, *, keep: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
         """A transaction, committed at the end where `keep` says so, rolled back after a raise."""
-        with self._translated():
+        with self._turn(), self._translated():
             connection = self._opened()
             try:
                 connection.begin()
@@ -250,6 +269,20 @@ class _Database:
             finally:
                 if not self._keep_open:
                     self.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Other egresses of this process wait: DuckDB shares one database among the connections of a process, and one
+        that is opened while another is closed finds it half gone."""
+        if self._keep_open:
+            yield
+            return
+        if not self._lock.acquire(timeout=FILE_WAIT_S):
+            raise TargetUnavailable(f"{self._path}: another egress of this process uses it")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Idempotent."""
@@ -293,6 +326,13 @@ class _Database:
 
     def _unavailable(self, error: Exception, cure: str) -> TargetUnavailable:
         return TargetUnavailable(f"{self._path}: {error}", cure=cure)
+
+
+def _new_value(column: str, batch: EgressBatch) -> str:
+    """What a row that is there gets: nothing new where the source did not tell."""
+    if column not in batch.unavailable:
+        return f"s.{quoted(column)}"
+    return f"CASE WHEN s.{quoted(_UNTOLD + column)} THEN t.{quoted(column)} ELSE s.{quoted(column)} END"
 
 
 def _is_locked(error: duckdb.Error) -> bool:
