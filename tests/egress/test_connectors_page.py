@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
-from headrace.egress.config import BatchLimits, EgressConfig, RetryLimits, connector_config, load_egress
+from headrace.egress.config import BatchLimits, BreakerLimits, EgressConfig, RetryLimits, connector_config, load_egress
 from headrace.egress.sdk import DriftPolicy, connector_names, load_connector
 from headrace.egress.view import View
 from headrace.log.embedded.membership import SESSION_TIMEOUT_MS
@@ -56,9 +56,10 @@ def test_every_key_is_documented_and_no_other() -> None:
     """The table of keys is the model's; what is inside `batch`, `retry` and `drift` is named with its default."""
     rows = documented(section("Keys of an egress file"))
     assert set(rows) == keys(EgressConfig)
-    for name, model in (("batch", BatchLimits), ("retry", RetryLimits), ("drift", DriftPolicy)):
+    for name, model in (("batch", BatchLimits), ("retry", RetryLimits), ("breaker", BreakerLimits), ("drift", DriftPolicy)):
         assert keys(model) <= set(re.findall(r"`(\w+)`", rows[name]))
-    batch, retry = BatchLimits(), RetryLimits()
+    batch, retry, breaker = BatchLimits(), RetryLimits(), BreakerLimits()
+    assert rows["breaker"].endswith(f"{breaker.failures_max}; {breaker.open_ms:,}")
     assert rows["batch"].endswith(f"{batch.rows_max:,}; {batch.bytes_max >> 20} MiB; {batch.age_max_ms:,}")
     assert rows["retry"].endswith(f"{retry.first_ms}; {retry.max_ms:,}; no end")
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from headrace.egress.config import RetryLimits
 from headrace.egress.errors import ConnectorFailed, GaveUp
-from headrace.egress.runner import pause_s
+from headrace.egress.pace import pause_s
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace.testing.sink_harness import Stage, order, wait_until
 from tests.egress.conftest import MakeConfig, ended_with

@@ -47,6 +47,14 @@ class RetryLimits(_Model):
     max_ms: int = Field(default=30_000, ge=1)
 
 
+class BreakerLimits(_Model):
+    """When attempts stop for a while."""
+
+    failures_max: int = Field(default=10, ge=1)
+    """Failures in a row after which the target is left alone for `open_ms`, then tried once."""
+    open_ms: int = Field(default=60_000, ge=1, le=3_600_000)
+
+
 class EgressConfig(_Model):
     """One egress: a topic to a target."""
 
@@ -62,6 +70,7 @@ class EgressConfig(_Model):
     """A SQL condition over the contract's columns; rows for which it is not true are left out (replicate: deleted)."""
     batch: BatchLimits = Field(default_factory=BatchLimits)
     retry: RetryLimits = Field(default_factory=RetryLimits)
+    breaker: BreakerLimits = Field(default_factory=BreakerLimits)
     rows_per_second_max: int | None = Field(default=None, ge=1)
     drift: DriftPolicy = Field(default_factory=DriftPolicy)
     truncate: Literal["apply", "skip", "refuse"] = "skip"

@@ -86,6 +86,13 @@ class ConnectorFailed(EgressError):
         super().__init__(f"connector {connector!r} raised {type(error).__name__} in {call}: {error}", cure=cure)
 
 
+class BreakerOpen(EgressError):
+    """So many attempts failed in a row that the target is left alone for a while."""
+
+    code: ClassVar[str] = "egress.breaker_open"
+    fault = Fault.RETRY
+
+
 class GaveUp(EgressError):
     """A delivery failed as often as the configuration allows."""
 

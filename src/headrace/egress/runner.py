@@ -17,7 +17,6 @@ One delivery, in this order:
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,9 +25,10 @@ import structlog
 
 from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
-from headrace.egress.config import EgressConfig, RetryLimits, connector_config
+from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.decoder import Decoder
-from headrace.egress.errors import GaveUp, TargetAhead
+from headrace.egress.errors import BreakerOpen, GaveUp, TargetAhead
+from headrace.egress.pace import Breaker, RateLimit
 from headrace.egress.replay_input import WithReplays
 from headrace.egress.sdk import Connector
 from headrace.egress.staging import Staged, next_offsets
@@ -45,6 +45,7 @@ from headrace.log.port import (
     OffsetAndMetadata,
     Producer,
     RebalanceListener,
+    RecordBatch,
     TopicExists,
     TopicPartition,
     TopicSpec,
@@ -88,7 +89,7 @@ class EgressRunner:
         self._producer: Producer | None = None
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._positions: dict[int, int] = {}
-        self._failures = 0
+        self._breaker, self._rate = Breaker(config.retry, config.breaker), RateLimit(config.rows_per_second_max)
         self._standing: tuple[State, HeadraceError | None] = ("created", None)
         """State and the error behind it, replaced together."""
         self._lag: int | None = None
@@ -132,6 +133,7 @@ class EgressRunner:
             lag_records=self._lag,
             counters=self.counters,
             error=error,
+            breaker=self._breaker.state,
         )
 
     def _deliver(self, stop: threading.Event) -> None:
@@ -143,7 +145,8 @@ class EgressRunner:
                 continue
             if self._replay_news.is_set() and self._joins_anew():
                 return
-            batches = consumer.poll(self._records_max(), self._poll_s(consumer))
+            allowed = self._rate.allowed(max(1, self._staged.room()))
+            batches = consumer.poll(allowed, self._poll_s(consumer)) if allowed else self._served(consumer)
             if not self.target.is_open:
                 # Whatever came was not read from where the target stands.
                 self._open(consumer)
@@ -154,11 +157,11 @@ class EgressRunner:
                 refused = self.target.write(decoded.batch, next_offsets(batch))
                 self.counters.write_s += time.monotonic() - started_s
                 self._staged.add(batch, decoded, refused, started_s)
-                self._throttle(len(batch), stop)
+                self._rate.took(len(batch))
             if self._is_due():
                 self._flush(consumer)
             self._measure_lag(consumer)
-            if not self._failures or not self._staged.positions:
+            if not self._breaker.failures or not self._staged.positions:
                 # What failed before may fail again until it is flushed.
                 self._standing = ("running", None)
 
@@ -237,7 +240,7 @@ class EgressRunner:
         counters.bytes_written += staged.bytes
         counters.flushes += 1
         counters.flush_s += flush_s
-        self._failures = 0
+        self._breaker.succeeded()
 
     def _failed(self, error: HeadraceError) -> None:
         """Forget what is staged; raises what no retry mends."""
@@ -249,18 +252,27 @@ class EgressRunner:
             self._close_producer()
         if isinstance(error, Fenced):
             self._close_consumer()
-        self._failures += 1
+        self._breaker.failed()
         self.counters.retries += 1
-        attempts = self.config.retry.attempts_max
-        if attempts is not None and self._failures >= attempts:
-            message = f"egress {self.config.name!r}: {self._failures} attempts failed, the last: {error.message}"
+        failures, attempts = self._breaker.failures, self.config.retry.attempts_max
+        if attempts is not None and failures >= attempts:
+            message = f"egress {self.config.name!r}: {failures} attempts failed, the last: {error.message}"
             raise GaveUp(message, where=self.config.where, cure=error.cure) from error
+        if self._breaker.state == "open":
+            message = (
+                f"egress {self.config.name!r}: {failures} attempts failed in a row, the next one in"
+                f" {self._breaker.pause_s():g} s; the last: {error.message}"
+            )
+            error = BreakerOpen(message, where=self.config.where, cure=error.cure)
         self._standing = ("retrying", error)
-        _LOG.warning("egress waits", egress=self.config.name, code=error.code, error=str(error), failed=self._failures)
+        _LOG.warning("egress waits", egress=self.config.name, code=error.code, error=str(error), failed=failures)
 
     def _wait(self, stop: threading.Event) -> None:
         """Sit out the pause before the next attempt, serving the group meanwhile."""
-        deadline_s = time.monotonic() + pause_s(self.config.retry, self._failures)
+        self._sit_out(time.monotonic() + self._breaker.pause_s(), stop)
+        self._breaker.probe()
+
+    def _sit_out(self, deadline_s: float, stop: threading.Event) -> None:
         while not stop.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
             if self._consumer is None:
                 stop.wait(left_s)
@@ -354,15 +366,15 @@ class EgressRunner:
         left_s = self._staged.age_left_s(time.monotonic())
         return POLL_MAX_S if left_s is None else max(0.0, min(left_s, POLL_MAX_S))
 
-    def _records_max(self) -> int:
-        room = max(1, self._staged.room())
-        rate = self.config.rows_per_second_max
-        return room if rate is None else min(room, rate)
-
-    def _throttle(self, records: int, stop: threading.Event) -> None:
-        """Wait until the rate limit allows more; never longer than a second for one poll."""
-        if self.config.rows_per_second_max is not None:
-            stop.wait(records / self.config.rows_per_second_max)
+    def _served(self, consumer: Consumer) -> Sequence[RecordBatch]:
+        """Wait for what the rate allows, serving the group; what comes all the same is delivered."""
+        partitions = sorted(consumer.assignment())
+        consumer.pause(partitions)
+        left_s = min(self._rate.wait_s(), self._poll_s(consumer))
+        batches = consumer.poll(1, left_s)
+        if self.target.is_open:
+            consumer.resume(partitions)
+        return batches
 
     def _measure_lag(self, consumer: Consumer) -> None:
         now_s = time.monotonic()
@@ -414,10 +426,3 @@ class EgressRunner:
             return  # Another process was first.
         finally:
             admin.close()
-
-
-def pause_s(retry: RetryLimits, failures: int) -> float:
-    """How long to wait after so many failures in a row."""
-    # Past 32 doublings the pause is at its most anyway.
-    longest_ms = min(retry.max_ms, retry.first_ms << min(failures - 1, 32))
-    return longest_ms * random.uniform(0.5, 1.0) / 1_000

@@ -54,3 +54,5 @@ class EgressStatus:
     """Records of the assigned partitions not yet delivered; None until known."""
     counters: EgressCounters
     error: HeadraceError | None
+    breaker: Literal["closed", "open", "probing"] = "closed"
+    """`open`: after many failures in a row nothing is tried for a while; `probing`: one attempt is under way."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from headrace.egress.config import EgressConfig
 from headrace.egress.replay_input import REPLAYS_FROM
 from headrace.egress.runner import EgressRunner
 from headrace.egress.sdk import load_connector
-from headrace.egress.status import EgressStatus
+from headrace.egress.status import EgressCounters, EgressStatus
 from headrace.errors import HeadraceError
 from headrace.ingress.cdc.config import CdcConfig
 from headrace.ingress.cdc.worker import CdcWorker
@@ -29,12 +30,16 @@ from headrace.workspace.resnapshot import orders_of
 from headrace.workspace.runtime import Component, Report
 from headrace.workspace.status import ComponentKind, ComponentStatus, SourceLogStatus, TopicLag
 
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
 
 def connection_components(workspace: Workspace, environment: Environment, instance: str) -> list[Component]:
     """Every ingress and egress of the workspace."""
+    delivering = Delivering()
     return [
         *(_ingress(config, workspace, environment, instance) for config in workspace.ingress),
-        *(EgressComponent(config, workspace, environment, instance) for config in workspace.egress),
+        *(EgressComponent(config, workspace, environment, instance, delivering) for config in workspace.egress),
     ]
 
 
@@ -110,6 +115,25 @@ class IngressComponent:
         )
 
 
+class Delivering:
+    """The egress that run in this process, for their metrics."""
+
+    def __init__(self) -> None:
+        self.runners: dict[str, EgressRunner] = {}
+
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        """Of the metrics of all of them; loaded for who serves them."""
+        from prometheus_client import CollectorRegistry
+
+        from headrace.egress.metrics import EgressMetrics
+
+        registry = CollectorRegistry()
+        # A copy: an egress may start meanwhile, on its own thread.
+        registry.register(EgressMetrics(lambda: [each.status() for each in list(self.runners.values())]))
+        return registry
+
+
 @dataclass(slots=True)
 class EgressComponent:
     """One egress in this process, while no other process of this machine runs it.
@@ -122,6 +146,7 @@ class EgressComponent:
     workspace: Workspace
     environment: Environment
     instance: str
+    delivering: Delivering = field(default_factory=Delivering)
     kind: ComponentKind = field(default=ComponentKind.EGRESS, init=False)
     runs_once: bool = field(default=True, init=False)
     pauses_inside: bool = field(default=True, init=False)
@@ -143,8 +168,14 @@ class EgressComponent:
             paused=self._paused,
             replay_news=self._replay_news,
         )
+        self.delivering.runners[self.name] = runner
         with reporting(lambda previous: self._status(runner.status(), previous), report):
             runner.run(stop)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Of the metrics of every egress of the process."""
+        return self.delivering.registry
 
     def look_for_replays(self) -> None:
         self._replay_news.set()
@@ -166,7 +197,12 @@ class EgressComponent:
             error=status.error,
             records_out=counters.rows_written + counters.rows_deleted,
             dead_letters=sum(counters.dead_letters.values()),
-            dropped={"filtered": counters.rows_filtered} if counters.rows_filtered else {},
+            dropped={name: count for name, count in _left_out(counters).items() if count},
             tasks=tuple(f"0_{each}" for each in sorted(status.positions) if each < REPLAYS_FROM),
             lag={} if status.lag_records is None else {status.topic: TopicLag(records=status.lag_records)},
         )
+
+
+def _left_out(counters: EgressCounters) -> dict[str, int]:
+    """Rows that the file says to leave out."""
+    return {"filtered": counters.rows_filtered, "truncate_skipped": counters.truncates_skipped}

@@ -45,9 +45,9 @@ def answering(
     """Serve at `port` beside the block, and give what is to be told of every status. Raises `HttpUnavailable`."""
     http = workspace.file.config.http
     health = Health(components, metrics, lag_seconds_max=http.ready_lag_seconds)
-    for each in components:
-        if isinstance(each, Measured):
-            health.registry.register(each.registry)
+    # Components of a kind may share one: a metric is told once, with a sample for each of them.
+    for registry in dict.fromkeys(each.registry for each in components if isinstance(each, Measured)):
+        health.registry.register(registry)
     tables = open_tables(workspace, environment, instance, control, components)
 
     def watch(status: ComponentStatus) -> None:
