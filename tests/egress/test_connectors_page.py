@@ -56,7 +56,12 @@ def test_every_key_is_documented_and_no_other() -> None:
     """The table of keys is the model's; what is inside `batch`, `retry` and `drift` is named with its default."""
     rows = documented(section("Keys of an egress file"))
     assert set(rows) == keys(EgressConfig)
-    for name, model in (("batch", BatchLimits), ("retry", RetryLimits), ("breaker", BreakerLimits), ("drift", DriftPolicy)):
+    for name, model in (
+        ("batch", BatchLimits),
+        ("retry", RetryLimits),
+        ("breaker", BreakerLimits),
+        ("drift", DriftPolicy),
+    ):
         assert keys(model) <= set(re.findall(r"`(\w+)`", rows[name]))
     batch, retry, breaker = BatchLimits(), RetryLimits(), BreakerLimits()
     assert rows["breaker"].endswith(f"{breaker.failures_max}; {breaker.open_ms:,}")

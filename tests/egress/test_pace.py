@@ -81,10 +81,18 @@ def test_the_breaker_opens_probes_and_closes() -> None:
 def test_a_target_that_is_down_is_left_alone_for_a_while(stage: Stage, make_config: MakeConfig) -> None:
     """No call reaches it while the breaker is open; status says so; the probe delivers everything."""
     target = Target()
-    target.fault = failing("flush", lambda: TargetUnavailable("down"), times=3)
     stage.publish([order(number) for number in range(10)])
     config = make_config(Mode.APPEND, breaker={"failures_max": 3, "open_ms": 700})
     runner = stage.runner(MemoryConnector(target), config)
+    states: list[str] = []
+    down = failing("flush", lambda: TargetUnavailable("down"), times=3)
+
+    def fault(call: str) -> None:
+        if call == "flush":
+            states.append(runner.status().breaker)
+        down(call)
+
+    target.fault = fault
     with stage.running(runner):
         wait_until(lambda: runner.status().breaker == "open", "the breaker opens")
         status = runner.status()
@@ -94,6 +102,7 @@ def test_a_target_that_is_down_is_left_alone_for_a_while(stage: Stage, make_conf
         assert runner.status().breaker == "closed"
     flushes = target.times("flush")
     assert flushes[3] - flushes[2] >= 0.7
+    assert states[:4] == ["closed", "closed", "closed", "probing"]
     assert target.ids == list(range(10))
 
 

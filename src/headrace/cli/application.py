@@ -32,7 +32,7 @@ COMMANDS = {
 }
 """Commands in the order of the help, and the module of each, which has a function of the command's name."""
 HIDDEN = {"components": "components"}
-GROUPS = {"schema": "schema_versions", "dlq": "dlq"}
+GROUPS = {"schema": "schema_versions", "dlq": "dlq", "egress": "egress", "connector": "connector"}
 """Commands with commands of their own; the module has an `app`."""
 
 

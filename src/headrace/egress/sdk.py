@@ -15,7 +15,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -29,12 +29,14 @@ from headrace.errors import Fault, HeadraceError, Where
 __all__ = [
     "ENTRY_POINTS",
     "Capabilities",
+    "Checks",
     "Connector",
     "ConnectorConfig",
     "Contract",
     "DriftPolicy",
     "EgressBatch",
     "EgressError",
+    "Explains",
     "Fault",
     "HeadraceError",
     "Mode",
@@ -180,6 +182,29 @@ class Connector(Protocol):
 
     def close(self) -> None:
         """Give everything back, dropping staged rows. Idempotent, does not raise for a target that is gone."""
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """A connector that can look at its target before it runs (`headrace egress validate`)."""
+
+    def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
+        """What stands in the way: connection, rights, columns that do not fit. Empty where nothing does.
+
+        Called instead of `open`, and changes nothing: no table, no column, no position, no file. May raise as `open`
+        does, which counts as one problem.
+        """
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A connector that can show what it would do (`headrace egress dry-run`)."""
+
+    def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
+        """The statements, requests or files that these rows would become, as text without secrets.
+
+        Called instead of `open`; touches neither target nor network.
+        """
 
 
 def arrow_schema(contract: Contract) -> pa.Schema:

@@ -12,6 +12,7 @@ Owns one table and its rows in `_headrace_positions`; shares the database file w
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -89,23 +90,18 @@ class DuckDbConnector:
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Make or alter the table and read the positions."""
+        self._set_up(config, contract)
         assert isinstance(config.options, DuckDbOptions)
-        options = config.options
-        self._config, self._staged, self._pending = config, [], {}
-        self._database = _Database(options.path, keep_open=options.keep_open)
-        name = options.table or config.topic.replace(".", "_").replace("-", "_")
-        self._table = f"{quoted(options.schema_name)}.{quoted(name)}"
-        self._positions_table = f"{quoted(options.schema_name)}.{quoted(POSITIONS_TABLE)}"
-        self._schema = storable_schema(arrow_schema(contract))
+        assert self._database is not None
         with self._database.transaction() as connection:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(options.schema_name)}")
+            self._make_schema(connection, config.options)
             connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {self._positions_table} (egress VARCHAR NOT NULL,"
                 " topic VARCHAR NOT NULL, partition INTEGER NOT NULL, next_offset BIGINT NOT NULL,"
                 " updated_at TIMESTAMPTZ DEFAULT now(), PRIMARY KEY (egress, topic, partition))"
             )
             self._fit_table(connection, contract)
-            self._is_constrained = _is_constrained(connection, options.schema_name, name)
+            self._is_constrained = _is_constrained(connection, config.options.schema_name, _table_name(config))
             held = self._held(connection)
         self._positions = {partition: held[partition] for partition in partitions if partition in held}
         return dict(self._positions)
@@ -139,6 +135,46 @@ class DuckDbConnector:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+    def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
+        """Whether the file opens and the table fits, in a transaction that is rolled back."""
+        assert isinstance(config.options, DuckDbOptions)
+        folder = config.options.path.parent
+        if not config.options.path.exists():
+            nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+            return [] if os.access(nearest, os.W_OK) else [f"{nearest}: not writable"]
+        self._set_up(config, contract)
+        assert self._database is not None
+        try:
+            with self._database.transaction(keep=False) as connection:
+                self._make_schema(connection, config.options)
+                self._fit_table(connection, contract)
+        finally:
+            self.close()
+        return []
+
+    def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
+        """The statements of one flush of these rows."""
+        self._set_up(config, contract)
+        if config.mode is Mode.APPEND:
+            return [f"INSERT INTO {self._table} BY NAME SELECT * FROM staged -- {len(batch)} rows"]
+        truncated, left = batch.since_truncate()
+        emptied = [] if truncated is None else [f"DELETE FROM {self._table}"]
+        latest = left.latest()
+        return [*emptied, f"{self._merge(latest)} -- {len(latest)} rows"] if len(latest) else emptied
+
+    def _set_up(self, config: ConnectorConfig, contract: Contract) -> None:
+        """Everything that needs no file."""
+        assert isinstance(config.options, DuckDbOptions)
+        options = config.options
+        self._config, self._staged, self._pending = config, [], {}
+        self._database = _Database(options.path, keep_open=options.keep_open)
+        self._table = f"{quoted(options.schema_name)}.{quoted(_table_name(config))}"
+        self._positions_table = f"{quoted(options.schema_name)}.{quoted(POSITIONS_TABLE)}"
+        self._schema = storable_schema(arrow_schema(contract))
+
+    def _make_schema(self, connection: duckdb.DuckDBPyConnection, options: DuckDbOptions) -> None:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(options.schema_name)}")
 
     def _fit_table(self, connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
         """Create the table, or alter it to fit the contract."""
@@ -326,6 +362,11 @@ class _Database:
 
     def _unavailable(self, error: Exception, cure: str) -> TargetUnavailable:
         return TargetUnavailable(f"{self._path}: {error}", cure=cure)
+
+
+def _table_name(config: ConnectorConfig) -> str:
+    assert isinstance(config.options, DuckDbOptions)
+    return config.options.table or config.topic.replace(".", "_").replace("-", "_")
 
 
 def _new_value(column: str, batch: EgressBatch) -> str:

@@ -1,0 +1,183 @@
+"""Looks at an egress before it runs: does its target take it, and what would it write?
+
+Owns `validate_egress` and `dry_run_egress`.
+
+- Nothing is changed: no table, no position, no offset, no group, no topic.
+- A connector that cannot look or show (`Checks`, `Explains`) is told so, and the rest is done all the same.
+- A dry run is bounded by records and by time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.contracts.arrow import to_frame
+from headrace.egress.config import EgressConfig, connector_config
+from headrace.egress.decoder import Decoder
+from headrace.egress.errors import ConnectorFailed, EgressInvalid
+from headrace.egress.sdk import Checks, Connector, ConnectorConfig, Contract, EgressBatch, Explains, load_connector
+from headrace.egress.view import View
+from headrace.errors import HeadraceError
+from headrace.log.port import BEGINNING, Consumer, TopicPartition
+from headrace.workspace.environment import Environment
+from headrace.workspace.errors import UnknownName, did_you_mean
+from headrace.workspace.load import Workspace
+
+POLL_S = 0.5
+WAIT_MAX_S = 10.0
+"""Longest wait of a dry run for records that the topic should have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What stands in the way of one egress."""
+
+    egress: str
+    connector: str
+    is_checked: bool
+    """Whether the connector could look at its target; else the file alone was checked."""
+    problems: Sequence[str]
+
+
+@dataclass(slots=True)
+class DryRun:
+    """What an egress would write next."""
+
+    egress: str
+    positions: dict[int, int]
+    """Where it stands: the next offset of each partition."""
+    records: int = 0
+    rows: int = 0
+    deletions: int = 0
+    filtered: int = 0
+    skipped: int = 0
+    dead_letters: Counter[str] = field(default_factory=Counter)
+    """By code."""
+    statements: list[str] = field(default_factory=list)
+    """Empty where the connector cannot show any."""
+    sample: list[dict[str, Any]] = field(default_factory=list)
+    """The first rows, as the target would get them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    config: EgressConfig
+    contract: Contract
+    """Of the topic."""
+    connector: Connector
+    told: ConnectorConfig
+    view: View
+
+
+def validate_egress(workspace: Workspace, names: Sequence[str]) -> list[Validation]:
+    """Ask the connectors of these egress, or of all, what stands in the way."""
+    return [_validated(config, workspace) for config in _chosen(workspace, names)]
+
+
+def _validated(config: EgressConfig, workspace: Workspace) -> Validation:
+    is_checked = False
+    try:
+        trial = _trial(config, workspace)
+        if isinstance(trial.connector, Checks):
+            is_checked = True
+            problems = list(_checked(trial, trial.connector))
+        else:
+            problems = []
+    except HeadraceError as error:
+        problems = [str(error)]
+    return Validation(config.name, config.connector, is_checked, problems)
+
+
+def _checked(trial: _Trial, connector: Checks) -> Sequence[str]:
+    try:
+        return connector.check(trial.told, trial.view.contract)
+    except HeadraceError:
+        raise
+    except Exception as error:
+        raise ConnectorFailed(trial.config.connector, "check", error) from error
+
+
+def dry_run_egress(
+    workspace: Workspace, environment: Environment, name: str, *, records_max: int, sample: int
+) -> DryRun:
+    """Read on from where the egress stands and show what would come of it."""
+    (config,) = _chosen(workspace, [name])
+    trial = _trial(config, workspace)
+    decoder = Decoder(config, trial.contract, environment.registry, trial.view, trial.connector.capabilities)
+    consumer = environment.log.consumer()
+    try:
+        ends = _start(config, workspace, environment, consumer)
+        made = DryRun(name, {each.partition: offset for each, offset in consumer.position(sorted(ends)).items()})
+        decoder.restart(len(ends))
+        deadline_s = time.monotonic() + WAIT_MAX_S
+        while made.records < records_max and time.monotonic() < deadline_s:
+            places = consumer.position(sorted(ends))
+            if all(places[each] >= end for each, end in ends.items()):
+                break
+            for records in consumer.poll(records_max - made.records, POLL_S):
+                decoded = decoder.decode(records)
+                made.records += len(records)
+                made.filtered += decoded.filtered
+                made.skipped += decoded.skipped + decoded.truncates_skipped
+                made.dead_letters.update(reason.code for reason in decoded.bad.values())
+                _show(decoded.batch, trial, made, sample)
+    finally:
+        consumer.close()
+    return made
+
+
+def _start(
+    config: EgressConfig, workspace: Workspace, environment: Environment, consumer: Consumer
+) -> dict[TopicPartition, int]:
+    """Set the consumer to where the egress's group stands; returns the ends of the partitions."""
+    admin = environment.log.admin()
+    try:
+        description = admin.topics().get(config.topic)
+        if description is None:
+            raise EgressInvalid(
+                f"environment {environment.name!r} has no topic {config.topic!r}", cure="run `headrace apply`"
+            )
+        partitions = [TopicPartition(config.topic, number) for number in range(description.partitions)]
+        committed = admin.group_offsets(config.group(workspace.name))
+        ends = dict(admin.end_offsets(partitions))
+    finally:
+        admin.close()
+    consumer.assign({each: committed[each].offset if each in committed else BEGINNING for each in partitions})
+    return ends
+
+
+def _show(batch: EgressBatch, trial: _Trial, made: DryRun, sample: int) -> None:
+    deletions = int(batch.deletes().sum())
+    made.deletions += deletions
+    made.rows += len(batch) - deletions
+    if len(batch) and isinstance(trial.connector, Explains):
+        made.statements += trial.connector.explain(trial.told, trial.view.contract, batch)
+    missing = sample - len(made.sample)
+    if missing > 0 and len(batch):
+        rows = to_frame(batch.rows.slice(0, missing), trial.view.contract.schema).to_dicts()
+        marks = batch.operation[:missing].tolist()
+        made.sample += [{"operation": _WORDS[mark], **row} for mark, row in zip(marks, rows, strict=True)]
+
+
+_WORDS = ("upsert", "delete", "truncate")
+
+
+def _chosen(workspace: Workspace, names: Sequence[str]) -> list[EgressConfig]:
+    known = {each.name: each for each in workspace.egress}
+    for name in names:
+        if name not in known:
+            raise UnknownName(f"workspace {workspace.name!r} has no egress {name!r}", cure=did_you_mean(name, known))
+    return [known[name] for name in names] if names else list(known.values())
+
+
+def _trial(config: EgressConfig, workspace: Workspace) -> _Trial:
+    contract = workspace.topics.get(config.topic)
+    if contract is None:
+        cure = did_you_mean(config.topic, workspace.topics)
+        raise EgressInvalid(f"topic {config.topic!r} has no contract", where=config.place("topic"), cure=cure)
+    connector = load_connector(config.connector, where=config.place("connector"))
+    return _Trial(config, contract, connector, connector_config(config, connector), View(config, contract))
