@@ -13,7 +13,9 @@ from pydantic import BaseModel
 
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
+from headrace.egress.capability_table import HEAD, capability_row
 from headrace.egress.config import BatchLimits, BreakerLimits, EgressConfig, RetryLimits, connector_config, load_egress
+from headrace.egress.metrics import EgressMetrics
 from headrace.egress.sdk import DriftPolicy, connector_names, load_connector
 from headrace.egress.view import View
 from headrace.log.embedded.membership import SESSION_TIMEOUT_MS
@@ -71,11 +73,27 @@ def test_every_key_is_documented_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", connector_names())
 def test_every_option_and_promise_of_each_connector_is_documented(name: str) -> None:
-    """Options, modes and guarantee stand in the connector's section."""
-    connector, text = load_connector(name), section(name)
+    """Options, modes and guarantee stand on the connector's page."""
+    connector, text = load_connector(name), (DOCS / "connectors" / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert "|Option|Meaning|Default|" in text
     assert set(documented(text)) == keys(connector.options_model)
     assert {mode.value for mode in connector.capabilities.modes} <= set(re.findall(r"`(\w+)`", text))
     assert connector.capabilities.delivery.replace("_", " ") in text
+
+
+def test_the_table_is_that_of_the_code() -> None:
+    """One row for each installed connector, as its capabilities say; `capability_row` gives the text to write."""
+    expected = [*HEAD, *(capability_row(name, load_connector(name)) for name in connector_names())]
+    found = re.findall(r"^\|.*\|$", section("Which connector can do what"), re.MULTILINE)
+    assert found == expected, "\n".join(expected)
+
+
+def test_metrics_are_those_of_the_code() -> None:
+    """Names and types."""
+    listed = dict(re.findall(r"^\|`(headrace_egress_\w+)`\|(\w+)\|", section("Metrics"), re.MULTILINE))
+    families = EgressMetrics(list).collect()
+    assert listed == {f"{each.name}_total" if each.type == "counter" else each.name: each.type for each in families}
 
 
 def test_numbers_are_those_of_the_code() -> None:
