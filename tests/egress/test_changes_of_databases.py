@@ -136,6 +136,7 @@ def test_rows_carry_versions(stage: Stage, make_config: MakeConfig) -> None:
 
 
 def test_rows_of_a_table_carry_offsets(tmp_path: Path, make_config: MakeConfig) -> None:
+    """A topic that says nothing of a source."""
     stage = Stage(tmp_path, order_contract(), partitions=1)
     target = Target()
     stage.publish([order(1), order(2)])

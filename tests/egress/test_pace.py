@@ -45,6 +45,7 @@ def test_the_rate_holds_in_every_span(rate: int, asks: list[tuple[float, int]]) 
 
 
 def test_without_a_rate_everything_is_allowed() -> None:
+    """However much was taken."""
     limit = RateLimit(None)
     limit.took(10**9)
     assert (limit.allowed(10_000), limit.wait_s()) == (10_000, 0.0)
