@@ -9,8 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from headrace.engine.metrics import EngineMetrics
 from headrace.workspace.apply import apply_plan
+from headrace.workspace.components import components
+from headrace.workspace.control import open_control
 from headrace.workspace.plan import make_plan
+from headrace.workspace.serving import Measured, answering
 
 from .conftest import WriteWorkspace
 from .test_reset import TABLE, Fleet, Shop, orders_counted, until
@@ -97,3 +101,20 @@ def test_each_of_them_may_go_and_come_back(shop: Shop) -> None:
         applied(shop)
         with Fleet(shop):
             until(lambda expected=number + 1: [each() for each in done.values()] == [expected] * 3)
+
+
+def test_egress_of_a_process_share_their_metrics(shop: Shop) -> None:
+    """Served once, whatever number of egress there is, with a sample for each that runs."""
+    workspace, environment = shop.opened()
+    applied(shop)
+    with open_control(environment) as control:
+        chosen = components(workspace, environment, "host-0", control=control)
+        with answering(0, workspace, environment, "host-0", control, chosen, EngineMetrics()):
+            registries = {each.registry for each in chosen if isinstance(each, Measured)}
+            (registry,) = registries
+    act(shop, 0)
+    with Fleet(shop) as fleet:
+        until(lambda: rows(shop, "orders") == 1)
+        (registry,) = {each.registry for each in fleet.runtime.components if isinstance(each, Measured)}
+        of = {"name": "orders_out", "connector": "parquet"}
+        until(lambda: registry.get_sample_value("headrace_egress_rows_total", {**of, "outcome": "written"}) == 1)
