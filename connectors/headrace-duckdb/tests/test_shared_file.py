@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from headrace.egress.config import EgressConfig
 from headrace.egress.sdk import Mode, TargetUnavailable
+from headrace.egress.target import Target
 from headrace.testing import sink_child
 from headrace.testing.sink_harness import TOPIC, WORKSPACE, Stage, order, order_contract, wait_until
 from headrace_duckdb import DuckDbConnector, connector
@@ -158,3 +160,21 @@ def test_a_file_that_stays_held_is_tried_again(stage: Stage, tmp_path: Path, mon
         other.kill()
         wait_until(lambda: stage.is_delivered(runner), "delivered")
     assert ids(tmp_path / "target.duckdb") == [1, 2]
+
+
+def test_egress_of_one_process_take_turns(stage: Stage, tmp_path: Path) -> None:
+    """Connectors of one process that open and close the same file all the time: none finds it half gone."""
+    targets = [
+        stage.runner(DuckDbConnector(), make_config(tmp_path, name=f"out{number}")).target for number in range(4)
+    ]
+    targets[0].open([0])
+    targets[0].close()
+
+    def use(target: Target) -> None:
+        for _ in range(15):
+            target.open([0])
+            target.close()
+
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(use, each) for each in targets]:
+            done.result()
