@@ -1,0 +1,76 @@
+"""Errors of catalog and files, as the runner knows them.
+
+Owns the verdict: what is tried again, and what somebody must change first.
+
+- Unknown outcomes are tried again: the table itself tells what came of the commit.
+- No message carries a URL's password or a token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+from pyiceberg import exceptions as iceberg
+from requests import RequestException
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, ProgrammingError, SQLAlchemyError
+
+from headrace.egress.sdk import EgressError, TargetInvalid, TargetUnavailable
+
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
+_STORE_REFUSES = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|NoSuchBucket|AccessDenied|InvalidAccessKeyId")
+_RIGHTS = (iceberg.UnauthorizedError, iceberg.ForbiddenError, iceberg.OAuthError)
+_INVALID = (
+    iceberg.BadRequestError,
+    iceberg.ValidationError,
+    iceberg.NoSuchNamespaceError,
+    iceberg.NotInstalledError,
+    ArgumentError,
+    NoSuchModuleError,
+    ProgrammingError,
+    NotADirectoryError,
+    PermissionError,
+    pa.ArrowNotImplementedError,
+    ModuleNotFoundError,
+)
+_PASSING = (
+    iceberg.CommitFailedException,
+    iceberg.NoSuchTableError,
+    iceberg.RESTError,
+    RequestException,
+    SQLAlchemyError,
+    OSError,
+)
+
+
+@contextmanager
+def translated(place: str) -> Iterator[None]:
+    """Raise what is known of an error here as an `EgressError`."""
+    try:
+        yield
+    except (*_RIGHTS, *_INVALID, *_PASSING) as error:
+        raise _classified(place, error) from error
+
+
+def _classified(place: str, error: Exception) -> EgressError:
+    told = f"{place}: {first_line(error)}"
+    if isinstance(error, _RIGHTS):
+        return TargetInvalid(told, cure="give the egress a token or keys that may write there")
+    if isinstance(error, OperationalError) and "unable to open database file" in str(error):
+        return TargetInvalid(told, cure="make the folder of the catalog's file, or correct `uri`")
+    # S3 tells wrong rights and a missing bucket as errors of the operating system.
+    if isinstance(error, OSError) and re.search(
+        r"ACCESS_DENIED|NO_SUCH_BUCKET|AccessDenied|InvalidAccessKeyId", str(error)
+    ):
+        return TargetInvalid(told, cure="correct `warehouse`, and give the egress keys that may write there")
+    if isinstance(error, _INVALID):
+        return TargetInvalid(told, cure="correct `uri`, `warehouse` or `properties`")
+    return TargetUnavailable(told)
+
+
+def first_line(error: Exception) -> str:
+    """What is wrong, without passwords."""
+    text = str(error).strip().splitlines()
+    return _PASSWORD.sub(r"\1***@", f"{type(error).__name__}: {text[0]}" if text else type(error).__name__)
