@@ -29,6 +29,7 @@ from headrace.egress.errors import DriftRefused
 from headrace.egress.sdk import ConnectorConfig, EgressBatch, PositionMoved, TargetInvalid, TargetUnavailable
 from headrace.testing.sink_harness import ORDER, TOPIC, Stage, order, order_contract, wait_until
 from headrace_iceberg import IcebergConnector, IcebergOptions, connector
+from headrace_iceberg.types import iceberg_schema, plain_columns, widens
 
 NAME = "shop.orders"
 
@@ -452,3 +453,42 @@ def before_commits(monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
         return commit(self, *given)
 
     monkeypatch.setattr(SqlCatalog, "commit_table", acting)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fits"),
+    [
+        (pa.int32(), pa.int64(), True),
+        (pa.int64(), pa.int32(), False),
+        (pa.int32(), pa.float64(), False),
+        (pa.decimal128(10, 2), pa.decimal128(12, 2), True),
+        (pa.decimal128(10, 2), pa.decimal128(9, 2), False),
+        (pa.decimal128(10, 2), pa.decimal128(12, 3), False),
+        (pa.list_(pa.int32()), pa.list_(pa.int64()), True),
+        (pa.map_(pa.string(), pa.float32()), pa.map_(pa.string(), pa.float64()), True),
+        (pa.struct({"a": pa.int32()}), pa.struct({"a": pa.int64(), "b": pa.string()}), True),
+        (pa.struct({"a": pa.int32(), "b": pa.string()}), pa.struct({"a": pa.int32()}), False),
+        (pa.list_(pa.int32()), pa.int64(), False),
+    ],
+)
+def test_what_iceberg_can_widen(old: pa.DataType, new: pa.DataType, fits: bool) -> None:
+    """Int to long, float to double, more digits of the same scale, more fields; at every depth, and nothing else."""
+    types = [plain_columns(iceberg_schema(pa.schema({"column": each})))["column"] for each in (old, new)]
+    assert widens(*types) is fits
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        ({"type": "array", "items": "int"}, {"type": "array", "items": "long"}),
+        ({"type": "map", "values": "float"}, {"type": "map", "values": "double"}),
+    ],
+)
+def test_columns_are_widened_at_depth(lake: Lake, narrow: dict[str, Any], wide: dict[str, Any]) -> None:
+    """The table takes it, and the next opening finds nothing to do."""
+    number = {"name": "id", "type": "long"}
+    opened(lake.config(), contract_with(number, {"name": "deep", "type": narrow}))[0].close()
+    for _ in range(2):
+        opened(lake.config(), contract_with(number, {"name": "deep", "type": wide}))[0].close()
+        with lake.table() as table:
+            assert len(table.metadata.schemas) == 2
