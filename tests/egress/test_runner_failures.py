@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 from headrace.egress.config import RetryLimits
-from headrace.egress.errors import ConnectorFailed, GaveUp
+from headrace.egress.errors import RETRY_AFTER_MAX_S, ConnectorFailed, GaveUp
 from headrace.egress.pace import pause_s
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace.testing.sink_harness import Stage, order, wait_until
@@ -39,6 +39,19 @@ def test_the_runner_waits_that_long(stage: Stage, make_config: MakeConfig) -> No
     assert len(gaps) == 3
     assert all(gap >= least for gap, least in zip(gaps, (0.05, 0.075, 0.075), strict=True))
     assert (target.ids, runner.counters.retries) == ([1], 3)
+
+
+def test_a_target_may_ask_for_more_time(stage: Stage, make_config: MakeConfig) -> None:
+    """`retry_after_s` is waited out however short the pauses are, within bounds."""
+    target = Target()
+    target.fault = failing("flush", lambda: TargetUnavailable("busy", retry_after_s=0.4), times=2)
+    stage.publish([order(1)])
+    stage.deliver(MemoryConnector(target), make_config(retry={"first_ms": 1, "max_ms": 1}))
+    gaps = [later - earlier for earlier, later in pairwise(target.times("flush"))]
+    assert len(gaps) == 2
+    assert min(gaps) >= 0.4
+    assert TargetUnavailable("busy", retry_after_s=1e9).retry_after_s == RETRY_AFTER_MAX_S
+    assert TargetUnavailable("busy", retry_after_s=-1).retry_after_s == 0
 
 
 def test_gives_up_after_the_configured_attempts(stage: Stage, make_config: MakeConfig) -> None:

@@ -11,6 +11,9 @@ from typing import ClassVar
 
 from headrace.errors import Fault, HeadraceError, Where
 
+RETRY_AFTER_MAX_S = 300.0
+"""A target that asks for more is asked again sooner: it may have meant a date that its clock has wrong."""
+
 
 class EgressError(HeadraceError):
     """Something about what goes out."""
@@ -40,10 +43,18 @@ class ConnectorUnknown(EgressError):
 
 
 class TargetUnavailable(EgressError):
-    """The target cannot be reached, is busy or locked. Try again."""
+    """The target cannot be reached, is busy or locked. Try again.
+
+    `retry_after_s`: how long the target asks to be left alone; the runner waits at least so long, up to
+    `RETRY_AFTER_MAX_S`.
+    """
 
     code: ClassVar[str] = "egress.target_unavailable"
     fault = Fault.RETRY
+
+    def __init__(self, message: str, *, where: Where | None = None, cure: str = "", retry_after_s: float = 0) -> None:
+        super().__init__(message, where=where, cure=cure)
+        self.retry_after_s = min(max(0.0, retry_after_s), RETRY_AFTER_MAX_S)
 
 
 class PositionMoved(EgressError):

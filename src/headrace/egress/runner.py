@@ -27,7 +27,7 @@ from headrace.contracts.contract import Contract
 from headrace.contracts.registry import Registry
 from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.decoder import Decoder
-from headrace.egress.errors import BreakerOpen, GaveUp, TargetAhead
+from headrace.egress.errors import BreakerOpen, GaveUp, TargetAhead, TargetUnavailable
 from headrace.egress.pace import Breaker, RateLimit
 from headrace.egress.replay_input import WithReplays
 from headrace.egress.sdk import Connector
@@ -90,6 +90,8 @@ class EgressRunner:
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._positions: dict[int, int] = {}
         self._breaker, self._rate = Breaker(config.retry, config.breaker), RateLimit(config.rows_per_second_max)
+        self._asked_s = 0.0
+        """How long the target asked to be left alone."""
         self._standing: tuple[State, HeadraceError | None] = ("created", None)
         """State and the error behind it, replaced together."""
         self._lag: int | None = None
@@ -253,6 +255,7 @@ class EgressRunner:
         if isinstance(error, Fenced):
             self._close_consumer()
         self._breaker.failed()
+        self._asked_s = error.retry_after_s if isinstance(error, TargetUnavailable) else 0.0
         self.counters.retries += 1
         failures, attempts = self._breaker.failures, self.config.retry.attempts_max
         if attempts is not None and failures >= attempts:
@@ -269,7 +272,7 @@ class EgressRunner:
 
     def _wait(self, stop: threading.Event) -> None:
         """Sit out the pause before the next attempt, serving the group meanwhile."""
-        self._sit_out(time.monotonic() + self._breaker.pause_s(), stop)
+        self._sit_out(time.monotonic() + max(self._breaker.pause_s(), self._asked_s), stop)
         self._breaker.probe()
 
     def _sit_out(self, deadline_s: float, stop: threading.Event) -> None:

@@ -88,6 +88,9 @@ class Capabilities:
     """A row older than what the target holds of its key changes nothing (`EgressBatch.version`)."""
     ordered: bool = True
     """Rows of one partition appear in the target in their order."""
+    stages: bool = True
+    """Rows appear with the flush. False where `write` sends them, because only the target's answer tells which rows it
+    refuses; a row may then be there that was never flushed, so it goes with `atomic_positions=False` alone."""
 
     @property
     def delivery(self) -> str:
