@@ -31,6 +31,8 @@ class Container:
     command: Sequence[str]
     ready: str
     """What it logs once it takes connections."""
+    starts: int = 2
+    """How often the image starts its server; the last start is the one that stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,6 @@ class DatabaseService:
             container.with_env(name, value)
         container.with_command(list(self.container.command))
         with container:
-            # The images start their server twice; the second start is the one that stays.
-            wait_for_logs(container, f"(?s){self.container.ready}.*{self.container.ready}", timeout=CONTAINER_TIMEOUT_S)
+            ready = ".*".join([self.container.ready] * self.container.starts)
+            wait_for_logs(container, f"(?s){ready}", timeout=CONTAINER_TIMEOUT_S)
             yield self.server.url(port)

@@ -1,5 +1,5 @@
-"""What all tests share: one Kafka broker, one PostgreSQL and one MariaDB per session, found or started when a test asks
-for it, and log lines that go where they went before."""
+"""What all tests share: one Kafka broker, one PostgreSQL, one MariaDB and one Redis per session, found or started when
+a test asks for it, and log lines that go where they went before."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from headrace.testing.mariadb import stop_mariadb
 from headrace.testing.mariadb_service import MariadbMissing, mariadb_service
 from headrace.testing.postgres import stop_postgres
 from headrace.testing.postgres_service import PostgresMissing, postgres_service
+from headrace.testing.redis import stop_redis
+from headrace.testing.redis_service import RedisMissing, redis_service
 
 SESSION_VARIABLE = "HEADRACE_TEST_SESSION"
 """`<process id>:<directory>` of the session, handed to the workers of pytest-xdist by the environment."""
@@ -43,6 +45,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         stop_broker(directory / "kafka")
         stop_postgres(directory / "postgres")
         stop_mariadb(directory / "mariadb")
+        stop_redis(directory / "redis")
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -104,4 +107,11 @@ def postgres_url() -> Iterator[str]:
 def mariadb_url() -> Iterator[str]:
     """URL of a real MariaDB (or MySQL), as its superuser. Make a database of your own in it, and drop it."""
     with _served(mariadb_service, "mariadb", MariadbMissing) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of a real Redis. Its keys are shared: use a prefix of your own."""
+    with _served(redis_service, "redis", RedisMissing) as url:
         yield url

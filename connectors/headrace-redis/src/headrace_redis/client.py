@@ -1,0 +1,129 @@
+"""One connection to one Redis server, its errors told in headrace's words.
+
+Owns the connection. It repeats nothing by itself: after a raise the egress is opened again and asks where Redis stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from headrace.egress.references import filled
+from headrace.egress.sdk import TargetInvalid, TargetUnavailable
+from headrace_redis.options import RedisOptions
+
+_DENIED = (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)
+_DENIED_CODES = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH", "ERR Client sent AUTH", "ERR invalid password")
+_CLUSTER_CODES = ("MOVED", "ASK", "CROSSSLOT")
+_WAIT_CODES = ("OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "BUSY", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+"""What passes: out of memory or disk, starting, a replica during a failover, a script that runs."""
+_WRONG_KEY = "HEADRACEKEY"
+"""The script's own."""
+
+
+class Client:
+    """A connection, made with the first command."""
+
+    def __init__(self, options: RedisOptions, egress: str) -> None:
+        self._url = options.url
+        password = None if options.password is None else filled(options.password, "password")
+        more: dict[str, Any] = {}
+        if options.url.startswith("rediss:") and options.ca_certificate is not None:
+            more["ssl_ca_certs"] = str(options.ca_certificate)
+        if not options.url.startswith("unix:"):
+            more["socket_keepalive"] = True
+        try:
+            self._redis = redis.Redis.from_url(
+                options.url,
+                username=options.username,
+                password=password,
+                socket_timeout=options.timeout_ms / 1_000,
+                socket_connect_timeout=options.timeout_ms / 1_000,
+                client_name=f"headrace-{egress}",
+                retry=Retry(NoBackoff(), 0),
+                health_check_interval=0,
+                **more,
+            )
+        except ValueError as error:
+            raise TargetInvalid(f"option 'url': {error}", cure="write redis://host:6379/0") from error
+        self._connection: Any = None
+
+    def check_server(self, *, may_evict: bool) -> None:
+        """Raises `TargetInvalid` for a server that could not keep the promise."""
+        with self._translated():
+            self._redis.ping()
+            try:
+                told: Any = self._redis.info()
+            except redis.exceptions.NoPermissionError:
+                return  # Who may not ask, must know.
+        if told.get("cluster_enabled"):
+            raise self._cluster()
+        policy = str(told.get("maxmemory_policy", ""))
+        if not may_evict and told.get("maxmemory") and policy.startswith("allkeys-"):
+            raise TargetInvalid(
+                f"{self._url}: maxmemory-policy {policy} may remove positions, and rows would be added twice",
+                cure="set noeviction or a volatile-* policy, or use mode upsert",
+            )
+
+    def positions(self, key: str) -> dict[int, int]:
+        """Next offsets by partition."""
+        with self._translated():
+            held: Any = self._redis.hgetall(key)
+        return {int(partition): int(offset) for partition, offset in held.items() if partition.isdigit()}
+
+    def run(self, request: Sequence[bytes | memoryview]) -> tuple[int, int | None] | None:
+        """Run the script; where it found another position, that partition and position."""
+        with self._translated():
+            if self._connection is None:
+                self._connection = self._redis.connection_pool.get_connection()
+            self._connection.send_packed_command(request)
+            told = self._connection.read_response()
+        if told == b"OK":
+            return None
+        partition, held = told
+        return int(partition), int(held) if held else None
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+        with suppress(redis.RedisError, OSError):
+            self._redis.connection_pool.disconnect()
+
+    def _cluster(self) -> TargetInvalid:
+        return TargetInvalid(f"{self._url}: a Redis Cluster is not supported", cure="use a server of its own")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (*_DENIED, redis.exceptions.AuthenticationWrongNumberOfArgsError) as error:
+            raise self._denied(error) from error
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            if str(error).startswith(_DENIED_CODES):
+                raise self._denied(error) from error
+            raise TargetUnavailable(f"{self._url}: {error}") from error
+        except redis.ResponseError as error:
+            raise self._answered(error) from error
+
+    def _denied(self, error: Exception) -> TargetInvalid:
+        return TargetInvalid(f"{self._url}: {error}", cure="check `username`, `password` and the rights of that user")
+
+    def _answered(self, error: redis.ResponseError) -> TargetInvalid | TargetUnavailable:
+        text = str(error)
+        if isinstance(error, redis.exceptions.MovedError) or text.startswith(_CLUSTER_CODES):
+            return self._cluster()
+        if text.startswith(_DENIED_CODES):
+            return self._denied(error)
+        if isinstance(error, redis.exceptions.OutOfMemoryError | redis.ReadOnlyError) or text.startswith(_WAIT_CODES):
+            return TargetUnavailable(f"{self._url}: {text}", cure="see to the server; headrace tries again")
+        if _WRONG_KEY in text or text.startswith("WRONGTYPE"):
+            told = text.partition(_WRONG_KEY)[2].strip() or text
+            return TargetInvalid(f"{self._url}: {told}", cure="choose another `prefix` or `stream`, or remove that key")
+        return TargetUnavailable(f"{self._url}: {text}")
