@@ -1,0 +1,77 @@
+"""Rows to an HTTP endpoint, at least once, with keys that stay the same.
+
+Owns the order of one egress's requests.
+
+- A row counts as delivered when the endpoint took it; `write` returns after all answers, so `flush` has nothing to do.
+- A crash, or a failure of any request, repeats rows that were taken: their ids are the same, and each comes after those
+  before it in its partition again.
+- Nothing is asked of the endpoint before there are rows: a request means something to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from headrace.egress.sdk import (
+    Capabilities,
+    ConnectorConfig,
+    Contract,
+    EgressBatch,
+    Mode,
+    Options,
+    Refused,
+    TargetInvalid,
+)
+from headrace_http.bodies import Bodies
+from headrace_http.options import HttpOptions, Order
+from headrace_http.sender import Sender
+
+
+class HttpConnector:
+    """A `Connector`."""
+
+    capabilities = Capabilities(
+        modes=frozenset({Mode.APPEND, Mode.UPSERT, Mode.REPLICATE}), atomic_positions=False, stages=False
+    )
+    options_model: ClassVar[type[Options]] = HttpOptions
+
+    def __init__(self) -> None:
+        self._sender: Sender | None = None
+        self._config: ConnectorConfig | None = None
+        self._contract: Contract | None = None
+
+    def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Read secrets and certificates; the endpoint is not asked."""
+        options = config.options
+        assert isinstance(options, HttpOptions)
+        if config.mode is Mode.REPLICATE and not options.envelope:
+            message = f"egress {config.egress!r}: in mode replicate a request must say whether a row is deleted"
+            raise TargetInvalid(message, cure="set `envelope: true`, or use mode upsert")
+        if options.order is Order.KEY and not contract.key:
+            message = f"egress {config.egress!r}: topic {config.topic!r} has no key to order by"
+            raise TargetInvalid(message, cure="take out `order: key`")
+        self._config, self._contract = config, contract
+        self._sender = Sender(options)
+        return {}
+
+    def write(self, batch: EgressBatch, positions: Mapping[int, int]) -> Sequence[Refused]:
+        """Send the rows; returns when each was taken or refused."""
+        assert self._sender is not None
+        assert self._config is not None
+        assert self._contract is not None
+        if not len(batch):
+            return []
+        options = self._config.options
+        assert isinstance(options, HttpOptions)
+        prefix = options.id_prefix or self._config.egress
+        return self._sender.send(Bodies(batch, self._contract, self._config.mode, options, prefix))
+
+    def flush(self) -> None:
+        """What was written is delivered."""
+
+    def close(self) -> None:
+        """Drop the connections."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.close()
