@@ -1,0 +1,284 @@
+"""What an index holds, refuses and takes late, and what happens when the cluster is away, full, slow or locked.
+
+The cluster is a stand-in; what it cannot do (be full, refuse a user) a server in front of it does.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.contracts.avro import AvroSchema
+from headrace.contracts.contract import Contract
+from headrace.egress.config import EgressConfig, connector_config
+from headrace.egress.errors import DriftRefused, EgressInvalid
+from headrace.egress.sdk import Mode, TargetInvalid
+from headrace.testing.sink_harness import ORDER, TOPIC, Stage, header, order, order_contract, wait_until
+from headrace_opensearch import OpenSearchConnector, connector
+
+pytestmark = pytest.mark.xdist_group("osmem")
+
+
+class Front:
+    """Passes everything on, unless `reply` answers itself."""
+
+    def __init__(self, cluster: str) -> None:
+        self.reply: Callable[[str, str], tuple[int, Any] | None] = lambda method, path: None
+        self.change: Callable[[Any], Any] = lambda answer: answer
+        """Of the answers to bulk requests."""
+        self.headers: list[dict[str, str]] = []
+        front = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def handle_any(self) -> None:
+                front.headers.append(dict(self.headers.items()))
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                status, answer = front.reply(self.command, self.path) or front.ask(cluster, self, body)
+                text = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_PUT = do_POST = handle_any
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def ask(self, cluster: str, asked: BaseHTTPRequestHandler, body: bytes) -> tuple[int, Any]:
+        kind = {"Content-Type": asked.headers.get("content-type", "application/json")}
+        request = urllib.request.Request(cluster + asked.path, method=asked.command, data=body or None, headers=kind)
+        try:
+            with urllib.request.urlopen(request) as reply:
+                answer = json.loads(reply.read())
+                return reply.status, self.change(answer) if asked.path.endswith("_bulk") else answer
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+
+@pytest.fixture
+def front(cluster: Any) -> Iterator[Front]:
+    front = Front(cluster.url)
+    yield front
+    front.server.shutdown()
+    front.server.server_close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path, order_contract())
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> str:
+    return f"index-{tmp_path.name.lower()}-{time.time_ns()}"
+
+
+def config(url: str, index: str, mode: Mode = Mode.UPSERT, *, drift: Any = None, **options: Any) -> EgressConfig:
+    values = {
+        "name": "out",
+        "topic": TOPIC,
+        "connector": "opensearch",
+        "mode": mode,
+        "options": {"url": url, "index": index, **options},
+        "batch": {"rows_max": 50, "age_max_ms": 20},
+        "retry": {"first_ms": 10, "max_ms": 50},
+        "drift": drift or {},
+    }
+    return EgressConfig.model_validate(values)
+
+
+def test_a_late_row_changes_nothing(stage: Stage, cluster: Any, index: str) -> None:
+    """Everything is delivered again, oldest first: no document goes back for a moment, no deleted one comes back."""
+    stage.publish([order(number) for number in range(10)])
+    stage.publish([order(number, amount=100.0) for number in range(10)])
+    stage.delete([{"id": 3}])
+    found = config(cluster.url, index, Mode.REPLICATE)
+    stage.deliver(OpenSearchConnector(), found)
+    seen = []
+    stage.forget_offsets(found)
+    runner = stage.runner(OpenSearchConnector(), config(cluster.url, index, Mode.REPLICATE, rows_per_request=1))
+    with stage.running(runner):
+        while not stage.is_delivered(runner):
+            seen.append(cluster.documents(index))
+    seen.append(cluster.documents(index))
+    assert all({source["amount"] for source in documents.values()} == {100.0} for documents in seen)
+    assert all(set(documents) == {str(number) for number in range(10) if number != 3} for documents in seen)
+    assert stage.records(found.dead_letter_topic) == []
+
+
+def test_a_refused_row_stays_alone(tmp_path: Path, cluster: Any, index: str) -> None:
+    """A date beyond the years that the index reads: a dead letter with its reason, and all others arrive."""
+    date = {"type": "int", "logicalType": "date"}
+    fields = [*ORDER["fields"], {"name": "at", "type": ["null", date], "default": None}]
+    stage = Stage(tmp_path, order_contract(schema={**ORDER, "fields": fields}))
+    stage.publish([{**order(number), "at": 4_000_000 if number == 4 else number} for number in range(9)])
+    found = config(cluster.url, index)
+    stage.deliver(OpenSearchConnector(), found)
+    dates = {key: source["at"] for key, source in cluster.documents(index).items()}
+    assert dates == {str(number): f"1970-01-0{number + 1}" for number in range(9) if number != 4}
+    (letter,) = stage.records(found.dead_letter_topic)
+    assert header(letter, "headrace.error.code") == "opensearch.refused"
+    assert "mapper_parsing_exception" in (header(letter, "headrace.error.message") or "")
+    stage.close()
+
+
+def test_a_key_too_long_stays_alone(tmp_path: Path, cluster: Any, index: str) -> None:
+    """One such id would fail the whole request."""
+    fields = [{"name": name, "type": "string"} for name in ("a", "b")]
+    schema = AvroSchema.parse({"type": "record", "name": "Pair", "fields": fields})
+    stage = Stage(tmp_path, Contract(TOPIC, schema, key=("a", "b")))
+    stage.publish([{"a": 'q"\\', "b": "1"}, {"a": "x" * 600, "b": "2"}, {"a": "", "b": "3"}])
+    found = config(cluster.url, index)
+    stage.deliver(OpenSearchConnector(), found)
+    assert {tuple(json.loads(key)) for key in cluster.documents(index)} == {('q"\\', "1"), ("", "3")}
+    (letter,) = stage.records(found.dead_letter_topic)
+    assert header(letter, "headrace.error.code") == "opensearch.key_too_long"
+    stage.close()
+
+
+def test_fields_are_added(stage: Stage, cluster: Any, index: str) -> None:
+    """What the contract gains the index gains; refused by policy, nothing changes."""
+    stage.publish([order(1)])
+    stage.deliver(OpenSearchConnector(), config(cluster.url, index))
+    note = {"name": "note", "type": ["null", "string"], "default": None}
+    wider = order_contract(schema={**ORDER, "fields": [*ORDER["fields"], note]})
+    stage.publish([{**order(2), "note": "new"}], contract=wider)
+    with pytest.raises(DriftRefused, match="note"):
+        stage.deliver(OpenSearchConnector(), config(cluster.url, index, drift={"add": "refuse"}), wider)
+    assert "note" not in cluster.ask("GET", f"{index}/_mapping")[index]["mappings"]["properties"]
+    stage.deliver(OpenSearchConnector(), config(cluster.url, index), wider)
+    assert cluster.ask("GET", f"{index}/_mapping")[index]["mappings"]["properties"]["note"]["type"] == "text"
+    assert cluster.documents(index)["2"]["note"] == "new"
+
+
+def test_a_field_that_would_change_stops_with_a_reason(stage: Stage, cluster: Any, index: str) -> None:
+    """An index cannot widen or rename; nothing is written."""
+    stage.publish([order(1)])
+    stage.deliver(OpenSearchConnector(), config(cluster.url, index))
+    fields = [{**field, "type": "string"} if field["name"] == "id" else field for field in ORDER["fields"]]
+    renamed = [{**ORDER["fields"][1], "name": "buyer", "aliases": ["customer"]}, *fields[2:]]
+    for changed in (fields, [ORDER["fields"][0], *renamed]):
+        contract = order_contract(schema={**ORDER, "fields": changed})
+        with pytest.raises(DriftRefused):
+            stage.deliver(OpenSearchConnector(), config(cluster.url, index), contract)
+
+
+def test_rows_without_room_are_sent_again(
+    stage: Stage, cluster: Any, index: str, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """429 of single rows: those alone, in place and then with the runner's pauses; none is lost or refused."""
+    monkeypatch.setattr(connector, "ATTEMPT_PAUSE_S", 0.01)
+    left = [5]
+
+    def change(answer: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            for item in answer["items"][::2]:
+                item["index"] = {"status": 429, "error": {"type": "rejected_execution_exception"}}
+        return answer
+
+    front.change = change
+    stage.publish([order(number) for number in range(20)])
+    found = config(front.url, index)
+    runner = stage.deliver(OpenSearchConnector(), found)
+    assert len(cluster.documents(index)) == 20
+    assert runner.counters.retries >= 1
+    assert stage.records(found.dead_letter_topic) == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_cluster_that_is_away_gets_everything(
+    stage: Stage, cluster: Any, index: str, front: Front, status: int
+) -> None:
+    """Whole requests fail for a while: retried, and then all are there."""
+    stage.publish([order(number) for number in range(20)])
+    front.reply = lambda method, path: (status, {"error": {"type": "unwell"}})
+    runner = stage.runner(OpenSearchConnector(), config(front.url, index, Mode.APPEND))
+    with stage.running(runner):
+        wait_until(lambda: runner.counters.retries > 2, "retries")
+        assert f"answers {status} unwell" in str(runner.status().error)
+        front.reply = lambda method, path: None
+        wait_until(lambda: stage.is_delivered(runner), "delivered")
+    assert len(cluster.documents(index)) == 20
+
+
+def test_a_slow_cluster_is_tried_again(stage: Stage, cluster: Any, index: str, front: Front) -> None:
+    """An answer that does not come in time: the rows go again, and each is there once."""
+    slow = [2]
+
+    def reply(method: str, path: str) -> None:
+        if path.endswith("_bulk") and slow[0]:
+            slow[0] -= 1
+            time.sleep(0.3)
+
+    front.reply = reply
+    stage.publish([order(number) for number in range(20)])
+    runner = stage.deliver(OpenSearchConnector(), config(front.url, index, Mode.APPEND, timeout_ms=150))
+    assert runner.counters.retries >= 1
+    assert len(cluster.documents(index)) == 20
+
+
+def test_what_is_too_large_goes_in_halves(stage: Stage, cluster: Any, index: str, front: Front) -> None:
+    """413 of a whole request, down to one row, which is a dead letter."""
+    asked: list[Any] = []
+    front.reply = lambda method, path: (413, {}) if path.endswith("_bulk") and not asked.append(path) else None
+    stage.publish([order(1), order(2)])
+    found = config(front.url, index)
+    stage.deliver(OpenSearchConnector(), found)
+    codes = [header(letter, "headrace.error.code") for letter in stage.records(found.dead_letter_topic)]
+    assert codes == ["opensearch.too_large"] * 2
+    assert len(asked) >= 2
+
+
+def test_wrong_credentials_stop_with_a_reason(
+    stage: Stage, index: str, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are sent, and told nowhere."""
+    monkeypatch.setenv("TEST_SEARCH_PASSWORD", "hidden horse")
+    stage.publish([order(1)])
+    front.reply = lambda method, path: (401, {"error": {"type": "security_exception", "reason": "hidden"}})
+    who = ({"username": "u", "password": "${TEST_SEARCH_PASSWORD}"}, {"api_key": "${TEST_SEARCH_PASSWORD}"})
+    for options, scheme in zip(who, ("Basic ", "ApiKey "), strict=True):
+        with pytest.raises(TargetInvalid, match="401 security_exception") as raised:
+            stage.deliver(OpenSearchConnector(), config(front.url, index, **options))
+        assert "hidden" not in str(raised.value)
+        assert front.headers[-1]["Authorization"].startswith(scheme)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"url": "https://u:hidden@host:9200"}, "options.url"),
+        ({"username": "u", "password": "hidden"}, "does not belong in a file"),
+        ({"api_key": "hidden"}, "does not belong in a file"),
+        ({"username": "u"}, "go together"),
+        ({"username": "u", "password": "${A}", "api_key": "${B}"}, "choose username"),
+        ({"index": "Upper"}, "options.index"),
+    ],
+)
+def test_wrong_options_are_told(options: dict[str, Any], told: str) -> None:
+    """As the file is read, without what they hold."""
+    found = config("http://host:9200", "index").model_copy(update={"options": {"url": "http://host:9200", **options}})
+    with pytest.raises(EgressInvalid, match=told) as raised:
+        connector_config(found, OpenSearchConnector())
+    assert "hidden" not in str(raised.value)
