@@ -17,7 +17,9 @@ PAGE = ROOT / "docs" / "errors.md"
 SOURCES = sorted([*(ROOT / "src" / "headrace").rglob("*.py"), *(ROOT / "connectors").glob("*/src/**/*.py")])
 
 ROW = re.compile(r"^\| `([a-z]+\.[a-z0-9_]+)` \|(?: (row|retry|stop) \|)? (.+) \| (.+) \|$", re.MULTILINE)
-CODE = re.compile(r"(decode|encode|process|deliver|duckdb|parquet|egress|ingress|workspace|cdc)\.[a-z0-9_]+")
+CODE = re.compile(
+    r"(decode|encode|process|deliver|duckdb|parquet|redis|http|opensearch|egress|ingress|workspace|cdc)\.[a-z0-9_]+"
+)
 
 ROOT_CODE = HeadraceError.code
 """Only its subclasses are raised."""
