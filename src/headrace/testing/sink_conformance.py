@@ -41,6 +41,7 @@ from headrace.testing import sink_child
 from headrace.testing.sink_changes import ChangeTests
 from headrace.testing.sink_disturbances import DisturbanceTests
 from headrace.testing.sink_harness import ORDER, TOPIC, WORKSPACE, Stage, header, order, order_contract, wait_until
+from headrace.testing.sink_kills import IS_LONG, survive_kills
 from headrace.testing.sink_suite import Crash, Faulty, SinkSuite, needs
 from headrace.testing.sink_types import comparable, every_type_contract, every_type_rows
 
@@ -131,6 +132,12 @@ class SinkConformance(ChangeTests, DisturbanceTests, SinkSuite):
                 self.start_and_kill(stage, config)
             stage.deliver(self.connector(), self.config(folder, mode, name=f"out-{mode.value}"))
             self.check_rows(folder, mode, rows)
+
+    @needs(lambda _: IS_LONG)
+    @pytest.mark.timeout(1_800)
+    def test_ten_kills_during_100_000_changes(self, tmp_path: Path) -> None:
+        """SIGKILL while rows, updates and deletions come in: the target equals the source in the end."""
+        print(survive_kills(self, tmp_path))
 
     def test_delivery_twice_changes_nothing(self, stage: Stage, tmp_path: Path) -> None:
         """Forgotten group offsets: with atomic positions no row comes twice; a keyed mode gives the same rows again."""
@@ -254,7 +261,7 @@ class SinkConformance(ChangeTests, DisturbanceTests, SinkSuite):
     def test_every_avro_type_arrives_unchanged(self, tmp_path: Path) -> None:
         """Each Avro type at its edges, and nulls: what the target gives back is what was published."""
         stage = Stage(tmp_path, every_type_contract(TOPIC))
-        stage.publish(every_type_rows())
+        stage.publish(every_type_rows(not_a_number=self.holds_not_a_number))
         stage.deliver(self.connector(), self.config(tmp_path, self.modes()[0]), stage.contract)
         records = [record.value for record in stage.records(TOPIC)]
         assert self.rows(tmp_path) == comparable(_decoded(stage, records))

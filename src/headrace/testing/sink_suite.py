@@ -82,6 +82,8 @@ class SinkSuite(ABC):
     kills: ClassVar[int] = 2
     """Processes killed in each mode of the crash test. They flush all the time, so nearly every kill hits a flush."""
 
+    holds_not_a_number: ClassVar[bool] = True
+    """Whether a double of the target can be not-a-number or infinite; such rows are dead letters where it cannot."""
     shares_target: ClassVar[bool] = True
     """Whether two of its connectors in one process may deliver into the target at once."""
 

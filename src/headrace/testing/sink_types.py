@@ -5,6 +5,7 @@ Owns the rows of the round trip test of `sink_conformance`, and what makes two s
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
+from headrace.egress.sdk import arrow_schema
 
 
 def _logical(avro_type: str, logical: str, **more: Any) -> dict[str, Any]:
@@ -122,9 +124,14 @@ def every_type_contract(topic: str) -> Contract:
     return Contract(topic, schema, key=("id",))
 
 
-def every_type_rows() -> list[dict[str, Any]]:
-    """Rows at the edges of each type, and rows of nulls."""
-    return [{"id": number, **row} for number, row in enumerate(_ROWS)]
+def every_type_rows(*, not_a_number: bool = True) -> list[dict[str, Any]]:
+    """Rows at the edges of each type, and rows of nulls; without not-a-number and infinity if asked."""
+    rows = [{"id": number, **row} for number, row in enumerate(_ROWS)]
+    if not not_a_number:
+        for row in rows:
+            if not math.isfinite(row.get("a_double") or 0.0):
+                row["a_double"] = 1.7976931348623157e308
+    return rows
 
 
 def comparable(table: pa.Table) -> list[dict[str, Any]]:
@@ -134,7 +141,28 @@ def comparable(table: pa.Table) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: int(row["id"]))
 
 
+def json_column(texts: Sequence[str | None], name: str) -> pa.Array:
+    """The column `name` of `every_type_contract` from the JSON that a target without nested types holds."""
+    arrow = arrow_schema(every_type_contract("types")).field(name).type
+    return pa.array([None if text is None else _from_json(json.loads(text), arrow) for text in texts], arrow)
+
+
+def _from_json(value: Any, arrow: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_struct(arrow):
+        return {name: _from_json(item, arrow.field(name).type) for name, item in value.items()}
+    if pa.types.is_map(arrow):
+        return [(key, _from_json(item, arrow.item_type)) for key, item in value.items()]
+    if pa.types.is_list(arrow):
+        return [_from_json(item, arrow.value_type) for item in value]
+    return datetime.fromisoformat(value) if pa.types.is_timestamp(arrow) else value
+
+
 def _comparable_column(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_map(column.type):
+        # Without order, as a map is.
+        return [None if value is None else _plain(dict(value)) for value in column.to_pylist()]
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_timestamp(column.type):
