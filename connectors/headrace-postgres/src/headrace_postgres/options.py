@@ -1,0 +1,22 @@
+"""What `options:` of an egress into PostgreSQL says."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from headrace.egress.references import DatabaseUrl
+from headrace.egress.sdk import Options
+
+
+class PostgresOptions(Options):
+    """`options:` of an egress with connector `postgres`."""
+
+    database: DatabaseUrl
+    """`postgresql://user@host:port/name`, or libpq's `key=value` form; `${NAME}` stands for an environment variable."""
+    table: str | None = Field(default=None, min_length=1)
+    """Default: the topic with `_` for every dot and dash."""
+    schema_name: str = Field(default="public", alias="schema", min_length=1)
+    create: bool = True
+    """Whether a missing schema and table are made."""
+    version_column: str | None = Field(default=None, min_length=1)
+    """A column that keeps where each row stands in its source, so that a stale row changes nothing."""
