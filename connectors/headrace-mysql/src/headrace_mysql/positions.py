@@ -1,0 +1,76 @@
+"""How far each partition is in the target.
+
+Owns the table `_headrace_positions`. It is written in the transaction of the rows, and it is the fence: a process that
+does not find its own last position there writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pymysql
+from pymysql.connections import Connection
+
+from headrace.egress.sdk import ConnectorConfig, PositionMoved
+from headrace_mysql.session import rows
+from headrace_mysql.types import quoted
+
+POSITIONS_TABLE = "_headrace_positions"
+_TABLE = quoted(POSITIONS_TABLE)
+_DUPLICATE = 1062
+
+
+class Positions:
+    """The positions of one egress."""
+
+    def __init__(self, config: ConnectorConfig) -> None:
+        self._egress, self._topic = config.egress, config.topic
+
+    def create(self, connection: Connection) -> None:
+        """Make the table, unless it is there: `IF NOT EXISTS` alone asks for the right to make it."""
+        listed = "SELECT 1 FROM information_schema.tables WHERE table_schema = database() AND table_name = %s"
+        if rows(connection, listed, [POSITIONS_TABLE]):
+            return
+        rows(
+            connection,
+            f"CREATE TABLE IF NOT EXISTS {_TABLE} (egress varchar(64) NOT NULL, topic varchar(249) NOT NULL,"
+            " `partition` int NOT NULL, next_offset bigint NOT NULL, updated_at timestamp(6) NOT NULL DEFAULT"
+            " current_timestamp(6) ON UPDATE current_timestamp(6), PRIMARY KEY (egress, topic, `partition`))"
+            " ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+        )
+
+    def held(self, connection: Connection, *, lock: bool = False) -> Mapping[int, int]:
+        """Next offset of each partition that the target knows; `lock` waits for who is just writing them."""
+        query = f"SELECT `partition`, next_offset FROM {_TABLE} WHERE egress = %s AND topic = %s"
+        return dict(rows(connection, query + (" FOR UPDATE" if lock else ""), [self._egress, self._topic]))
+
+    def move(self, connection: Connection, before: Mapping[int, int], after: Mapping[int, int]) -> None:
+        """Set these positions, whose values `before` this process left; absent ones must still be absent.
+
+        A second process waits here for the first one's end and then finds its rows. Raises `PositionMoved`.
+        """
+        held = self.held(connection, lock=True)
+        moved = [each for each in after if held.get(each) != before.get(each)]
+        if moved:
+            raise self._moved(moved)
+        # Those that are there are locked; those that are not must be new, whoever else makes them now.
+        known = {each: after[each] for each in after if each in held}
+        try:
+            self._write(connection, {each: after[each] for each in after if each not in held}, "")
+        except pymysql.IntegrityError as error:
+            if error.args[0] != _DUPLICATE:
+                raise
+            raise self._moved(sorted(after.keys() - known.keys())) from error
+        self._write(connection, known, " ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset)")
+
+    def _write(self, connection: Connection, positions: Mapping[int, int], otherwise: str) -> None:
+        if positions:
+            places = ", ".join(["(%s, %s, %s, %s)"] * len(positions))
+            values = [part for each in positions.items() for part in (self._egress, self._topic, *each)]
+            query = f"INSERT INTO {_TABLE} (egress, topic, `partition`, next_offset) VALUES {places}{otherwise}"
+            rows(connection, query, values)
+
+    def _moved(self, partitions: list[int]) -> PositionMoved:
+        numbers = ", ".join(map(str, partitions))
+        message = f"{POSITIONS_TABLE}: another process delivered one of the partitions {numbers} of {self._topic}"
+        return PositionMoved(message, cure="run this egress in one place")
