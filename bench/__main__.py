@@ -7,7 +7,7 @@ import sys
 
 import structlog
 
-from bench import batches, capture, engine, gateway
+from bench import batches, capture, egress, engine, gateway
 from bench.nexmark import benchmark as nexmark
 from bench.peers import benchmark as peers
 from bench.recovery import benchmark as recovery
@@ -23,6 +23,7 @@ def main() -> int:
     engine.add_arguments(commands.add_parser("engine", help="filter and tumbling sums, in process and over Kafka"))
     batches.add_arguments(commands.add_parser("batches", help="what a batch costs the engine, by size and stage"))
     capture.add_arguments(commands.add_parser("capture", help="database to change topics, beside Debezium's engine"))
+    egress.add_arguments(commands.add_parser("egress", help="a topic into each connector's target, beside others"))
     gateway.add_arguments(commands.add_parser("gateway", help="records over HTTP into a topic: rate, latency, memory"))
     nexmark.add_arguments(commands.add_parser("nexmark", help="the queries of an auction house, each answer checked"))
     recovery.add_arguments(commands.add_parser("recovery", help="restore, failover, latency, scaling, memory"))
@@ -33,6 +34,7 @@ def main() -> int:
         "engine": engine.run,
         "batches": batches.run,
         "capture": capture.run,
+        "egress": egress.run,
         "gateway": gateway.run,
         "nexmark": nexmark.run,
         "recovery": recovery.run,

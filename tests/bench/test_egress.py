@@ -1,0 +1,53 @@
+"""`python -m bench egress` measures what it says, and counts the target."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bench.egress_targets import TARGETS, Target
+
+from bench import egress
+from headrace.egress.sdk import Mode
+
+GIVEN = ["--connectors", "duckdb", "--rows", "3000", "--keys", "1000", "--rounds", "1"]
+
+
+def arguments(*given: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    egress.add_arguments(parser)
+    return parser.parse_args(given)
+
+
+def test_each_system_and_mode_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each; headrace's rate is that by which the others are divided."""
+    assert egress.run(arguments(*GIVEN, "--json")) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["mode"], line["system"]) for line in lines] == [
+        (mode, system) for mode in ("append", "upsert") for system in ("headrace", "naive")
+    ]
+    assert all(line["rows_per_second"] > 0 for line in lines)
+    assert [line["headrace_is"] for line in lines if line["system"] == "headrace"] == [1.0, 1.0]
+
+
+def test_a_target_that_lacks_rows_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate of rows that are not there is none."""
+
+    @contextmanager
+    def short(folder: Path, mode: Mode) -> Iterator[Target]:
+        with TARGETS["duckdb"](folder, mode) as target:
+            yield replace(target, count=lambda: 1, rivals={})
+
+    monkeypatch.setattr(egress, "TARGETS", {"duckdb": short})
+    assert egress.run(arguments(*GIVEN, "--modes", "append")) == 1
+
+
+def test_an_unknown_connector_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """With those that there are."""
+    assert egress.run(arguments("--connectors", "duckbd")) == 2
+    assert "'duckbd'" in capsys.readouterr().err
