@@ -25,15 +25,18 @@ class Passes:
 
 
 def test_a_quick_pipeline_takes_as_many_as_it_may() -> None:
+    """A pass that takes less than half an interval is followed by one of twice as many."""
     assert Passes(2_000_000).work() == BATCH_RECORDS_MAX
 
 
 def test_a_full_batch_stays_within_the_commit_interval() -> None:
+    """Between the fewest and the most, what is processed in an interval."""
     rate = 300_000
     assert BATCH_RECORDS_MIN < Passes(rate).work() <= rate * INTERVAL_S
 
 
 def test_a_slow_pipeline_takes_few_at_once() -> None:
+    """Never fewer than a thousand."""
     assert Passes(2_000).work() == BATCH_RECORDS_MIN
 
 
@@ -48,15 +51,18 @@ def test_one_slow_pass_is_made_good() -> None:
 
 
 def test_small_batches_say_nothing_of_large_ones() -> None:
+    """Without a backlog the number stays."""
     assert Passes(2_000_000).work(backlog=False) == BATCH_RECORDS_FIRST
 
 
 def test_what_the_settings_allow_is_never_passed() -> None:
+    """Also below the fewest."""
     assert Passes(2_000_000, records_max=7).work() == 7
     assert Passes(10, records_max=7).work() == 7
 
 
 def test_a_batch_is_small_beside_what_is_allowed() -> None:
+    """A tenth of the most, and at most two thousand."""
     assert BatchSize(BATCH_RECORDS_MAX, INTERVAL_S).is_small(1_999)
     assert not BatchSize(BATCH_RECORDS_MAX, INTERVAL_S).is_small(2_000)
     assert not BatchSize(100, INTERVAL_S).is_small(10)
