@@ -17,9 +17,9 @@ PAGE = ROOT / "docs" / "errors.md"
 SOURCES = sorted([*(ROOT / "src" / "headrace").rglob("*.py"), *(ROOT / "connectors").glob("*/src/**/*.py")])
 
 ROW = re.compile(r"^\| `([a-z]+\.[a-z0-9_]+)` \|(?: (row|retry|stop) \|)? (.+) \| (.+) \|$", re.MULTILINE)
-CODE = re.compile(
-    r"(decode|encode|process|deliver|duckdb|parquet|redis|http|opensearch|egress|ingress|workspace|cdc)\.[a-z0-9_]+"
-)
+CONNECTORS = sorted(path.name.removeprefix("headrace-") for path in (ROOT / "connectors").glob("headrace-*"))
+WORDS = ["decode", "encode", "process", "deliver", "egress", "ingress", "workspace", "cdc", *CONNECTORS]
+CODE = re.compile(rf"({'|'.join(WORDS)})\.[a-z0-9_]+")
 
 ROOT_CODE = HeadraceError.code
 """Only its subclasses are raised."""
@@ -59,7 +59,10 @@ def error_classes() -> dict[str, type[HeadraceError]]:
     for module in pkgutil.walk_packages(headrace.__path__, "headrace."):
         if not module.name.endswith("__main__") and ".demo.flights" not in module.name:
             importlib.import_module(module.name)
-    return {found.code: found for found in classes() if found.__module__.startswith("headrace.")}
+    for connector in CONNECTORS:
+        importlib.import_module(f"headrace_{connector}")
+    own = ("headrace.", "headrace_")
+    return {found.code: found for found in classes() if found.__module__.startswith(own)}
 
 
 def written_codes() -> set[str]:
