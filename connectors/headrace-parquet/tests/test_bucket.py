@@ -351,3 +351,42 @@ def test_a_variable_that_is_not_set_stops(target: Target, monkeypatch: pytest.Mo
     with pytest.raises(TargetInvalid, match="LAKE_KEY is not set") as raised:
         opened(target.config())
     assert raised.value.cure == "export LAKE_KEY"
+
+
+def checked(config: EgressConfig) -> list[str]:
+    connector = ParquetConnector()
+    return list(connector.check(given_to(connector, config), order_contract()))
+
+
+def test_a_check_tells_what_stands_in_the_way(target: Target) -> None:
+    """A bucket that is not there, a newest file of somebody else's; nothing is put, and no older file is asked."""
+    with pytest.raises(TargetInvalid, match="NoSuchBucket") as raised:
+        checked(target.config(path="s3://nowhere-to-be-found/lake"))
+    assert "make the bucket" in raised.value.cure
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"id": [1]}), sink)
+    for partition, first in ((2, 7), (11, 7)):
+        name = f"lake/orders/{partition}/{first:020d}.parquet"
+        target.client.put_object(Bucket=target.bucket, Key=name, Body=sink.getvalue())
+        with pytest.raises(TargetInvalid, match=f"{name} was not written by this connector"):
+            checked(target.config())
+        target.client.delete_object(Bucket=target.bucket, Key=name)
+    assert checked(target.config()) == []
+    assert "Contents" not in target.client.list_objects_v2(Bucket=target.bucket)
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "InvalidAccessKeyId"), (403, "AccessDenied")])
+def test_a_check_tells_wrong_keys(target: Target, status: int, code: str) -> None:
+    """With the store's code, and without the keys."""
+    with answering(status, code) as url, pytest.raises(TargetInvalid, match=f"{status} {code}") as raised:
+        checked(target.config(url))
+    assert "stand-in" not in str(raised.value)
+    assert "keys that may list" in raised.value.cure
+
+
+def test_an_explanation_of_s3_needs_no_keys(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks neither the store nor the environment, and shows variables as the file has them."""
+    monkeypatch.delenv("LAKE_KEY", raising=False)
+    connector, config = ParquetConnector(), target.config("http://127.0.0.1:9", path="s3://${LAKE_BUCKET}/lake/")
+    (line,) = connector.explain(given_to(connector, config), order_contract(), batch(0, 9))
+    assert line.startswith("write s3://${LAKE_BUCKET}/lake/orders/0/*.parquet -- 10 rows")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,29 @@ def opened(path: Path, contract: Contract | None = None) -> tuple[ParquetConnect
     return connector, dict(connector.open(config, contract or order_contract(), [0]))
 
 
-def written(connector: ParquetConnector, first: int, last: int) -> None:
+def batch(first: int, last: int) -> EgressBatch:
     """Offsets of partition 0, both included, with ids as their offsets."""
     offsets = np.arange(first, last + 1, dtype=np.int64)
     rows = pa.Table.from_pylist([order(each) for each in offsets.tolist()], schema=to_arrow(order_contract().schema))
     zeros = np.zeros(len(offsets), np.int32)
-    connector.write(
-        EgressBatch(
-            rows=rows,
-            key=("id",),
-            operation=zeros.astype(np.int8),
-            partition=zeros,
-            offset=offsets,
-            timestamp_ms=offsets,
-            version=offsets,
-        ),
-        {0: last + 1},
+    return EgressBatch(
+        rows=rows,
+        key=("id",),
+        operation=zeros.astype(np.int8),
+        partition=zeros,
+        offset=offsets,
+        timestamp_ms=offsets,
+        version=offsets,
     )
+
+
+def written(connector: ParquetConnector, first: int, last: int) -> None:
+    connector.write(batch(first, last), {0: last + 1})
+
+
+def checked(path: Path, contract: Contract | None = None) -> list[str]:
+    config = ConnectorConfig("out", TOPIC, Mode.APPEND, ParquetOptions(path=path))
+    return list(ParquetConnector().check(config, contract or order_contract()))
 
 
 def ids(path: Path) -> list[int]:
@@ -130,8 +137,45 @@ def test_a_path_that_is_a_file_stops(tmp_path: Path) -> None:
 
 def test_a_type_that_parquet_has_not_stops_before_anything_is_read(tmp_path: Path) -> None:
     """A record without fields."""
+    with pytest.raises(TargetInvalid, match="columns"):
+        opened(tmp_path, of_a_foreign_type())
+
+
+def of_a_foreign_type() -> Contract:
     empty: dict[str, Any] = {"type": "record", "name": "Nothing", "fields": []}
     fields = [{"name": "id", "type": "long"}, {"name": "nothing", "type": empty}]
-    schema = AvroSchema.parse({"type": "record", "name": "Row", "fields": fields})
+    return Contract(TOPIC, AvroSchema.parse({"type": "record", "name": "Row", "fields": fields}), key=("id",))
+
+
+def test_a_check_tells_what_stands_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file where a folder should be, at any depth, a folder without rights, a foreign type; nothing is made."""
+    (tmp_path / "file").write_text("not a folder")
+    assert checked(tmp_path / "file" / "below") == [
+        f"{tmp_path / 'file'}: not a folder; name another place, or move it away"
+    ]
+    (tmp_path / "rows" / TOPIC).mkdir(parents=True)
+    (tmp_path / "rows" / TOPIC / "0").write_text("not a folder")
+    assert checked(tmp_path / "rows") == [
+        f"{tmp_path / 'rows' / TOPIC / '0'}: not a folder; name another place, or move it away"
+    ]
     with pytest.raises(TargetInvalid, match="columns"):
-        opened(tmp_path, Contract(TOPIC, schema, key=("id",)))
+        checked(tmp_path / "new", of_a_foreign_type())
+    assert checked(tmp_path / "new") == []
+    # The tests' user may be root, who may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert checked(tmp_path / "new" / "deep") == [
+        f"{tmp_path}: not writable; give the egress a folder that it may write"
+    ]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "rows"]
+
+
+def test_an_explanation_names_the_files(tmp_path: Path) -> None:
+    """One for each partition, with rows and offsets, and not all of many."""
+    config = ConnectorConfig("out", TOPIC, Mode.APPEND, ParquetOptions(path=tmp_path / "rows"))
+    lines = ParquetConnector().explain(config, order_contract(), batch(3, 9))
+    covers = "7 rows of 3 columns, zstd; offsets 3 to 9, from where the newest file ends"
+    assert lines == [f"write {tmp_path}/rows/orders/0/*.parquet -- {covers}"]
+    spread = replace(batch(0, 19), partition=np.arange(20, dtype=np.int32))
+    lines = ParquetConnector().explain(config, order_contract(), spread)
+    assert (len(lines), lines[-1]) == (6, "-- and 15 more files")
+    assert list(tmp_path.iterdir()) == []

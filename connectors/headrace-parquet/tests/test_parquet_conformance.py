@@ -50,3 +50,7 @@ class TestParquetOnS3(SinkConformance):
         names = [each["Key"] for page in pages for each in page.get("Contents", ()) if each["Key"].endswith(".parquet")]
         files = [client.get_object(Bucket=self._bucket, Key=name)["Body"].read() for name in names]
         return pa.concat_tables([pq.read_table(io.BytesIO(file)) for file in files], promote_options="default")
+
+    def trace(self, folder: Path) -> Any:
+        listed = self._store.client().list_objects_v2(Bucket=self._bucket).get("Contents", ())
+        return {each["Key"]: (each["ETag"], each["LastModified"]) for each in listed}

@@ -206,7 +206,8 @@ class Explains(Protocol):
     def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
         """The statements, requests or files that these rows would become, as text without secrets.
 
-        Called instead of `open`; touches neither target nor network.
+        Called instead of `open`; touches neither target nor network. A line is one line, and of many rows the first
+        ones are enough: `headrace.egress.explained` has the bounds.
         """
 
 

@@ -99,6 +99,11 @@ class SinkSuite(ABC):
         """A row of the contract that the target refuses; None where it takes them all."""
         return None
 
+    def trace(self, folder: Path) -> Any:
+        """All that is there of the target, for comparison: here the files and folders below `folder`, with contents."""
+        found = sorted(folder.rglob("*"))
+        return {str(each.relative_to(folder)): each.read_bytes() if each.is_file() else None for each in found}
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if "connector" not in cls.__dict__:

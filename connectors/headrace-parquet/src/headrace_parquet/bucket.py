@@ -42,6 +42,8 @@ CONNECT_TIMEOUT_S = 5.0
 RETRIES_MAX = 3
 RETRY_TIMEOUT_S = 20.0
 """All tries of one request together; then the runner waits, serves its group and opens the target again."""
+PARTITIONS_CHECKED_MAX = 10
+"""That a check looks into: each costs the requests of opening it."""
 PROBE = "_headrace_takes_a_name_once"
 """An empty object. Query engines leave out what begins with `_`."""
 
@@ -79,6 +81,20 @@ class Bucket:
                 if newest is not None:
                     next_offsets[partition] = self._last_offset(self._name(partition, newest)) + 1
             return next_offsets
+
+    def problems(self) -> list[str]:
+        """Whether the prefix can be listed, and the newest file of some partitions read.
+
+        The right to write, and whether names are taken once, are not asked: S3 tells them of a write alone.
+        """
+        with _translated(self._place):
+            folders = obstore.list_with_delimiter(self._store, f"{self._prefix}/")["common_prefixes"]
+            names = (each.rstrip("/").rpartition("/")[2] for each in folders)
+            for partition in sorted(int(each) for each in names if each.isdecimal())[:PARTITIONS_CHECKED_MAX]:
+                newest = newest_first_offset(partial(self._page, partition))
+                if newest is not None:
+                    self._last_offset(self._name(partition, newest))
+        return []
 
     def add(self, partition: int, covered: Covered, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()

@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from headrace.egress.explained import ROWS_MAX, left_out, shown
 from headrace.egress.sdk import (
     Capabilities,
     ConnectorConfig,
@@ -49,13 +50,7 @@ class ParquetConnector:
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Find where the files end."""
-        options = config.options
-        assert isinstance(options, ParquetOptions)
-        self._staged, self._pending = [], {}
-        self._schema = storable_schema(arrow_schema(contract))
-        # A column that Parquet cannot hold is told before anything is read.
-        write_parquet(self._schema.empty_table(), Covered(0, 0), pa.MockOutputStream(), options)
-        self._files = Bucket(options, config.topic) if options.is_s3 else Folder(options, config.topic)
+        self._files = self._set_up(config, contract)
         self._next = self._files.open(partitions)
         return dict(self._next)
 
@@ -77,6 +72,34 @@ class ParquetConnector:
     def close(self) -> None:
         """Drop what is staged."""
         self._staged, self._pending = [], {}
+
+    def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
+        """Whether Parquet has the columns' types, and the place can be listed; of a folder also, whether it can be
+        written."""
+        return self._set_up(config, contract).problems()
+
+    def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
+        """The files of one flush of these rows; where the first offset of a name lies, only the place itself tells."""
+        options = config.options
+        assert isinstance(options, ParquetOptions)
+        topic = f"{options.path.rstrip('/')}/{config.topic}"
+        partitions = np.unique(batch.partition).tolist()
+        lines = []
+        for partition in partitions[:ROWS_MAX]:
+            offsets = batch.offset[batch.partition == partition]
+            told = f"{len(offsets):,} rows of {batch.rows.num_columns:,} columns, {options.compression}"
+            covers = f"offsets {offsets[0]} to {offsets[-1]}, from where the newest file ends"
+            lines.append(shown(f"write {topic}/{partition}/*.parquet -- {told}; {covers}"))
+        return [*lines, *left_out(len(partitions) - len(lines), "files")]
+
+    def _set_up(self, config: ConnectorConfig, contract: Contract) -> Files:
+        """Everything that does not ask the place. Raises `TargetInvalid` for a column that Parquet cannot hold."""
+        options = config.options
+        assert isinstance(options, ParquetOptions)
+        self._staged, self._pending = [], {}
+        self._schema = storable_schema(arrow_schema(contract))
+        write_parquet(self._schema.empty_table(), Covered(0, 0), pa.MockOutputStream(), options)
+        return Bucket(options, config.topic) if options.is_s3 else Folder(options, config.topic)
 
     def _add(self, partition: int, batch: EgressBatch) -> None:
         assert self._files is not None

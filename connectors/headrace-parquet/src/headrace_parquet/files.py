@@ -35,6 +35,9 @@ class Files(Protocol):
     def open(self, partitions: Sequence[int]) -> dict[int, int]:
         """Make the place ready and return the next offset of each partition that has files."""
 
+    def problems(self) -> list[str]:
+        """What can be told to stand in the way without writing. May raise as `open` does."""
+
     def add(self, partition: int, covered: Covered, table: pa.Table) -> None:
         """Write one file, whole and for good. Raises `PositionMoved` where another process went on from there."""
 

@@ -20,12 +20,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from headrace.egress.local_folder import folder_problems
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace_parquet.files import OFFSET_DIGITS, Covered, moved, write_parquet
 from headrace_parquet.options import ParquetOptions
 
 _NAME = re.compile(rf"(\d{{{OFFSET_DIGITS}}})-(\d{{{OFFSET_DIGITS}}})\.parquet")
 _TEMPORARY = ".tmp"
+PROBLEMS_MAX = 10
+"""That a check tells: a topic may have thousands of partitions."""
 
 
 class Folder:
@@ -47,6 +50,15 @@ class Folder:
                 if covered:
                     next_offsets[partition] = covered[-1].last + 1
         return next_offsets
+
+    def problems(self) -> list[str]:
+        """The topic's folder, and those of its partitions that are there."""
+        with _translated(self._folder):
+            found = folder_problems(self._folder)
+            if not found and self._folder.exists():
+                partitions = (each for each in sorted(self._folder.iterdir()) if each.name.isdecimal())
+                found = [problem for each in partitions for problem in folder_problems(each)]
+        return found[:PROBLEMS_MAX]
 
     def add(self, partition: int, covered: Covered, table: pa.Table) -> None:
         folder = self._partition_folder(partition)
