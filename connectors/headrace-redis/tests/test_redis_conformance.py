@@ -43,6 +43,10 @@ class OnRedis(SinkConformance):
         table: pa.Table = self.target.table(folder, self.contract)
         return table
 
+    def trace(self, folder: Path) -> Any:
+        """Every key of the server, with its value as Redis would store it."""
+        return {key: self.target.client.dump(key) for key in self.target.client.scan_iter(count=10_000)}
+
 
 class TestRedis(OnRedis):
     connector = RedisConnector

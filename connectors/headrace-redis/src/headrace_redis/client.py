@@ -16,6 +16,7 @@ from redis.retry import Retry
 from headrace.egress.references import filled
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace_redis.options import RedisOptions
+from headrace_redis.script import CHECK_SCRIPT
 
 _DENIED = (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)
 _DENIED_CODES = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH", "ERR Client sent AUTH", "ERR invalid password")
@@ -75,6 +76,23 @@ class Client:
         with self._translated():
             held: Any = self._redis.hgetall(key)
         return {int(partition): int(offset) for partition, offset in held.items() if partition.isdigit()}
+
+    def refused(self, keys: Sequence[str], commands: Sequence[Sequence[str]]) -> list[str]:
+        """Names of those commands that the user may not run; none is run. Raises `TargetInvalid` for keys that hold
+        something else than positions, and a stream."""
+        arguments = [word for each in commands for word in (str(len(each)), *each)]
+        with self._translated():
+            told: Any = self._redis.eval(CHECK_SCRIPT.decode(), len(keys), *keys, *arguments)
+        return list(dict.fromkeys(each.decode() for each in told))
+
+    def is_replica(self) -> bool:
+        """Whether it takes rows from a primary alone; False where the user may not ask."""
+        with self._translated():
+            try:
+                told: Any = self._redis.info("replication")
+            except redis.exceptions.NoPermissionError:
+                return False
+        return bool(told.get("role") == "slave")
 
     def run(self, request: Sequence[bytes | memoryview]) -> tuple[int, int | None] | None:
         """Run the script; where it found another position, that partition and position."""

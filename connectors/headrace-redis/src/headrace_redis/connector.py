@@ -31,6 +31,7 @@ from headrace.egress.sdk import (
 )
 from headrace_redis.client import Client
 from headrace_redis.options import OWN_KEYS, Format, RedisOptions
+from headrace_redis.readable import readable
 from headrace_redis.rows import RowWriter
 from headrace_redis.script import FIELDS_MAX, PARTITIONS_MAX, Commands, request
 
@@ -55,16 +56,7 @@ class RedisConnector:
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Connect and read the positions."""
-        options = config.options
-        assert isinstance(options, RedisOptions)
-        options.fits(config)
-        _check_columns(config, options, contract)
-        under = options.rows_under(config)
-        self._config, self._steps = config, []
-        self._keys = [f"{OWN_KEYS}positions:{config.egress}:{config.topic}:{under}"]
-        if config.mode is Mode.APPEND:
-            self._keys.append(under)
-        self._rows = RowWriter(contract, config.mode, options.format, under, value_bytes_max=options.value_bytes_max)
+        options, self._rows = self._set_up(config, contract)
         self._client = Client(options, config.egress)
         self._client.check_server(may_evict=config.mode is not Mode.APPEND)
         held = self._client.positions(self._keys[0])
@@ -117,6 +109,40 @@ class RedisConnector:
         if client is not None:
             client.close()
 
+    def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
+        """Whether the server answers this user, may hold positions, and takes the commands of a flush."""
+        options, _ = self._set_up(config, contract)
+        client = Client(options, config.egress)
+        try:
+            client.check_server(may_evict=config.mode is not Mode.APPEND)
+            client.positions(self._keys[0])
+            refused = client.refused(self._keys, _commands_of_a_flush(config, options, self._keys[0]))
+            found = [f"{options.url}: the user may not run {name} here; give it that right" for name in refused]
+            if client.is_replica():
+                found.append(f"{options.url}: a replica takes no rows; name the primary")
+        finally:
+            client.close()
+        return found
+
+    def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
+        """The commands of the first rows, and those of the positions."""
+        options, rows = self._set_up(config, contract)
+        return readable(rows.prepare(batch), options, self._keys[0], _reached(batch))
+
+    def _set_up(self, config: ConnectorConfig, contract: Contract) -> tuple[RedisOptions, RowWriter]:
+        """Everything that needs no server."""
+        options = config.options
+        assert isinstance(options, RedisOptions)
+        options.fits(config)
+        _check_columns(config, options, contract)
+        under = options.rows_under(config)
+        self._config, self._steps = config, []
+        self._keys = [f"{OWN_KEYS}positions:{config.egress}:{config.topic}:{under}"]
+        if config.mode is Mode.APPEND:
+            self._keys.append(under)
+        rows = RowWriter(contract, config.mode, options.format, under, value_bytes_max=options.value_bytes_max)
+        return options, rows
+
     def _stage(self, commands: Commands | None, positions: Mapping[int, int]) -> None:
         """Add to the last step while it has room."""
         if not self._steps or not self._steps[-1].has_room(commands, positions):
@@ -148,6 +174,21 @@ class _Step:
             self.rows += len(commands.rows)
             self.bytes += commands.rows.nbytes
         self.positions.update(positions)
+
+
+def _commands_of_a_flush(config: ConnectorConfig, options: RedisOptions, positions: str) -> list[tuple[str, ...]]:
+    """With keys and values as a row would have them."""
+    row = options.rows_under(config)
+    written: list[tuple[str, ...]] = []
+    if config.mode is Mode.APPEND:
+        written = [("TYPE", row), ("XADD", row, "*", "field", "value")]
+    elif options.format is Format.JSON:
+        written = [("UNLINK", row), ("SET", row, "{}")]
+    else:
+        written = [("UNLINK", row), ("HSET", row, "field", "value")]
+        written += [] if options.ttl_seconds is None else [("EXPIRE", row, "1")]
+    held = [("TYPE", positions), ("HGET", positions, "0"), ("HSET", positions, "0", "0"), ("HDEL", positions, "0")]
+    return [*held, *written]
 
 
 def _rows_of_a_script(batch: EgressBatch) -> int:
