@@ -16,7 +16,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, NoSuchTableError
 from pyiceberg.table import CommitTableRequest
 
-from headrace.egress.config import EgressConfig
+from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace.testing.sink_harness import TOPIC, Stage, order, order_contract, wait_until
 from headrace_iceberg import IcebergConnector
@@ -32,10 +32,13 @@ class RestServer:
         self.folder, self.fails_with = folder, 0
         self.conflicts = 0
         """So many commits are answered with a conflict."""
+        self.asked: list[str] = []
+        """Methods, in order."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
+                server.asked.append(self.command)
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
                 status, value = server.answer(self.command, self.path.partition("?")[0], body) if allowed else (401, {})
@@ -163,3 +166,30 @@ def test_a_catalog_that_is_unwell_is_tried_again(rest: RestServer, stage: Stage,
         rest.fails_with = 0
         wait_until(lambda: stage.is_delivered(runner), "delivered when it is well")
     assert ids(rest) == [1, 2]
+
+
+def checked(rest: RestServer) -> list[str]:
+    made = IcebergConnector()
+    return list(made.check(connector_config(config(rest), made), order_contract()))
+
+
+def test_a_check_asks_and_makes_nothing(rest: RestServer, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the table and with it, with a wrong token, of a catalog that is unwell: only questions are asked."""
+    assert checked(rest) == []
+    assert set(rest.asked) <= {"GET", "HEAD"}
+    stage.publish([order(1)])
+    stage.deliver(IcebergConnector(), config(rest))
+    rest.asked.clear()
+    assert checked(rest) == []
+    rest.fails_with = 503
+    with pytest.raises(TargetUnavailable, match="told 503"):
+        checked(rest)
+    monkeypatch.setenv("CATALOG_TOKEN", "wrong-token")
+    with pytest.raises(TargetInvalid) as raised:
+        checked(rest)
+    assert "token or keys" in raised.value.cure
+    assert "wrong-token" not in str(raised.value)
+    assert set(rest.asked) <= {"GET", "HEAD"}
+    rest.close()
+    with pytest.raises(TargetUnavailable):
+        checked(rest)

@@ -16,16 +16,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import pyarrow as pa
 import structlog
-from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, TableAlreadyExistsError
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
-from pyiceberg.table import Table, TableProperties
+from pyiceberg.table import Table, TableProperties, Transaction
 
 from headrace.egress.drift import DriftStep, plan_drift
+from headrace.egress.explained import shown
 from headrace.egress.sdk import (
     Capabilities,
     ConnectorConfig,
@@ -39,6 +41,7 @@ from headrace.egress.sdk import (
     TargetUnavailable,
     arrow_schema,
 )
+from headrace_iceberg.catalogs import catalog_file_problems, look_at_catalog, open_catalog, place_problems
 from headrace_iceberg.data_file import write_data_file
 from headrace_iceberg.failures import translated
 from headrace_iceberg.options import IcebergOptions
@@ -73,15 +76,9 @@ class IcebergConnector:
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Create the table or alter it to fit the contract, and read where it stands."""
-        options = config.options
-        assert isinstance(options, IcebergOptions)
-        self._options, self._staged, self._pending = options, [], {}
-        self._identifier = options.identifier(config.topic)
-        self._place = f"{config.egress}: table {self._identifier}"
-        self._property = property_name(config.egress, config.topic)
-        wanted = iceberg_schema(arrow_schema(contract))
+        options, wanted = self._set_up(config, contract)
         with translated(self._place):
-            self._catalog = _open_catalog(options)
+            self._catalog = open_catalog(options)
             table = self._fit(self._made(wanted), wanted, contract, config)
             self._schema_id = table.metadata.current_schema_id
             columns = schema_to_pyarrow(table.schema(), include_field_ids=False)
@@ -121,6 +118,46 @@ class IcebergConnector:
         if catalog is not None:
             catalog.close()
 
+    def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
+        """Whether Iceberg has the columns' types, the catalog answers, and the table that is there fits or can be made
+        to; on this machine also, whether its files can be written."""
+        options, wanted = self._set_up(config, contract)
+        with translated(self._place):
+            found = catalog_file_problems(options)
+            if found:
+                return found
+            self._catalog = look_at_catalog(options)
+            try:
+                place = options.catalog_properties().get("warehouse", "")
+                if self._catalog is not None and self._catalog.table_exists(self._identifier):
+                    table = self._catalog.load_table(self._identifier)
+                    self._altered(table, self._steps(table, wanted, contract, config), wanted)
+                    place = table.location()
+                return [] if options.is_rest else place_problems(place)
+            finally:
+                self.close()
+
+    def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
+        """The data file and the commit of one flush of these rows."""
+        _, wanted = self._set_up(config, contract)
+        columns = ", ".join(f"{each.name} {each.field_type}" for each in wanted.fields)
+        partitions = np.unique(batch.partition).tolist()
+        positions = {each: int(batch.offset[batch.partition == each].max()) + 1 for each in partitions}
+        return [
+            shown(f"append a data file of {len(batch):,} rows to {self._identifier}: {columns}"),
+            shown(f"commit it with {self._property} = {snapshot_value(positions)}"),
+        ]
+
+    def _set_up(self, config: ConnectorConfig, contract: Contract) -> tuple[IcebergOptions, Schema]:
+        """Everything that needs no catalog. Raises `TargetInvalid` for a column that Iceberg cannot hold."""
+        options = config.options
+        assert isinstance(options, IcebergOptions)
+        self._options, self._staged, self._pending = options, [], {}
+        self._identifier = options.identifier(config.topic)
+        self._place = f"{config.egress}: table {self._identifier}"
+        self._property = property_name(config.egress, config.topic)
+        return options, iceberg_schema(arrow_schema(contract))
+
     def _made(self, wanted: Schema) -> Table:
         """The table, which may be new."""
         assert self._catalog is not None
@@ -144,6 +181,17 @@ class IcebergConnector:
 
     def _fit(self, table: Table, wanted: Schema, contract: Contract, config: ConnectorConfig) -> Table:
         """Alter the table as far as the policy goes."""
+        steps = self._steps(table, wanted, contract, config)
+        if not steps:
+            return table
+        self._altered(table, steps, wanted).commit_transaction()
+        assert self._catalog is not None
+        return self._catalog.load_table(self._identifier)
+
+    def _steps(
+        self, table: Table, wanted: Schema, contract: Contract, config: ConnectorConfig
+    ) -> Sequence[DriftStep[Plain]]:
+        """What must change in the table. Raises `TargetInvalid` where it cannot, or may not."""
         if table.spec().fields:
             raise TargetInvalid(f"{self._place}: it is partitioned", cure="write to a table without partitions")
         required = [each.name for each in table.schema().fields if each.required]
@@ -152,7 +200,7 @@ class IcebergConnector:
                 f"{self._place}: column {required[0]!r} is required; contracts may leave any column null",
                 cure="make it optional, or write to another table",
             )
-        steps = plan_drift(
+        return plan_drift(
             contract,
             plain_columns(wanted),
             plain_columns(table.schema()),
@@ -160,14 +208,14 @@ class IcebergConnector:
             target=self._place,
             widens=widens,
         )
-        if not steps:
-            return table
-        with table.transaction() as transaction:
-            for step in steps:
-                with transaction.update_schema() as update:
-                    _alter(update, step, wanted)
-        assert self._catalog is not None
-        return self._catalog.load_table(self._identifier)
+
+    def _altered(self, table: Table, steps: Sequence[DriftStep[Plain]], wanted: Schema) -> Transaction:
+        """These steps as pyiceberg makes them, not yet committed."""
+        transaction = table.transaction()
+        for step in steps:
+            with transaction.update_schema() as update:
+                _alter(update, step, wanted)
+        return transaction
 
     def _storable_rows(self) -> pa.Table:
         """What is staged, in the table's columns."""
@@ -238,13 +286,6 @@ class IcebergConnector:
         except TargetUnavailable as error:
             # The rows are there. The next flush expires them.
             _LOG.warning("snapshots did not expire", table=self._identifier, error=str(error))
-
-
-def _open_catalog(options: IcebergOptions) -> Catalog:
-    if not options.is_rest and options.warehouse is None:
-        raise TargetInvalid("a SQL catalog has no place for tables", cure="set `warehouse`")
-    kind = "rest" if options.is_rest else "sql"
-    return load_catalog(options.catalog, type=kind, **options.catalog_properties())
 
 
 def _alter(update: object, step: DriftStep[Plain], wanted: Schema) -> None:
