@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
+import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.errors import EgressInvalid
-from headrace.egress.sdk import Mode, TargetInvalid
+from headrace.egress.sdk import EgressBatch, Mode, TargetInvalid, arrow_schema
 from headrace.testing.sink_harness import TOPIC, Stage, header, order, order_contract, wait_until
 from headrace_http import HttpConnector, sender
 from headrace_http.answers import EXCERPT_CHARACTERS, Answer, Verdict, excerpt, retry_after_s
@@ -301,9 +305,9 @@ def test_rows_keep_their_order_side_by_side(stage: Stage, receiver: Any, order_b
     assert receiver.under_way_most > (1 if order_by == "partition" else stage.partitions)
 
 
-def test_certificates_are_checked(stage: Stage, receiver: Any, tmp_path: Path) -> None:
-    """An authority that is not named is not trusted, and nothing is sent; named, all is well."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+def with_certificate(receiver: Any, folder: Path) -> Path:
+    """Have the receiver speak TLS; returns the certificate."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     command = ["openssl", "req", *kind, "-keyout", str(key), "-out", str(certificate), *names]
@@ -312,6 +316,12 @@ def test_certificates_are_checked(stage: Stage, receiver: Any, tmp_path: Path) -
     receiver.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     receiver.tls.load_cert_chain(certificate, key)
     receiver.start()
+    return certificate
+
+
+def test_certificates_are_checked(stage: Stage, receiver: Any, tmp_path: Path) -> None:
+    """An authority that is not named is not trusted, and nothing is sent; named, all is well."""
+    certificate = with_certificate(receiver, tmp_path)
     stage.publish([order(1)])
     runner = stage.runner(HttpConnector(), config(receiver.url))
     with stage.running(runner):
@@ -377,3 +387,114 @@ def test_every_status_has_a_verdict() -> None:
     verdicts = {status: Answer(status, "").verdict for status in range(600)}
     assert {status for status, each in verdicts.items() if each is Verdict.TAKEN} == set(range(200, 300)) - {207}
     assert excerpt(b"\xff\xfe\x00 a \r\n b") == "\ufffd\ufffd a b"
+
+
+def checked(given: EgressConfig) -> list[str]:
+    found = HttpConnector()
+    return list(found.check(connector_config(given, found), order_contract()))
+
+
+def test_a_check_sends_nothing(receiver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It connects, checks the certificate and leaves: not a byte of a request, and no part of a secret address told."""
+    monkeypatch.setenv("TEST_HOOK_URL", f"{receiver.url}/hidden")
+    assert checked(config("${TEST_HOOK_URL}", secret="${TEST_HOOK_SECRET}")) == []
+    certificate = with_certificate(receiver, tmp_path)
+    (problem,) = checked(config(f"{receiver.url}/hidden"))
+    assert problem.startswith(f"{receiver.url}: its certificate is not trusted: ")
+    assert checked(config(f"{receiver.url}/hidden", ca_certificate=str(certificate))) == []
+    other_name = receiver.url.replace("localhost", "127.0.0.1")
+    (problem,) = checked(config(f"{other_name}/hidden", ca_certificate=str(certificate)))
+    assert "not valid for '127.0.0.1'" in problem
+    receiver.stop()
+    (problem,) = checked(config(f"{receiver.url}/hidden"))
+    assert problem.startswith(f"{receiver.url}: cannot be reached: ")
+    assert "hidden" not in problem
+    assert receiver.received == []
+
+
+def test_a_check_of_an_endpoint_says_what_it_gets_on_the_wire() -> None:
+    """A plain socket that keeps what comes in: nothing does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        got: list[bytes] = []
+
+        def take() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(10)
+                got.append(connection.recv(100))
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        assert checked(config(f"http://127.0.0.1:{listener.getsockname()[1]}/x")) == []
+        thread.join()
+    assert got == [b""]
+
+
+def test_a_check_does_not_wait_for_ever() -> None:
+    """An endpoint that takes the connection and says nothing of TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        begun_s = time.monotonic()
+        assert checked(config(url, timeout_ms=200)) == [f"{url}: no connection within 200 ms"]
+        assert time.monotonic() - begun_s < 5
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"secret": "${TEST_HOOK_UNSET}"}, "TEST_HOOK_UNSET is not set"),
+        ({"headers": {"Authorization": "Bearer ${TEST_HOOK_UNSET}"}}, "TEST_HOOK_UNSET is not set"),
+        ({"url": "${TEST_HOOK_BAD}"}, "option 'url' is no address"),
+        ({"secret": "${TEST_HOOK_BAD}"}, "can be guessed"),
+        ({"ca_certificate": "/nowhere.pem"}, "cannot be read"),
+        ({"mode": Mode.REPLICATE}, "whether a row is deleted"),
+    ],
+)
+def test_a_check_tells_what_cannot_be_opened(
+    options: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As opening does, without the secret."""
+    monkeypatch.setenv("TEST_HOOK_BAD", "hidden")
+    with pytest.raises(TargetInvalid, match=told) as raised:
+        checked(config(**{"url": "http://localhost:9", **options}))
+    assert "hidden" not in str(raised.value)
+
+
+def explained(given: EgressConfig, count: int) -> list[str]:
+    found, offsets = HttpConnector(), np.arange(count)
+    batch = EgressBatch(
+        rows=pa.Table.from_pylist([order(each) for each in range(count)], schema=arrow_schema(order_contract())),
+        key=("id",),
+        operation=np.zeros(count, np.int8),
+        partition=np.zeros(count, np.int32),
+        offset=offsets,
+        timestamp_ms=offsets,
+        version=offsets,
+    )
+    return list(found.explain(connector_config(given, found), order_contract(), batch))
+
+
+def test_an_explanation_shows_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Address up to its host, headers as the file has them, the body; nothing that a variable holds."""
+    headers = {"Authorization": "Bearer ${TEST_HOOK_OTHER_SECRET}", "X-Team": "lake"}
+    given = config("https://hooks.example:8443/hidden?q=1", headers=headers, secret="${TEST_HOOK_SECRET}")
+    assert explained(given, 3) == [
+        "POST https://hooks.example:8443",
+        "Authorization: Bearer ${TEST_HOOK_OTHER_SECRET}",
+        "X-Team: lake",
+        "Content-Type: application/json",
+        "User-Agent: headrace",
+        "Idempotency-Key: out-0-0",
+        "webhook-id: out-0-0",
+        "webhook-timestamp: when it is sent",
+        "webhook-signature: made with ${TEST_HOOK_SECRET}",
+        '{"id":0,"customer":"customer 0","amount":0}',
+        "-- and 2 more requests",
+    ]
+    monkeypatch.setenv("TEST_HOOK_URL", "https://hidden.example")
+    assert explained(config("${TEST_HOOK_URL}"), 1)[0] == "POST ${TEST_HOOK_URL}"
+    lines = explained(config("https://hooks.example", format="array"), 1_000)
+    assert lines[-1] == "-- and 9 more requests"
+    assert lines[-2].startswith('[{"id":0,')
+    assert len(lines[-2]) < 600

@@ -24,6 +24,7 @@ from headrace.egress.sdk import (
     TargetInvalid,
 )
 from headrace_http.bodies import Bodies
+from headrace_http.explanation import explanation
 from headrace_http.options import HttpOptions, Order
 from headrace_http.sender import Sender
 
@@ -43,14 +44,7 @@ class HttpConnector:
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Read secrets and certificates; the endpoint is not asked."""
-        options = config.options
-        assert isinstance(options, HttpOptions)
-        if config.mode is Mode.REPLICATE and not options.envelope:
-            message = f"egress {config.egress!r}: in mode replicate a request must say whether a row is deleted"
-            raise TargetInvalid(message, cure="set `envelope: true`, or use mode upsert")
-        if options.order is Order.KEY and not contract.key:
-            message = f"egress {config.egress!r}: topic {config.topic!r} has no key to order by"
-            raise TargetInvalid(message, cure="take out `order: key`")
+        options = _fitting(config, contract)
         self._config, self._contract = config, contract
         self._sender = Sender(options)
         return {}
@@ -70,8 +64,34 @@ class HttpConnector:
     def flush(self) -> None:
         """What was written is delivered."""
 
+    def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
+        """Whether address, secrets and certificates are what they should be, and the endpoint takes a connection."""
+        sender = Sender(_fitting(config, contract))
+        try:
+            return sender.problems()
+        finally:
+            sender.close()
+
+    def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
+        """The first request and how many there are; what is `${NAME}` in the file stays so."""
+        options = _fitting(config, contract)
+        return explanation(Bodies(batch, contract, config.mode, options, options.id_prefix or config.egress), options)
+
     def close(self) -> None:
         """Drop the connections."""
         sender, self._sender = self._sender, None
         if sender is not None:
             sender.close()
+
+
+def _fitting(config: ConnectorConfig, contract: Contract) -> HttpOptions:
+    """Raises `TargetInvalid` for options that do not go with the mode or the topic."""
+    options = config.options
+    assert isinstance(options, HttpOptions)
+    if config.mode is Mode.REPLICATE and not options.envelope:
+        message = f"egress {config.egress!r}: in mode replicate a request must say whether a row is deleted"
+        raise TargetInvalid(message, cure="set `envelope: true`, or use mode upsert")
+    if options.order is Order.KEY and not contract.key:
+        message = f"egress {config.egress!r}: topic {config.topic!r} has no key to order by"
+        raise TargetInvalid(message, cure="take out `order: key`")
+    return options

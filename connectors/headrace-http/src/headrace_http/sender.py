@@ -24,6 +24,7 @@ from headrace.egress.sdk import Refused, TargetInvalid, TargetUnavailable
 from headrace_http.answers import EXCERPT_BYTES, Answer, Verdict, excerpt, retry_after_s
 from headrace_http.bodies import Bodies, Indexes, Request
 from headrace_http.options import Format, HttpOptions
+from headrace_http.reach import reach
 from headrace_http.signing import Signer
 
 ATTEMPTS = 3
@@ -53,18 +54,22 @@ class Sender:
         self._options, self._clock = options, clock
         self._url = filled(options.url, "url")
         self._signer = Signer([filled(secret, "secret") for secret in options.secrets])
-        self._headers = {name: filled(text, f"headers.{name}") for name, text in options.headers.items()}
-        is_lines = options.format is Format.NDJSON
-        self._headers["Content-Type"] = "application/x-ndjson" if is_lines else "application/json"
-        self._headers.setdefault("User-Agent", "headrace")
+        given = {name: filled(text, f"headers.{name}") for name, text in options.headers.items()}
+        self._headers = {**given, **own_headers(options)}
         self._tls = _tls(options)
         self._session: aiohttp.ClientSession | None = None
         self._loop = asyncio.Runner()
-        self._place = _shown(self._url)
+        self._place = shown_address(self._url)
 
     def send(self, bodies: Bodies) -> list[Refused]:
         """Send all rows and return those that the endpoint refused. Raises `TargetUnavailable`, `TargetInvalid`."""
         return self._loop.run(self._send(bodies))
+
+    def problems(self) -> list[str]:
+        """What a connection tells; nothing is sent. Raises `TargetInvalid` for what is no address."""
+        tls = ssl.create_default_context() if isinstance(self._tls, bool) else self._tls
+        told = self._loop.run(reach(self._url, tls, self._options.timeout_ms / 1_000))
+        return [f"{self._place}: {told}"] if told else []
 
     def close(self) -> None:
         """Idempotent."""
@@ -169,6 +174,13 @@ class Sender:
         return TargetInvalid(f"{self._place}: answers {answer.status}", cure=cures.get(answer.status, cure))
 
 
+def own_headers(options: HttpOptions) -> dict[str, str]:
+    """That headrace sets, the same in every request."""
+    is_lines = options.format is Format.NDJSON
+    found = {"Content-Type": "application/x-ndjson" if is_lines else "application/json"}
+    return found if "user-agent" in {name.lower() for name in options.headers} else {**found, "User-Agent": "headrace"}
+
+
 def _tls(options: HttpOptions) -> ssl.SSLContext | bool:
     if options.ca_certificate is None:
         return True
@@ -179,7 +191,7 @@ def _tls(options: HttpOptions) -> ssl.SSLContext | bool:
         raise TargetInvalid(message, cure="name a PEM file") from error
 
 
-def _shown(url: str) -> str:
+def shown_address(url: str) -> str:
     """Scheme and host: what follows may be a secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
