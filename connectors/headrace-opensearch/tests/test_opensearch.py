@@ -15,13 +15,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
 from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.errors import DriftRefused, EgressInvalid
-from headrace.egress.sdk import Mode, TargetInvalid
+from headrace.egress.sdk import EgressBatch, EgressError, Mode, TargetInvalid, TargetUnavailable, arrow_schema
 from headrace.testing.sink_harness import ORDER, TOPIC, Stage, header, order, order_contract, wait_until
 from headrace_opensearch import OpenSearchConnector, connector
 
@@ -36,6 +38,7 @@ class Front:
         self.change: Callable[[Any], Any] = lambda answer: answer
         """Of the answers to bulk requests."""
         self.headers: list[dict[str, str]] = []
+        self.asked: list[str] = []
         front = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,6 +47,7 @@ class Front:
 
             def handle_any(self) -> None:
                 front.headers.append(dict(self.headers.items()))
+                front.asked.append(f"{self.command} {self.path}")
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 status, answer = front.reply(self.command, self.path) or front.ask(cluster, self, body)
                 text = json.dumps(answer).encode()
@@ -282,3 +286,92 @@ def test_wrong_options_are_told(options: dict[str, Any], told: str) -> None:
     with pytest.raises(EgressInvalid, match=told) as raised:
         connector_config(found, OpenSearchConnector())
     assert "hidden" not in str(raised.value)
+
+
+def checked(given: EgressConfig, contract: Contract | None = None) -> list[str]:
+    found = OpenSearchConnector()
+    return list(found.check(connector_config(given, found), contract or order_contract()))
+
+
+def test_a_check_tells_an_index_that_does_not_fit(stage: Stage, cluster: Any, index: str, front: Front) -> None:
+    """By the policy, with the field; one that lacks a field that may be added is fine. Nothing is asked but fields."""
+    cluster.ask("PUT", index, {"mappings": {"properties": {"id": {"type": "date"}}}})
+    before = cluster.ask("GET", f"{index}/_mapping")
+    with pytest.raises(DriftRefused, match="'id' is date, the contract asks for long"):
+        checked(config(front.url, index))
+    cluster.ask("PUT", f"{index}-2", {"mappings": {"properties": {"id": {"type": "long"}}}})
+    assert checked(config(front.url, f"{index}-2")) == []
+    with pytest.raises(DriftRefused, match="'customer' is missing"):
+        checked(config(front.url, f"{index}-2", drift={"add": "refuse"}))
+    assert checked(config(front.url, f"{index}-3")) == []
+    assert {each.partition(" ")[0] for each in front.asked} == {"GET"}
+    assert cluster.ask("GET", f"{index}/_mapping") == before
+    assert f"{index}-3" not in cluster.ask("GET", "_mapping")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((401, {"error": {"type": "security_exception", "reason": "hidden"}}), "answers 401 security_exception"),
+        ((403, {"error": {"type": "security_exception", "reason": "hidden"}}), "answers 403 security_exception"),
+        ((503, {"error": {"type": "unwell", "reason": "hidden"}}), "answers 503 unwell"),
+        ((404, {"message": "hidden"}), "answers 404 when asked for index"),
+        ((200, ["hidden"]), "answers 200 when asked for index"),
+        ((301, {}), "answers 301 when asked for index"),
+    ],
+)
+def test_a_check_tells_what_the_cluster_answers(
+    index: str, front: Front, answer: tuple[int, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong credentials, no rights, unwell, and something else at that address; no secret and no text of the answer."""
+    monkeypatch.setenv("TEST_SEARCH_PASSWORD", "hidden horse")
+    front.reply = lambda method, path: answer
+    given = config(front.url, index, username="u", password="${TEST_SEARCH_PASSWORD}")
+    try:
+        (problem,) = checked(given)
+    except EgressError as error:
+        problem = str(error)
+    assert f"{front.url}: {told}" in problem
+    assert "hidden" not in problem
+
+
+def test_a_check_tells_a_cluster_that_is_away(index: str) -> None:
+    """Nobody listens there."""
+    with pytest.raises(TargetUnavailable, match="cannot be asked"):
+        checked(config("http://127.0.0.1:9", index))
+
+
+@pytest.mark.parametrize(
+    ("mode", "lines"),
+    [
+        (Mode.APPEND, ['{"create":{"_id":"orders-0-0"}}', '{"id":0,"customer":"customer 0","amount":0}']),
+        (
+            Mode.REPLICATE,
+            [
+                '{"index":{"_id":"0","version":0,"version_type":"external_gte"}}',
+                '{"id":0,"customer":"customer 0","amount":0}',
+                '{"delete":{"_id":"1","version":1,"version_type":"external_gte"}}',
+            ],
+        ),
+    ],
+)
+def test_an_explanation_shows_the_first_lines(mode: Mode, lines: list[str]) -> None:
+    """Of a bulk request, without a cluster and without its password; five rows of many, none longer than told."""
+    rows = [{**order(number), "customer": "c" * 9_000} if number == 4 else order(number) for number in range(50)]
+    count, offsets = len(rows), np.arange(len(rows))
+    batch = EgressBatch(
+        rows=pa.Table.from_pylist(rows, schema=arrow_schema(order_contract())),
+        key=("id",),
+        operation=np.isin(offsets, [] if mode is Mode.APPEND else [1]).astype(np.int8),
+        partition=np.zeros(count, np.int32),
+        offset=offsets,
+        timestamp_ms=offsets,
+        version=offsets,
+    )
+    found = OpenSearchConnector()
+    given = config("http://127.0.0.1:9", "rows", mode, username="u", password="${TEST_SEARCH_UNSET}")
+    told = found.explain(connector_config(given, found), order_contract(), batch)
+    assert told[: len(lines) + 1] == ["POST rows/_bulk", *lines]
+    assert told[-1] == "-- and 45 more rows"
+    assert len(told) <= 12
+    assert max(len(line) for line in told) < 600

@@ -36,3 +36,8 @@ class TestOpenSearch(SinkConformance):
 
     def read(self, folder: Path) -> pa.Table:
         return table_of_json(list(self.cluster.documents(self.index(folder)).values()), self.contract)
+
+    def trace(self, folder: Path) -> Any:
+        """Every index of the cluster, with its fields and documents."""
+        mappings = self.cluster.ask("GET", "_mapping")
+        return {index: (mapping, self.cluster.documents(index)) for index, mapping in mappings.items()}

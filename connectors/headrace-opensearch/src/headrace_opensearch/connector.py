@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.contracts.shape import record_shape
+from headrace.egress.explained import ROWS_MAX, left_out, shown
 from headrace.egress.json_columns import TEXT, json_column, json_rows, json_string, text_column
 from headrace.egress.sdk import (
     Capabilities,
@@ -64,10 +65,7 @@ class OpenSearchConnector:
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Make the index, or add the fields that it lacks."""
-        options = config.options
-        assert isinstance(options, OpenSearchOptions)
-        self._config, self._contract = config, contract
-        self._index = options.index or config.topic.lower()
+        options = self._set_up(config, contract)
         self._client = Client(options)
         fields = properties(contract)
         made = {"mappings": {"dynamic": "strict", "properties": fields}}
@@ -110,21 +108,56 @@ class OpenSearchConnector:
         if client is not None:
             client.close()
 
+    def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
+        """Whether the cluster answers this user, and its index is yet to be made or has fields that fit."""
+        options = self._set_up(config, contract)
+        self._client = Client(options)
+        try:
+            reply = self._client.ask("GET", f"{self._index}/_mapping")
+        finally:
+            self.close()
+        if reply.status == 404 and reply.reason == "index_not_found_exception":
+            return []
+        if reply.status != 200 or not isinstance(reply.body, dict):
+            told = f"answers {reply.status} {reply.reason}".rstrip()
+            return [f"{options.url}: {told} when asked for index {self._index!r}; see that `url` names the cluster"]
+        self._missing(config, contract, reply.body)
+        return []
+
+    def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
+        """The lines of the first rows in a bulk request."""
+        self._set_up(config, contract)
+        actions = self._actions(batch.take(np.arange(min(len(batch), ROWS_MAX))))
+        lines = [shown(line) for action in actions for line in action.splitlines()]
+        return [f"POST {self._index}/_bulk", *lines, *left_out(len(batch) - ROWS_MAX, "rows")]
+
+    def _set_up(self, config: ConnectorConfig, contract: Contract) -> OpenSearchOptions:
+        """Everything that needs no cluster."""
+        options = config.options
+        assert isinstance(options, OpenSearchOptions)
+        self._config, self._contract = config, contract
+        self._index = options.index or config.topic.lower()
+        return options
+
     def _add_fields(self, config: ConnectorConfig, contract: Contract, told: Any) -> None:
         assert self._client is not None
-        # An alias answers with the index that it stands for.
-        mappings = [each["mappings"] for each in told.values()]
-        if len(mappings) != 1:
-            message = f"egress {config.egress!r}: {self._index!r} stands for {len(mappings)} indexes"
-            raise TargetInvalid(message, cure="name one of them")
-        existing = mappings[0].get("properties", {})
-        added = missing(contract, existing, config.drift, target=f"{config.egress}: index {self._index}")
+        added = self._missing(config, contract, told)
         if not added:
             return
         reply = self._client.ask("PUT", f"{self._index}/_mapping", {"properties": added})
         if reply.status != 200:
             message = f"egress {config.egress!r}: index {self._index!r} takes no field: {reply.status} {reply.reason}"
             raise TargetInvalid(message, cure="add it yourself, or name another `index`")
+
+    def _missing(self, config: ConnectorConfig, contract: Contract, told: Any) -> Mapping[str, Any]:
+        """Fields to add. Raises `TargetInvalid` for an index that cannot take the rows."""
+        # An alias answers with the index that it stands for.
+        mappings = [each["mappings"] for each in told.values()]
+        if len(mappings) != 1:
+            message = f"egress {config.egress!r}: {self._index!r} stands for {len(mappings)} indexes"
+            raise TargetInvalid(message, cure="name one of them")
+        existing = mappings[0].get("properties", {})
+        return missing(contract, existing, config.drift, target=f"{config.egress}: index {self._index}")
 
     def _ids(self, batch: EgressBatch) -> pa.Array:
         assert self._config is not None
