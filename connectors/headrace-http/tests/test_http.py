@@ -446,6 +446,7 @@ def test_a_check_does_not_wait_for_ever() -> None:
         ({"secret": "${TEST_HOOK_UNSET}"}, "TEST_HOOK_UNSET is not set"),
         ({"headers": {"Authorization": "Bearer ${TEST_HOOK_UNSET}"}}, "TEST_HOOK_UNSET is not set"),
         ({"url": "${TEST_HOOK_BAD}"}, "option 'url' is no address"),
+        ({"url": "${TEST_HOOK_ODD}"}, "option 'url' is no address"),
         ({"secret": "${TEST_HOOK_BAD}"}, "can be guessed"),
         ({"ca_certificate": "/nowhere.pem"}, "cannot be read"),
         ({"mode": Mode.REPLICATE}, "whether a row is deleted"),
@@ -456,6 +457,7 @@ def test_a_check_tells_what_cannot_be_opened(
 ) -> None:
     """As opening does, without the secret."""
     monkeypatch.setenv("TEST_HOOK_BAD", "hidden")
+    monkeypatch.setenv("TEST_HOOK_ODD", "https://[hidden")
     with pytest.raises(TargetInvalid, match=told) as raised:
         checked(config(**{"url": "http://localhost:9", **options}))
     assert "hidden" not in str(raised.value)

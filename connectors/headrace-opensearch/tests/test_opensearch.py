@@ -335,6 +335,18 @@ def test_a_check_tells_what_the_cluster_answers(
     assert "hidden" not in problem
 
 
+@pytest.mark.parametrize("answer", [(200, ["hidden"]), (200, None), (301, {})])
+def test_what_is_no_cluster_stops_with_a_reason(index: str, front: Front, answer: tuple[int, Any]) -> None:
+    """Something else at that address: no mistake of the connector, and nothing that time mends."""
+    front.reply = lambda method, path: answer
+    given = config(front.url, index)
+    connector = OpenSearchConnector()
+    with pytest.raises(TargetInvalid, match="see that `url` names the cluster") as raised:
+        connector.open(connector_config(given, connector), order_contract(), [0])
+    connector.close()
+    assert "hidden" not in str(raised.value)
+
+
 def test_a_check_tells_a_cluster_that_is_away(index: str) -> None:
     """Nobody listens there."""
     with pytest.raises(TargetUnavailable, match="cannot be asked"):

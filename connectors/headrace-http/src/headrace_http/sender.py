@@ -192,8 +192,12 @@ def _tls(options: HttpOptions) -> ssl.SSLContext | bool:
 
 
 def shown_address(url: str) -> str:
-    """Scheme and host: what follows may be a secret."""
-    parts = urlsplit(url)
+    """Scheme and host: what follows may be a secret. Raises `TargetInvalid`, also for what a variable brought in."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        # Its text repeats a part of the address.
+        raise TargetInvalid("option 'url' is no address", cure="write https://host/path") from None
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 

@@ -31,7 +31,7 @@ from headrace.egress.sdk import (
     Refused,
     TargetInvalid,
 )
-from headrace_opensearch.client import Client
+from headrace_opensearch.client import Client, Reply
 from headrace_opensearch.mapping import missing, properties
 from headrace_opensearch.options import OpenSearchOptions
 
@@ -80,6 +80,8 @@ class OpenSearchConnector:
                     cure="make it yourself, or name another `index`",
                 )
             found = self._client.ask("GET", f"{self._index}/_mapping")
+        if (problem := self._no_mapping(found)) is not None:
+            raise TargetInvalid(problem, cure="see that `url` names the cluster")
         self._add_fields(config, contract, found.body)
         return {}
 
@@ -110,17 +112,15 @@ class OpenSearchConnector:
 
     def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
         """Whether the cluster answers this user, and its index is yet to be made or has fields that fit."""
-        options = self._set_up(config, contract)
-        self._client = Client(options)
+        self._client = Client(self._set_up(config, contract))
         try:
             reply = self._client.ask("GET", f"{self._index}/_mapping")
         finally:
             self.close()
         if reply.status == 404 and reply.reason == "index_not_found_exception":
             return []
-        if reply.status != 200 or not isinstance(reply.body, dict):
-            told = f"answers {reply.status} {reply.reason}".rstrip()
-            return [f"{options.url}: {told} when asked for index {self._index!r}; see that `url` names the cluster"]
+        if (problem := self._no_mapping(reply)) is not None:
+            return [f"{problem}; see that `url` names the cluster"]
         self._missing(config, contract, reply.body)
         return []
 
@@ -148,6 +148,15 @@ class OpenSearchConnector:
         if reply.status != 200:
             message = f"egress {config.egress!r}: index {self._index!r} takes no field: {reply.status} {reply.reason}"
             raise TargetInvalid(message, cure="add it yourself, or name another `index`")
+
+    def _no_mapping(self, reply: Reply) -> str | None:
+        """Why an answer does not tell of the index; None where it does."""
+        if reply.status == 200 and isinstance(reply.body, dict):
+            return None
+        assert self._config is not None
+        assert isinstance(self._config.options, OpenSearchOptions)
+        told = f"answers {reply.status} {reply.reason}".rstrip()
+        return f"{self._config.options.url}: {told} when asked for index {self._index!r}"
 
     def _missing(self, config: ConnectorConfig, contract: Contract, told: Any) -> Mapping[str, Any]:
         """Fields to add. Raises `TargetInvalid` for an index that cannot take the rows."""
