@@ -3,8 +3,8 @@
 Owns the measurements and what is printed.
 
 - *headrace*: the egress runner over the embedded log, from its start to the commit of the last record: reading,
-  decoding, writing, positions. *naive*: a client loop over rows in memory, one INSERT a row, a commit every 1,000.
-  *quix*: Quix Streams' own PostgreSQL sink over rows in memory, in batches of the same size.
+  decoding, writing, positions. *naive*: a client loop over rows in memory: a statement, command or request a
+  row, as the target has it. *quix*: Quix Streams' own PostgreSQL sink over rows in memory, in batches of the same size.
 - So headrace does more than the others in its time. All write the same rows; each target is counted afterwards.
 - The systems of a target take turns in each round.
 """
@@ -23,7 +23,8 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.egress_rows import BATCH, rows
-from bench.egress_targets import TARGETS, Target
+from bench.egress_target import Target, connector_of
+from bench.egress_targets import TARGETS
 from bench.peers.installing import PeerMissing
 from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract, TopicKind
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     is_right = True
     for _ in range(arguments.rounds):
         for name in names:
-            modes = load_connector(name).capabilities.modes
+            modes = load_connector(connector_of(name)).capabilities.modes
             for mode in (Mode(each) for each in arguments.modes.split(",")):
                 if mode in modes:
                     is_right &= _measure(name, mode, arguments, rates)
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             line = {"connector": name, "mode": shown, "system": system, "rows_per_second": round(rate)}
             print(json.dumps({**line, "headrace_is": round(base / rate, 2)}))
         else:
-            print(f"{name:10} {shown:7} {system:9} {rate:12,.0f} rows/s   headrace is {base / rate:6.2f}x")
+            print(f"{name:12} {shown:7} {system:9} {rate:12,.0f} rows/s   headrace is {base / rate:6.2f}x")
     return 0 if is_right else 1
 
 
@@ -78,8 +79,9 @@ def _measure(
     given = rows(arguments.rows, keys)
     without = set(arguments.without.split(","))
     with tempfile.TemporaryDirectory() as folder, TARGETS[name](Path(folder), mode) as target:
-        seconds = _headrace(name, mode, target, given, Path(folder))
-        rates[name, mode.value, "headrace"].append(len(given) / seconds)
+        written = given[: target.rows_max]
+        seconds = _headrace(name, mode, target, written, Path(folder))
+        rates[name, mode.value, "headrace"].append(len(written) / seconds)
         for system, rival in target.rivals.items():
             if system in without:
                 continue
@@ -89,7 +91,7 @@ def _measure(
             except PeerMissing as error:
                 print(f"{system} is left out: {error}", file=sys.stderr)
                 without.add(system)
-        held, wanted = target.count(), min(len(given), keys)
+        held, wanted = target.count(), min(len(written), keys)
     if held != wanted:
         print(f"{name} {mode.value}: the target holds {held:,} rows, not {wanted:,}", file=sys.stderr)
     return held == wanted
@@ -103,7 +105,7 @@ def _headrace(name: str, mode: Mode, target: Target, given: Sequence[dict[str, o
         {
             "name": "bench",
             "topic": TOPIC,
-            "connector": name,
+            "connector": connector_of(name),
             "mode": mode,
             "options": target.options,
             "batch": {"rows_max": BATCH},
@@ -112,7 +114,7 @@ def _headrace(name: str, mode: Mode, target: Target, given: Sequence[dict[str, o
     with closing(Stage(folder, contract, partitions=1)) as stage:
         for start in range(0, len(given), CHUNK_ROWS):
             stage.publish(given[start : start + CHUNK_ROWS])
-        runner = stage.runner(load_connector(name), config)
+        runner = stage.runner(load_connector(connector_of(name)), config)
         started_s = time.perf_counter()
         with stage.running(runner):
             while not stage.is_delivered(runner):

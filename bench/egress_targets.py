@@ -1,4 +1,4 @@
-"""Targets of `python -m bench egress`: one function each.
+"""Targets of `python -m bench egress`: one function each. Here are databases and files.
 
 A function takes a folder and the mode, and yields a `Target`: how headrace's connector reaches it, how many rows it
 holds, and what else writes the same rows for comparison. `TARGETS` names them all.
@@ -9,42 +9,23 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bench import egress_services as services
+from bench.egress_target import NAIVE_ROWS_MAX, Rival, Row, Target
 from bench.peers.installing import ROOT, WORKERS, python_of
 from headrace.egress.sdk import Mode
 
 NAIVE_COMMIT_ROWS = 1_000
-NAIVE_ROWS_MAX = 20_000
-"""A loop over single rows takes its time; its rate does not depend on how many there are."""
+NAIVE_APPEND_ROWS = 100
+NAIVE_APPENDS_MAX = 20
+"""Each makes its table's list of snapshots longer, and the next one slower."""
 PEER_TIMEOUT_S = 600.0
-
-Row = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """Another way into the same target."""
-
-    write: Callable[[Sequence[Row], int], float]
-    """Writes these rows, of so many keys, and returns the seconds."""
-    rows_max: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One system, empty."""
-
-    options: Mapping[str, Any]
-    """Of headrace's connector, whose table is `target`."""
-    count: Callable[[], int]
-    """Rows of `target`."""
-    rivals: Mapping[str, Rival] = field(default_factory=dict)
 
 
 @contextmanager
@@ -135,17 +116,47 @@ def parquet(folder: Path, mode: Mode) -> Iterator[Target]:
     yield Target({"path": path}, lambda: int(dataset.dataset(path, format="parquet").count_rows()))
 
 
+@contextmanager
+def iceberg(folder: Path, mode: Mode) -> Iterator[Target]:
+    """A catalog in SQLite and files on disk; beside an append of pyiceberg for each hundred rows."""
+    import pyarrow as pa
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    place = {"uri": f"sqlite:///{folder}/catalog.db", "warehouse": str(folder / "lake")}
+    with closing(SqlCatalog("naive", **place)) as catalog:
+
+        def naive(rows: Sequence[Row], keys: int) -> float:
+            columns = [("id", pa.int64()), ("customer", pa.string()), ("amount", pa.float64()), ("note", pa.string())]
+            catalog.create_namespace("bench")
+            table = catalog.create_table("bench.naive", pa.schema(columns))
+            started_s = time.perf_counter()
+            for start in range(0, len(rows), NAIVE_APPEND_ROWS):
+                table.append(pa.Table.from_pylist(rows[start : start + NAIVE_APPEND_ROWS], pa.schema(columns)))
+            return time.perf_counter() - started_s
+
+        def count() -> int:
+            with closing(SqlCatalog("headrace", **place)) as opened:
+                return int(opened.load_table("bench.target").scan().count())
+
+        rival = Rival(naive, NAIVE_APPEND_ROWS * NAIVE_APPENDS_MAX)
+        yield Target({**place, "table": "bench.target"}, count, {"naive": rival})
+
+
 TARGETS: Mapping[str, Callable[[Path, Mode], AbstractContextManager[Target]]] = {
     "postgres": postgres,
     "mysql": mysql,
     "duckdb": duckdb,
     "parquet": parquet,
+    "iceberg": iceberg,
+    "redis": services.redis,
+    "opensearch": services.opensearch,
+    "http": services.http("row"),
+    "http/ndjson": services.http("ndjson"),
 }
 
 
 def _loop(client: Any, statement: str, *, begin: bool = False) -> Callable[[Sequence[Row], int], float]:
     """One statement a row, a commit every thousand."""
-    import time
 
     def write(rows: Sequence[Row], keys: int) -> float:
         cursor = client.cursor() if hasattr(client, "cursor") and not begin else client

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench.egress_targets import TARGETS, Target
+from bench.egress_target import Target
+from bench.egress_targets import TARGETS
 
 from bench import egress
 from headrace.egress.sdk import Mode
@@ -45,6 +46,44 @@ def test_a_target_that_lacks_rows_fails_the_run(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(egress, "TARGETS", {"duckdb": short})
     assert egress.run(arguments(*GIVEN, "--modes", "append")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "modes"),
+    [
+        ("iceberg", ["append"]),
+        pytest.param("redis", ["append", "upsert"], marks=pytest.mark.redis),
+        ("opensearch", ["append", "upsert"]),
+        ("http", ["append", "upsert"]),
+        ("http/ndjson", ["append", "upsert"]),
+    ],
+)
+def test_a_target_holds_what_was_written(
+    name: str, modes: list[str], capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    """Each is started, written by headrace and by the loop beside it, and counted, in every mode that it has."""
+    if name == "redis":
+        request.getfixturevalue("redis_url")  # Left out, or a failure, where there is no Redis.
+    given = ["--connectors", name, "--rows", "300", "--keys", "100", "--rounds", "1", "--json"]
+    assert egress.run(arguments(*given)) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = [(line["connector"], line["mode"], line["system"]) for line in lines]
+    assert found == [(name, mode, system) for mode in modes for system in ("headrace", "naive")]
+
+
+def test_headrace_writes_no_more_rows_than_its_target_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each row is a request a run would take minutes: it is shorter, and right all the same."""
+    held: list[int] = []
+
+    @contextmanager
+    def slow(folder: Path, mode: Mode) -> Iterator[Target]:
+        with TARGETS["duckdb"](folder, mode) as target:
+            yield replace(target, rows_max=500, rivals={})
+            held.append(target.count())
+
+    monkeypatch.setattr(egress, "TARGETS", {"duckdb": slow})
+    assert egress.run(arguments(*GIVEN)) == 0
+    assert held == [500, 500]
 
 
 def test_an_unknown_connector_is_named(capsys: pytest.CaptureFixture[str]) -> None:
