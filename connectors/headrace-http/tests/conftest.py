@@ -68,7 +68,11 @@ class Receiver:
 
             def do_POST(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                body = self.rfile.read(int(headers["content-length"]))
+                length = int(headers["content-length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # Its sender was killed in the middle: this is no request.
+                    self.close_connection = True
+                    return
                 status, more, text = receiver.take(Received(self.path, headers, body))
                 self.send_response(status)
                 for name, value in more.items():

@@ -27,10 +27,14 @@ class Cluster:
             return json.loads(reply.read())
 
     def documents(self, index: str) -> dict[str, Any]:
-        """Sources by id."""
+        """Sources by id. One answer holds at most 10,000, so they come in several."""
         self.ask("POST", f"{index}/_refresh")
-        hits = self.ask("POST", f"{index}/_search", {"size": 10_000, "query": {"match_all": {}}})["hits"]["hits"]
-        return {hit["_id"]: hit["_source"] for hit in hits}
+        found: dict[str, Any] = {}
+        page = self.ask("POST", f"{index}/_search?scroll=1m", {"size": 10_000, "query": {"match_all": {}}})
+        while hits := page["hits"]["hits"]:
+            found |= {hit["_id"]: hit["_source"] for hit in hits}
+            page = self.ask("POST", "_search/scroll", {"scroll": "1m", "scroll_id": page["_scroll_id"]})
+        return found
 
 
 @pytest.fixture(scope="session")
