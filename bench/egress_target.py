@@ -35,7 +35,7 @@ class Target:
     """Rows of `target`."""
     rivals: Mapping[str, Rival] = field(default_factory=dict)
     rows_max: int | None = None
-    """Of headrace too, where each of its rows is a request."""
+    """Of headrace too, where the target takes its time for each row."""
 
 
 def connector_of(name: str) -> str:
@@ -43,7 +43,7 @@ def connector_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def one_by_one(write: Callable[[Row], object]) -> Rival:
+def one_by_one(write: Callable[[Row], object], rows_max: int = NAIVE_ROWS_MAX) -> Rival:
     """One call a row."""
 
     def timed(rows: Sequence[Row], keys: int) -> float:
@@ -52,4 +52,4 @@ def one_by_one(write: Callable[[Row], object]) -> Rival:
             write(row)
         return time.perf_counter() - started_s
 
-    return Rival(timed, NAIVE_ROWS_MAX)
+    return Rival(timed, rows_max)
