@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from headrace.engine import worker
 from headrace.engine.assembly import Assembly
+from headrace.engine.committer import Committer
 from headrace.engine.contact import DOUBT_S, SILENCE_MAX_S, Contact
 from headrace.engine.orders import Orders, WorkerBusy
+from headrace.log.embedded import EmbeddedLog
+from tests.engine.test_worker import harness, large_orders, orders
 
 
 def test_answers_of_the_log_keep_a_worker_sure() -> None:
@@ -36,6 +42,32 @@ def test_a_commit_ends_all_doubt() -> None:
     assert contact.is_doubtful(None, 100.0)
     contact.proved(101.0)
     assert not contact.is_doubtful(None, 101.0)
+
+
+def test_a_commit_is_proof_as_of_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is stopped between the log's answer and its own next step knows nothing of the time since."""
+    jump_s, steady, stops = [0.0], worker.steady_clock(), threading.Event()
+    monkeypatch.setattr(worker, "steady_clock", lambda: lambda: steady() + jump_s[0])
+    commit = Committer.commit
+
+    def stopped(self: Committer, *given: Any) -> Any:
+        durable = commit(self, *given)
+        if stops.is_set():
+            jump_s[0] = 3 * SILENCE_MAX_S
+        return durable
+
+    monkeypatch.setattr(Committer, "commit", stopped)
+    run, asked = harness(EmbeddedLog(tmp_path / "log.db"), large_orders), Orders()
+    topic = next(each.topic for each in run.compiled.plan.outputs)
+    with run.running(orders=asked) as running:
+        run.publish("orders", orders(20))
+        run.wait(running, lambda: len(run.records(topic)) > 0)
+        assert asked.ask(lambda _: 1).result(10) == 1
+        stops.set()
+        run.publish("orders", orders(20, seed=2))
+        run.wait(running, lambda: jump_s[0] > 0)
+        with pytest.raises(WorkerBusy, match="the log was silent for long"):
+            asked.ask(lambda _: 1).result(10)
 
 
 def test_questions_are_refused_in_doubt() -> None:

@@ -25,9 +25,9 @@ class Contact:
         self._is_lost = False
         self._doubt_until_s = now_s
 
-    def proved(self, now_s: float) -> None:
-        """The group counts this worker among its members."""
-        self._heard_s, self._is_lost, self._doubt_until_s = now_s, False, now_s
+    def proved(self, at_s: float) -> None:
+        """The group counted this worker among its members then."""
+        self._heard_s, self._is_lost, self._doubt_until_s = at_s, False, at_s
 
     def is_doubtful(self, answered_s: float | None, now_s: float) -> bool:
         """`answered_s` is when the last question that the log has answered was asked."""

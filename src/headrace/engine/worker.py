@@ -396,7 +396,7 @@ class PipelineWorker:
         every = parts.committer.commit(
             runners, self._idleness.marks, lambda: {**parts.tasks.checkpoints(), **parts.replays.checkpoints()}
         )
-        self._contact.proved(self._clock())
+        self._contact.proved(self._committed_at_s)  # The process may have been stopped since the log took it.
         durable = parts.replays.committed(every)
         took_s = time.perf_counter() - began_s
         self._commit_s = COMMIT_MEMORY * self._commit_s + (1 - COMMIT_MEMORY) * took_s
