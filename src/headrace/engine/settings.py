@@ -12,8 +12,7 @@ from pathlib import Path
 from headrace.engine.snapshots import ObjectSnapshots
 
 BATCH_RECORDS_MAX = 80_000
-"""Most records asked of one poll, see `batch_size`. Beside 20,000 a filter costs about a tenth less, a sum by key a
-sixth."""
+"""Most records asked of one poll, see `batch_size`. Beside 20,000 a filter costs about a tenth less a record."""
 BATCH_RECORDS_LIMIT = 1_000_000
 """No more may be asked for: a poll's records are in memory at once."""
 IDLE_AFTER_MS = 500

@@ -12,7 +12,6 @@ Owns one table and its rows in `_headrace_positions`; shares the database file w
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from headrace.egress.drift import DriftStep, plan_drift
+from headrace.egress.local_folder import folder_problems
 from headrace.egress.sdk import (
     Capabilities,
     ConnectorConfig,
@@ -139,10 +139,8 @@ class DuckDbConnector:
     def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
         """Whether the file opens and the table fits, in a transaction that is rolled back."""
         assert isinstance(config.options, DuckDbOptions)
-        folder = config.options.path.parent
         if not config.options.path.exists():
-            nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-            return [] if os.access(nearest, os.W_OK) else [f"{nearest}: not writable"]
+            return folder_problems(config.options.path.parent)
         self._set_up(config, contract)
         assert self._database is not None
         try:
