@@ -1,4 +1,4 @@
-"""A receiver of rows as a process of its own: `python -m bench.egress_receiver`.
+"""A receiver of rows as a process of its own: `python -m bench.egress_receiver ANSWER_MS`.
 
 It prints its port and ends when its standard input does. What is posted is kept as it is and read only when its path
 is asked with GET, so that the sender is what a run measures. A body is a row, or a row in each line.
@@ -17,11 +17,14 @@ from aiohttp import web
 class Receiver:
     """Bodies by path."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_ms: int) -> None:
+        self._answer_s = answer_ms / 1_000
         self._bodies: dict[str, list[bytes]] = defaultdict(list)
 
     async def take(self, request: web.Request) -> web.Response:
         self._bodies[request.path].append(await request.read())
+        if self._answer_s:
+            await asyncio.sleep(self._answer_s)
         return web.Response(status=204)
 
     async def tell(self, request: web.Request) -> web.Response:
@@ -31,7 +34,7 @@ class Receiver:
 
 
 async def main() -> None:
-    receiver, application = Receiver(), web.Application()
+    receiver, application = Receiver(int(sys.argv[1])), web.Application()
     application.add_routes([web.post("/{path}", receiver.take), web.get("/{path}", receiver.tell)])
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()

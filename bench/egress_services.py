@@ -22,6 +22,8 @@ from headrace.egress.sdk import Mode
 OSMEM_ROWS_MAX = 20_000
 OSMEM_REQUESTS_MAX = 2_000
 """The stand-in takes about a thousand documents a second at best, three hundred one by one."""
+FAR_ROWS_MAX = 1_000
+"""In a loop to a receiver that is some milliseconds away."""
 REQUEST_TIMEOUT_S = 60.0
 """Of one request of ours; to count takes longest."""
 
@@ -63,19 +65,21 @@ def opensearch(folder: Path, mode: Mode) -> Iterator[Target]:
         yield Target({"url": server.url, "index": "target"}, count, {"naive": naive}, OSMEM_ROWS_MAX)
 
 
-def http(form: str) -> Callable[[Path, Mode], AbstractContextManager[Target]]:
-    """A receiver that only keeps what comes; `form` is the connector's `format`. Beside one POST a row."""
+def http(form: str, *, answer_ms: int = 0) -> Callable[[Path, Mode], AbstractContextManager[Target]]:
+    """A receiver that only keeps what comes; `form` is the connector's `format`. Beside one POST a row. An answer takes
+    `answer_ms`, as from another place."""
 
     @contextmanager
     def receiver(folder: Path, mode: Mode) -> Iterator[Target]:
-        with _receiver() as url, _connected(url) as connection:
+        with _receiver(answer_ms) as url, _connected(url) as connection:
 
             def count() -> int:
                 found = json.loads(_ask(connection, "GET", "/target"))
                 # In append a row that came twice counts twice.
                 return int(found["rows" if mode is Mode.APPEND else "ids"])
 
-            naive = one_by_one(lambda row: _ask(connection, "POST", "/naive", row))
+            waited_for = NAIVE_ROWS_MAX if not answer_ms else FAR_ROWS_MAX
+            naive = one_by_one(lambda row: _ask(connection, "POST", "/naive", row), waited_for)
             rows_max = NAIVE_ROWS_MAX if form == "row" else None
             yield Target({"url": f"{url}/target", "format": form}, count, {"naive": naive}, rows_max)
 
@@ -83,8 +87,8 @@ def http(form: str) -> Callable[[Path, Mode], AbstractContextManager[Target]]:
 
 
 @contextmanager
-def _receiver() -> Iterator[str]:
-    command = [sys.executable, "-m", "bench.egress_receiver"]
+def _receiver(answer_ms: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "bench.egress_receiver", str(answer_ms)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -151,6 +151,7 @@ TARGETS: Mapping[str, Callable[[Path, Mode], AbstractContextManager[Target]]] = 
     "redis": services.redis,
     "opensearch": services.opensearch,
     "http": services.http("row"),
+    "http/5ms": services.http("row", answer_ms=5),
     "http/ndjson": services.http("ndjson"),
 }
 

@@ -10,6 +10,7 @@ Owns the id of each row, its JSON, and which rows share a request or must wait f
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ from headrace.egress.json_columns import TEXT, json_rows
 from headrace.egress.sdk import Contract, EgressBatch, Mode
 from headrace_http.options import Format, HttpOptions, Order
 
-Indexes = npt.NDArray[np.int64]
+Lane = Sequence[int]
+"""Rows of a batch, ascending, that are sent one request after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Bodies:
 
     def __init__(self, batch: EgressBatch, contract: Contract, mode: Mode, options: HttpOptions, prefix: str) -> None:
         self._options, self._batch = options, batch
+        self._rows_max = 1 if options.format is Format.ROW else options.rows_per_request
         names = [pa.array(values).cast(TEXT) for values in (batch.partition, batch.offset)]
         ids = pc.binary_join_element_wise(pa.scalar(prefix, TEXT), *names, pa.scalar("-", TEXT))
         texts = _row_texts(batch, contract)
@@ -52,23 +55,34 @@ class Bodies:
         self._ids: list[str] = ids.to_pylist()
         self._texts: list[bytes] = texts.cast(pa.large_binary()).to_pylist()
 
-    def lanes(self) -> list[Indexes]:
-        """Rows that wait for each other, in their order; lanes do not."""
-        lane = pl.Series("lane", self._batch.partition).cast(pl.UInt64)
-        if self._options.order is Order.KEY:
-            lane = pl.DataFrame(self._batch.rows.select(list(self._batch.key))).hash_rows() % self._options.requests_max
-        rows = pl.DataFrame({"lane": lane, "row": np.arange(len(self._batch))})
-        grouped = rows.group_by("lane", maintain_order=True).agg("row")["row"]
-        return [each.to_numpy() for each in grouped]
+    def lanes(self) -> list[Lane]:
+        """Rows that wait for each other, in their order; lanes do not. The longest come first: they take longest."""
+        codes = self._codes()
+        order = np.argsort(codes, kind="stable")
+        ends = np.flatnonzero(np.diff(codes[order])) + 1
+        rows = order.tolist()
+        lanes = [rows[start:stop] for start, stop in itertools.pairwise([0, *ends.tolist(), len(rows)])]
+        return sorted(lanes, key=lambda lane: (-len(lane), lane[0]))
 
-    def requests(self, lane: Indexes) -> Iterator[Request]:
+    def _codes(self) -> npt.NDArray[np.uint64]:
+        """Rows of one lane have one number."""
+        if self._options.order is Order.NONE:
+            return np.arange(len(self._batch), dtype=np.uint64) // np.uint64(self._rows_max)
+        if self._options.order is Order.PARTITION:
+            return self._batch.partition.astype(np.uint64)
+        hashes = pl.DataFrame(self._batch.rows.select(list(self._batch.key))).hash_rows().to_numpy()
+        if self._rows_max == 1:
+            return hashes
+        # Keys share lanes, as many as there are full requests: a small batch is no crowd of small ones.
+        lanes = min(self._options.requests_max, -(-len(self._batch) // self._rows_max))
+        return hashes % np.uint64(lanes)
+
+    def requests(self, lane: Lane) -> Iterator[Request]:
         """The lane cut into requests."""
-        alone = self._options.format is Format.ROW
-        rows_max = 1 if alone else self._options.rows_per_request
         rows: list[int] = []
         size = 0
-        for row in lane.tolist():
-            if rows and (len(rows) >= rows_max or size + len(self._texts[row]) > self._options.bytes_per_request):
+        for row in lane:
+            if rows and (len(rows) >= self._rows_max or size + len(self._texts[row]) > self._options.bytes_per_request):
                 yield self.request(rows)
                 rows, size = [], 0
             rows.append(row)

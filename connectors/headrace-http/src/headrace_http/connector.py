@@ -33,33 +33,36 @@ class HttpConnector:
     """A `Connector`."""
 
     capabilities = Capabilities(
-        modes=frozenset({Mode.APPEND, Mode.UPSERT, Mode.REPLICATE}), atomic_positions=False, stages=False
+        modes=frozenset({Mode.APPEND, Mode.UPSERT, Mode.REPLICATE}),
+        atomic_positions=False,
+        ordered=False,  # Those of a key are; of a whole partition with `order: partition`.
+        stages=False,
     )
     options_model: ClassVar[type[Options]] = HttpOptions
 
     def __init__(self) -> None:
         self._sender: Sender | None = None
+        self._options: HttpOptions | None = None
         self._config: ConnectorConfig | None = None
         self._contract: Contract | None = None
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Read secrets and certificates; the endpoint is not asked."""
-        options = _fitting(config, contract)
+        self._options = _fitting(config, contract)
         self._config, self._contract = config, contract
-        self._sender = Sender(options)
+        self._sender = Sender(self._options)
         return {}
 
     def write(self, batch: EgressBatch, positions: Mapping[int, int]) -> Sequence[Refused]:
         """Send the rows; returns when each was taken or refused."""
         assert self._sender is not None
+        assert self._options is not None
         assert self._config is not None
         assert self._contract is not None
         if not len(batch):
             return []
-        options = self._config.options
-        assert isinstance(options, HttpOptions)
-        prefix = options.id_prefix or self._config.egress
-        return self._sender.send(Bodies(batch, self._contract, self._config.mode, options, prefix))
+        prefix = self._options.id_prefix or self._config.egress
+        return self._sender.send(Bodies(batch, self._contract, self._config.mode, self._options, prefix))
 
     def flush(self) -> None:
         """What was written is delivered."""
@@ -85,7 +88,8 @@ class HttpConnector:
 
 
 def _fitting(config: ConnectorConfig, contract: Contract) -> HttpOptions:
-    """Raises `TargetInvalid` for options that do not go with the mode or the topic."""
+    """The options with the order that they come to. Raises `TargetInvalid` for some that do not go with the mode or the
+    topic."""
     options = config.options
     assert isinstance(options, HttpOptions)
     if config.mode is Mode.REPLICATE and not options.envelope:
@@ -94,4 +98,8 @@ def _fitting(config: ConnectorConfig, contract: Contract) -> HttpOptions:
     if options.order is Order.KEY and not contract.key:
         message = f"egress {config.egress!r}: topic {config.topic!r} has no key to order by"
         raise TargetInvalid(message, cure="take out `order: key`")
-    return options
+    if options.order is Order.NONE and config.mode is not Mode.APPEND:
+        message = f"egress {config.egress!r}: in mode {config.mode.value} the last row of a key must come last"
+        raise TargetInvalid(message, cure="set `order: key`, or use mode append")
+    order = options.order or (Order.KEY if contract.key else Order.PARTITION)
+    return options.model_copy(update={"order": order})

@@ -36,6 +36,8 @@ class Order(Enum):
     """All rows of a partition."""
     KEY = "key"
     """Rows of a key."""
+    NONE = "none"
+    """None, in `append`: a row that is tried again comes behind those after it."""
 
 
 class HttpOptions(Options):
@@ -56,7 +58,8 @@ class HttpOptions(Options):
     """`${NAME}`: the key of the signature; several while one is replaced."""
     id_prefix: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,128}$")
     """Of the ids of rows. Default: the egress."""
-    order: Order = Order.PARTITION
+    order: Order | None = None
+    """Default: `key` where the topic has one, else `partition`."""
     requests_max: int = Field(default=8, ge=1, le=256)
     """Under way at once."""
     timeout_ms: int = Field(default=30_000, ge=10, le=120_000)

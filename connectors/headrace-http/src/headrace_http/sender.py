@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ import aiohttp
 from headrace.egress.references import filled
 from headrace.egress.sdk import Refused, TargetInvalid, TargetUnavailable
 from headrace_http.answers import EXCERPT_BYTES, Answer, Verdict, excerpt, retry_after_s
-from headrace_http.bodies import Bodies, Indexes, Request
+from headrace_http.bodies import Bodies, Lane, Request
 from headrace_http.options import Format, HttpOptions
 from headrace_http.reach import reach
 from headrace_http.signing import Signer
@@ -42,6 +42,8 @@ class _Batch:
     """A batch on its way."""
 
     bodies: Bodies
+    lanes: Iterator[Lane]
+    """Those that nobody has begun."""
     deadline_s: float
     refused: list[Refused] = field(default_factory=list)
     failed: bool = False
@@ -86,19 +88,20 @@ class Sender:
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        batch = _Batch(bodies, time.monotonic() + WRITE_S_MAX)
-        turns = asyncio.Semaphore(self._options.requests_max)
-        lanes = [self._send_lane(batch, lane, turns) for lane in bodies.lanes()]
+        lanes = bodies.lanes()
+        batch = _Batch(bodies, iter(lanes), time.monotonic() + WRITE_S_MAX)
+        senders = [self._send_lanes(batch) for _ in range(min(len(lanes), self._options.requests_max))]
         # Not a task group: what is under way when one lane fails is waited for, so that it cannot come in later.
-        for result in await asyncio.gather(*lanes, return_exceptions=True):
+        for result in await asyncio.gather(*senders, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
         return sorted(batch.refused)
 
-    async def _send_lane(self, batch: _Batch, lane: Indexes, turns: asyncio.Semaphore) -> None:
+    async def _send_lanes(self, batch: _Batch) -> None:
+        """One lane after the other, while there are some and nothing has failed."""
         try:
-            for request in batch.bodies.requests(lane):
-                async with turns:
+            for lane in batch.lanes:
+                for request in batch.bodies.requests(lane):
                     if batch.failed:
                         return
                     await self._send_request(batch, request)
