@@ -24,6 +24,9 @@ from headrace.egress.json_columns import TEXT, json_rows
 from headrace.egress.sdk import Contract, EgressBatch, Mode
 from headrace_http.options import Format, HttpOptions, Order
 
+LANE_REQUESTS_MIN = 4
+"""Full ones, where keys share lanes and rows share requests: the last request of a lane is seldom full."""
+
 Lane = Sequence[int]
 """Rows of a batch, ascending, that are sent one request after the other."""
 
@@ -73,9 +76,8 @@ class Bodies:
         hashes = pl.DataFrame(self._batch.rows.select(list(self._batch.key))).hash_rows().to_numpy()
         if self._rows_max == 1:
             return hashes
-        # Keys share lanes, as many as there are full requests: a small batch is no crowd of small ones.
-        lanes = min(self._options.requests_max, -(-len(self._batch) // self._rows_max))
-        return hashes % np.uint64(lanes)
+        lanes = len(self._batch) // (self._rows_max * LANE_REQUESTS_MIN)
+        return hashes % np.uint64(min(max(lanes, 1), self._options.requests_max))
 
     def requests(self, lane: Lane) -> Iterator[Request]:
         """The lane cut into requests."""
