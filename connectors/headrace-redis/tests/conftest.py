@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ import pyarrow as pa
 import pytest
 import redis
 
+from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract
 from headrace.contracts.shape import Kind, record_shape
 from headrace.testing.sink_json import table_of_json
 
+VERSION_FIELD = "seen"
+"""Where rows have one it is no column of theirs."""
 _BARE = (Kind.BOOLEAN, Kind.INT, Kind.LONG, Kind.RECORD, Kind.ARRAY, Kind.MAP, Kind.UNION, Kind.DURATION)
 
 
@@ -42,16 +45,32 @@ class RedisTarget:
         rows: list[Any] = []
         for key in self.client.scan_iter(match=f"{self.name(folder)}*", count=10_000):
             rows += self._rows(key)
-        return table_of_json([_values(row, contract) for row in rows], contract)
+        return table_of_json([_values(row, contract) for row in rows], _nullable(contract))
 
     def _rows(self, key: bytes) -> list[Any]:
         kind = self.client.type(key)
         if kind == b"string":
-            return [json.loads(self.client.get(key) or b"")]
+            return [_without(json.loads(self.client.get(key) or b""), VERSION_FIELD)]
         if kind == b"hash":
-            return [self.client.hgetall(key)]
+            return [_without(self.client.hgetall(key), VERSION_FIELD.encode())]
         entries = [fields for _, fields in self.client.xrange(key)]
         return [json.loads(fields[b"row"]) if fields.keys() == {b"row"} else fields for fields in entries]
+
+
+def _nullable(contract: Contract) -> Contract:
+    """A value that the source did not tell, of a row that was not there, is null whatever the contract says."""
+    definition = contract.schema.definition
+    fields = [{**field, "type": _or_null(field["type"])} for field in definition["fields"]]
+    return replace(contract, schema=AvroSchema.parse({**definition, "fields": fields}))
+
+
+def _or_null(kind: Any) -> Any:
+    branches = kind if isinstance(kind, list) else [kind]
+    return kind if "null" in branches else ["null", *branches]
+
+
+def _without(row: Mapping[Any, Any], name: Any) -> dict[Any, Any]:
+    return {each: value for each, value in row.items() if each != name}
 
 
 def _values(row: Mapping[Any, Any], contract: Contract) -> dict[str, Any]:

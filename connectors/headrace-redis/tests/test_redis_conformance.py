@@ -35,8 +35,9 @@ class OnRedis(SinkConformance):
         return {"url": self.target.url, "format": self.form}
 
     def config(self, folder: Path, mode: Mode, **more: Any) -> EgressConfig:
-        place = "stream" if mode is Mode.APPEND else "prefix"
-        options = {**self.options(folder), place: self.target.name(folder)}
+        is_stream, name = mode is Mode.APPEND, self.target.name(folder)
+        more_options = {"stream": name} if is_stream else {"prefix": name, "version_field": "seen"}
+        options = {**self.options(folder), **more_options}
         return super().config(folder, mode, options=options, **more)
 
     def read(self, folder: Path) -> pa.Table:

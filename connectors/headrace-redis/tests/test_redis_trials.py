@@ -64,7 +64,7 @@ def test_a_check_tells_wrong_credentials(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (Mode.UPSERT, {}, {"unlink", "hset"}),
         (Mode.UPSERT, {"ttl_seconds": 9}, {"unlink", "hset", "expire"}),
-        (Mode.UPSERT, {"format": "json"}, {"unlink", "hset", "set"}),
+        (Mode.UPSERT, {"format": "json"}, {"unlink", "hset", "set", "get"}),
         (Mode.APPEND, {}, {"hset", "xadd"}),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_check_tells_each_missing_right(
     with server() as (url, client):
         found = config({"url": url, "username": "writer", "password": "${TEST_REDIS_PASSWORD}", **options}, mode)
         user = ["ACL", "SETUSER", "writer", "reset", "on", f">{PASSWORD}", "+@all"]
-        for name in ("unlink", "hset", "expire", "set", "xadd"):
+        for name in ("unlink", "hset", "expire", "set", "get", "xadd"):
             client.execute_command(*user, "~*", f"-{name}")
             told = f"{url}: the user may not run {name.upper()} here; give it that right"
             assert checked(found) == ([told] if name in run else [])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -15,8 +15,8 @@ from redis.retry import Retry
 
 from headrace.egress.references import filled
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
+from headrace_redis.lua import CHECK_SCRIPT
 from headrace_redis.options import RedisOptions
-from headrace_redis.script import CHECK_SCRIPT
 
 _DENIED = (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)
 _DENIED_CODES = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH", "ERR Client sent AUTH", "ERR invalid password")
@@ -25,6 +25,13 @@ _WAIT_CODES = ("OOM", "LOADING", "READONLY", "MISCONF", "MASTERDOWN", "BUSY", "N
 """What passes: out of memory or disk, starting, a replica during a failover, a script that runs."""
 _WRONG_KEY = "HEADRACEKEY"
 """The script's own."""
+
+
+class Moved(NamedTuple):
+    """A position that is not where this process left it."""
+
+    partition: int
+    held: int | None
 
 
 class Client:
@@ -94,17 +101,15 @@ class Client:
                 return False
         return bool(told.get("role") == "slave")
 
-    def run(self, request: Sequence[bytes | memoryview]) -> tuple[int, int | None] | None:
-        """Run the script; where it found another position, that partition and position."""
-        with self._translated():
-            if self._connection is None:
-                self._connection = self._redis.connection_pool.get_connection()
-            self._connection.send_packed_command(request)
-            told = self._connection.read_response()
-        if told == b"OK":
-            return None
-        partition, held = told
-        return int(partition), int(held) if held else None
+    def run(self, request: Sequence[bytes | memoryview]) -> Moved | None:
+        """Run the script of rows; where it found another position, that one."""
+        told = self._ask(request)
+        return None if told == b"OK" else _moved(told)
+
+    def empty(self, request: Sequence[bytes | memoryview]) -> Moved | bytes:
+        """Run a step of a truncation; where the next one begins, or another position that it found."""
+        told = self._ask(request)
+        return told if isinstance(told, bytes) else _moved(told)
 
     def close(self) -> None:
         """Idempotent."""
@@ -113,6 +118,13 @@ class Client:
             self._connection = None
         with suppress(redis.RedisError, OSError):
             self._redis.connection_pool.disconnect()
+
+    def _ask(self, request: Sequence[bytes | memoryview]) -> Any:
+        with self._translated():
+            if self._connection is None:
+                self._connection = self._redis.connection_pool.get_connection()
+            self._connection.send_packed_command(request)
+            return self._connection.read_response()
 
     def _cluster(self) -> TargetInvalid:
         return TargetInvalid(f"{self._url}: a Redis Cluster is not supported", cure="use a server of its own")
@@ -145,3 +157,8 @@ class Client:
             told = text.partition(_WRONG_KEY)[2].strip() or text
             return TargetInvalid(f"{self._url}: {told}", cure="choose another `prefix` or `stream`, or remove that key")
         return TargetUnavailable(f"{self._url}: {text}")
+
+
+def _moved(told: Sequence[bytes]) -> Moved:
+    partition, held = told
+    return Moved(int(partition), int(held) if held else None)

@@ -6,12 +6,13 @@ Owns the hash of positions and the keys under the egress's prefix, or its stream
 - What Redis forgets, it forgets with its positions, so that it is delivered again from the topic.
 - The script compares the positions first: a second process that delivers the same partition is found out.
 - A flush of many rows is several scripts, each with the positions that belong to its rows.
+- A truncation is several steps before those. Positions stand before it until they are done: a crash begins it anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -24,26 +25,35 @@ from headrace.egress.sdk import (
     Contract,
     EgressBatch,
     Mode,
+    Operation,
     Options,
     PositionMoved,
     Refused,
     TargetInvalid,
 )
-from headrace_redis.client import Client
+from headrace_redis.client import Client, Moved
 from headrace_redis.options import OWN_KEYS, Format, RedisOptions
-from headrace_redis.readable import readable
-from headrace_redis.rows import RowWriter
-from headrace_redis.script import FIELDS_MAX, PARTITIONS_MAX, Commands, request
+from headrace_redis.readable import emptying, readable
+from headrace_redis.rows import Indexes, RowWriter
+from headrace_redis.script import FIELDS_MAX, PARTITIONS_MAX, Commands, empty_request, request
 
 SCRIPT_ROWS_MAX = 10_000
 SCRIPT_BYTES_MAX = 16 * 1024 * 1024
 """Redis serves nobody else while a script runs: these take some tens of milliseconds."""
+BEGINNING = b"0"
+"""Of a scan of all keys, and what the last step of one answers."""
 
 
 class RedisConnector:
     """A `Connector`."""
 
-    capabilities = Capabilities(modes=frozenset({Mode.APPEND, Mode.UPSERT, Mode.REPLICATE}), atomic_positions=True)
+    capabilities = Capabilities(
+        modes=frozenset({Mode.APPEND, Mode.UPSERT, Mode.REPLICATE}),
+        atomic_positions=True,
+        partial_update=True,
+        truncate=True,
+        refuses_stale=True,
+    )
     options_model: ClassVar[type[Options]] = RedisOptions
 
     def __init__(self) -> None:
@@ -66,12 +76,15 @@ class RedisConnector:
     def write(self, batch: EgressBatch, positions: Mapping[int, int]) -> Sequence[Refused]:
         """Keep the rows, as commands, until the flush."""
         assert self._rows is not None
-        refused: list[Refused] = []
-        rows_max = _rows_of_a_script(batch)
-        for start in range(0, len(batch), rows_max):
-            part = batch if len(batch) <= rows_max else batch.take(np.arange(start, len(batch))[:rows_max])
+        version, rows, refused = self._without_truncations(batch)
+        if version is not None:
+            self._steps.append(_Step(truncated=version))
+        left = batch if len(rows) == len(batch) else batch.take(rows)
+        rows_max = _rows_of_a_script(left)
+        for start in range(0, len(left), rows_max):
+            part = left if len(left) <= rows_max else left.take(np.arange(start, len(left))[:rows_max])
             prepared = self._rows.prepare(part)
-            refused += [each._replace(row=each.row + start) for each in prepared.refused]
+            refused += [each._replace(row=int(rows[start + each.row])) for each in prepared.refused]
             self._stage(prepared.commands, _reached(part))
         self._stage(None, positions)
         return refused
@@ -79,26 +92,14 @@ class RedisConnector:
     def flush(self) -> None:
         """Rows and positions, one script after the other."""
         assert self._client is not None
-        assert self._config is not None
-        options = self._config.options
-        assert isinstance(options, RedisOptions)
         while self._steps:
             step = self._steps[0]
+            if step.truncated is not None:
+                self._empty(self._client, step.truncated)
             moves = {each: (self._positions.get(each), following) for each, following in step.positions.items()}
-            command = request(
-                self._keys,
-                moves,
-                step.commands,
-                ttl_seconds=options.ttl_seconds,
-                stream_rows_max=options.stream_rows_max,
-            )
-            moved = self._client.run(command)
+            moved = self._client.run(request(self._keys, moves, step.commands, self._options()))
             if moved is not None:
-                raise PositionMoved(
-                    f"{self._keys[0]}: partition {moved[0]} is at {moved[1]}, this process left it at"
-                    f" {self._positions.get(moved[0])}",
-                    cure="run this egress in one place; where Redis was emptied, rows come again",
-                )
+                raise self._elsewhere(moved)
             self._positions.update(step.positions)
             self._steps.pop(0)
 
@@ -127,7 +128,11 @@ class RedisConnector:
     def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
         """The commands of the first rows, and those of the positions."""
         options, rows = self._set_up(config, contract)
-        return readable(rows.prepare(batch), options, self._keys[0], _reached(batch))
+        version, left, refused = self._without_truncations(batch)
+        prepared = rows.prepare(batch.take(left))
+        prepared = replace(prepared, refused=[*refused, *prepared.refused])
+        lines = readable(prepared, options, self._keys[0], _reached(batch))
+        return lines if version is None else [emptying(options, options.rows_under(config), version), *lines]
 
     def _set_up(self, config: ConnectorConfig, contract: Contract) -> tuple[RedisOptions, RowWriter]:
         """Everything that needs no server."""
@@ -140,8 +145,48 @@ class RedisConnector:
         self._keys = [f"{OWN_KEYS}positions:{config.egress}:{config.topic}:{under}"]
         if config.mode is Mode.APPEND:
             self._keys.append(under)
-        rows = RowWriter(contract, config.mode, options.format, under, value_bytes_max=options.value_bytes_max)
-        return options, rows
+        return options, RowWriter(contract, config.mode, options, under)
+
+    def _options(self) -> RedisOptions:
+        assert self._config is not None
+        options = self._config.options
+        assert isinstance(options, RedisOptions)
+        return options
+
+    def _without_truncations(self, batch: EgressBatch) -> tuple[int | None, Indexes, list[Refused]]:
+        """The version of the newest truncation, the rows to be written after it, and truncations that cannot be
+        followed: without versions one would remove rows that came after it."""
+        rows = np.arange(len(batch))
+        is_truncation = batch.operation == Operation.TRUNCATE
+        if not is_truncation.any():
+            return None, rows, []
+        if self._options().version_field is None:
+            message = "the source table was emptied; rows from before are only known by a `version_field`"
+            refused = [Refused(row, "redis.truncate", message) for row in rows[is_truncation].tolist()]
+            return None, rows[~is_truncation], refused
+        version, _ = batch.since_truncate(refuses_stale=True)
+        assert version is not None
+        return version, rows[~is_truncation & (batch.version >= version)], []
+
+    def _empty(self, client: Client, version: int) -> None:
+        """Remove the rows from before `version`, in steps; positions follow with the rows behind it."""
+        assert self._config is not None
+        options, cursor = self._options(), BEGINNING
+        under = options.rows_under(self._config)
+        while True:
+            told = client.empty(empty_request(self._keys[0], self._positions, options, under, version, cursor))
+            if isinstance(told, Moved):
+                raise self._elsewhere(told)
+            if told == BEGINNING:
+                return
+            cursor = told
+
+    def _elsewhere(self, moved: Moved) -> PositionMoved:
+        return PositionMoved(
+            f"{self._keys[0]}: partition {moved.partition} is at {moved.held}, this process left it at"
+            f" {self._positions.get(moved.partition)}",
+            cure="run this egress in one place; where Redis was emptied, rows come again",
+        )
 
     def _stage(self, commands: Commands | None, positions: Mapping[int, int]) -> None:
         """Add to the last step while it has room."""
@@ -154,6 +199,8 @@ class RedisConnector:
 class _Step:
     """What one script does."""
 
+    truncated: int | None = None
+    """Rows that are older are removed before."""
     commands: list[Commands] = field(default_factory=list)
     positions: dict[int, int] = field(default_factory=dict)
     rows: int = 0
@@ -183,9 +230,10 @@ def _commands_of_a_flush(config: ConnectorConfig, options: RedisOptions, positio
     if config.mode is Mode.APPEND:
         written = [("TYPE", row), ("XADD", row, "*", "field", "value")]
     elif options.format is Format.JSON:
-        written = [("UNLINK", row), ("SET", row, "{}")]
+        written = [("UNLINK", row), ("GET", row), ("SET", row, "{}")]
     else:
-        written = [("UNLINK", row), ("HSET", row, "field", "value")]
+        written = [("UNLINK", row), ("TYPE", row), ("HDEL", row, "field"), ("HSET", row, "field", "value")]
+        written += [] if options.version_field is None else [("HGET", row, options.version_field)]
         written += [] if options.ttl_seconds is None else [("EXPIRE", row, "1")]
     held = [("TYPE", positions), ("HGET", positions, "0"), ("HSET", positions, "0", "0"), ("HDEL", positions, "0")]
     return [*held, *written]
@@ -210,3 +258,6 @@ def _check_columns(config: ConnectorConfig, options: RedisOptions, contract: Con
     if options.format is Format.HASH and columns > FIELDS_MAX:
         message = f"egress {config.egress!r}: {columns:,} columns; a hash is written with at most {FIELDS_MAX:,}"
         raise TargetInvalid(message, cure="choose `columns`, or set `format: json`")
+    if options.version_field in {each.name for each in contract.schema.fields}:
+        message = f"egress {config.egress!r}: the contract has a column {options.version_field!r} of its own"
+        raise TargetInvalid(message, cure="give `version_field` another name")

@@ -42,6 +42,9 @@ class RedisOptions(Options):
     """About how many entries the stream keeps; older ones are removed. Without it, all."""
     ttl_seconds: int | None = Field(default=None, ge=1, le=10**9)
     """After which a row goes unless it is written again, in `upsert` and `replicate`."""
+    version_field: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """A field, or member, that keeps where each row stands in its source, so that a stale row changes nothing and a
+    truncation knows the rows before it; in `upsert` and `replicate`."""
     timeout_ms: int = Field(default=10_000, ge=10, le=600_000)
     """How long a connection or an answer is waited for."""
     value_bytes_max: int = Field(default=512 * 1024 * 1024, ge=1_024, le=512 * 1024 * 1024)
@@ -56,7 +59,8 @@ class RedisOptions(Options):
 
     def fits(self, config: ConnectorConfig) -> None:
         """Raises `TargetInvalid` for options that the mode does not have."""
-        others = ("prefix", "ttl_seconds") if config.mode is Mode.APPEND else ("stream", "stream_rows_max")
+        of_rows, of_stream = ("prefix", "ttl_seconds", "version_field"), ("stream", "stream_rows_max")
+        others = of_rows if config.mode is Mode.APPEND else of_stream
         for name in others:
             if getattr(self, name) is not None:
                 message = f"egress {config.egress!r}: option {name!r} means nothing in mode {config.mode.value}"

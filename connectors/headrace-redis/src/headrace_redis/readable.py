@@ -28,18 +28,37 @@ def readable(prepared: Prepared, options: RedisOptions, key: str, positions: Map
     return [*lines, *left_out(len(moved) - ROWS_MAX, "positions")]
 
 
+def emptying(options: RedisOptions, under: str, version: int) -> str:
+    """What removes the rows from before a truncation."""
+    return shown(f"UNLINK {under}* -- whose {options.version_field} is below {version}")
+
+
 def _commands(row: Sequence[bytes], options: RedisOptions) -> Iterator[str]:
     """What the script does with the arguments of one row."""
     kind, key, *values = row
+    if kind == b"X":
+        most = () if options.stream_rows_max is None else (b"MAXLEN", b"~", b"%d" % options.stream_rows_max)
+        yield _line(b"XADD", key, *most, b"*", *values[1:])
+        return
+    if options.version_field is not None:
+        version, *values = values
+        yield f"-- unless {options.version_field} is above {version.decode()}:"
     if kind == b"D":
         yield _line(b"UNLINK", key)
     elif kind == b"S":
         yield _line(b"SET", key, *values, *_expiry(options, b"EX"))
-    elif kind == b"X":
-        most = () if options.stream_rows_max is None else (b"MAXLEN", b"~", b"%d" % options.stream_rows_max)
-        yield _line(b"XADD", key, *most, b"*", *values[1:])
+    elif kind == b"M":
+        text, _, *left = values
+        yield _line(b"SET", key, text, *_expiry(options, b"EX"))
+        yield shown(f"-- with the {b' and '.join(left).decode()} that it has")
     else:
-        yield _line(b"UNLINK", key)
+        if kind == b"H":
+            yield _line(b"UNLINK", key)
+        else:
+            gone = int(values[0])
+            if gone:
+                yield _line(b"HDEL", key, *values[1 : gone + 1])
+            values = values[gone + 1 :]
         yield _line(b"HSET", key, *values[1:])
         if options.ttl_seconds is not None:
             yield _line(b"EXPIRE", key, *_expiry(options))
