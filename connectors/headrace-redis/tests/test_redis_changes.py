@@ -99,7 +99,9 @@ def test_an_untold_value_is_what_it_was(tmp_path: Path, redis_target: Any, form:
 
 
 @pytest.mark.parametrize("form", ["hash", "json"])
-@pytest.mark.parametrize("foreign", [None, "{", '["text"]', '{"text":', '{"text":"y","more', "text", 7, b"\xff", ["a", "list"]])
+@pytest.mark.parametrize(
+    "foreign", [None, "{", '["text"]', '{"text":', '{"text":"y","more', "text", 7, b"\xff", ["a", "list"]]
+)
 def test_an_untold_value_of_no_row_is_null(tmp_path: Path, redis_target: Any, form: str, foreign: Any) -> None:
     """Where the key is not there, or what it holds is nothing that headrace wrote: that is replaced."""
     name = redis_target.name(tmp_path) + "k"

@@ -10,13 +10,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from headrace.egress.references import filled
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace_redis.lua import CHECK_SCRIPT
 from headrace_redis.options import RedisOptions
+from headrace_redis.reach import redis_of
 
 _DENIED = (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)
 _DENIED_CODES = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH", "ERR Client sent AUTH", "ERR invalid password")
@@ -39,26 +37,7 @@ class Client:
 
     def __init__(self, options: RedisOptions, egress: str) -> None:
         self._url = options.url
-        password = None if options.password is None else filled(options.password, "password")
-        more: dict[str, Any] = {}
-        if options.url.startswith("rediss:") and options.ca_certificate is not None:
-            more["ssl_ca_certs"] = str(options.ca_certificate)
-        if not options.url.startswith("unix:"):
-            more["socket_keepalive"] = True
-        try:
-            self._redis = redis.Redis.from_url(
-                options.url,
-                username=options.username,
-                password=password,
-                socket_timeout=options.timeout_ms / 1_000,
-                socket_connect_timeout=options.timeout_ms / 1_000,
-                client_name=f"headrace-{egress}",
-                retry=Retry(NoBackoff(), 0),
-                health_check_interval=0,
-                **more,
-            )
-        except ValueError as error:
-            raise TargetInvalid(f"option 'url': {error}", cure="write redis://host:6379/0") from error
+        self._redis = redis_of(options, egress)
         self._connection: Any = None
 
     def check_server(self, *, may_evict: bool) -> None:
@@ -77,6 +56,16 @@ class Client:
                 f"{self._url}: maxmemory-policy {policy} may remove positions, and rows would be added twice",
                 cure="set noeviction or a volatile-* policy, or use mode upsert",
             )
+
+    def value_bytes_max(self) -> int | None:
+        """The longest value that the server takes; None where the user may not ask."""
+        with self._translated():
+            try:
+                told: Any = self._redis.config_get("proto-max-bulk-len")
+            except redis.ResponseError:
+                # Missing rights, or a service that hides its settings.
+                return None
+        return int(told["proto-max-bulk-len"]) if told else None
 
     def positions(self, key: str) -> dict[int, int]:
         """Next offsets by partition."""

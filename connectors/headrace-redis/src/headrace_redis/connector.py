@@ -69,6 +69,7 @@ class RedisConnector:
         options, self._rows = self._set_up(config, contract)
         self._client = Client(options, config.egress)
         self._client.check_server(may_evict=config.mode is not Mode.APPEND)
+        self._rows.bound(self._client.value_bytes_max())
         held = self._client.positions(self._keys[0])
         self._positions = {partition: held[partition] for partition in partitions if partition in held}
         return dict(self._positions)

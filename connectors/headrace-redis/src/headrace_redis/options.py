@@ -26,8 +26,9 @@ class Format(Enum):
 class RedisOptions(Options):
     """`options:` of an egress with connector `redis`."""
 
-    url: str = Field(pattern=r"^(rediss?://[^@]+|unix:///[^@]+)$")
-    """`redis://host:6379/0`, `rediss://` for TLS, `unix:///path`; without name and password."""
+    url: str = Field(pattern=r"^(rediss?://[^@]+|unix:///[^@]+|rediss?\+sentinel://[^@/]+/[^@/]+(/\d+)?)$")
+    """`redis://host:6379/0`, `rediss://` for TLS, `unix:///path`, `redis+sentinel://host:26379,host:26379/name/0`;
+    without name and password of a user."""
     username: str | None = Field(default=None, min_length=1)
     password: Secret | None = None
     """`${NAME}`: an environment variable with the password."""

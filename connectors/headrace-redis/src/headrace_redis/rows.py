@@ -54,6 +54,11 @@ class RowWriter:
         self._version = options.version_field
         self._shapes = {child.name: child.shape for child in record_shape(contract.schema).children}
 
+    def bound(self, value_bytes_max: int | None) -> None:
+        """The server takes no longer value than this."""
+        if value_bytes_max is not None:
+            self._value_bytes_max = min(self._value_bytes_max, value_bytes_max)
+
     def prepare(self, batch: EgressBatch) -> Prepared:
         """The rows as commands; of several rows of a key what they come to."""
         keys, columns = self._keys(batch), self._columns(batch)
