@@ -55,6 +55,7 @@ def test_a_target_that_lacks_rows_fails_the_run(monkeypatch: pytest.MonkeyPatch)
         pytest.param("redis", ["append", "upsert"], marks=pytest.mark.redis),
         ("opensearch", ["append", "upsert"]),
         ("http", ["append", "upsert"]),
+        ("http/5ms", ["append"]),
         ("http/ndjson", ["append", "upsert"]),
     ],
 )
@@ -65,6 +66,7 @@ def test_a_target_holds_what_was_written(
     if name == "redis":
         request.getfixturevalue("redis_url")  # Left out, or a failure, where there is no Redis.
     given = ["--connectors", name, "--rows", "300", "--keys", "100", "--rounds", "1", "--json"]
+    given += ["--modes", ",".join(modes)]
     assert egress.run(arguments(*given)) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     found = [(line["connector"], line["mode"], line["system"]) for line in lines]
