@@ -15,7 +15,7 @@ import pytest
 from headrace.egress.sdk import Mode
 from headrace.testing.sink_harness import Stage, order, order_contract
 from headrace.testing.sink_http import OK, Received, Receiver, Reply, webhook_config
-from headrace_http import HttpConnector
+from headrace_http import HttpConnector, sender
 
 
 def slowly(seed: int = 8) -> Callable[[Received], Reply]:
@@ -85,6 +85,27 @@ def test_a_failed_request_holds_its_key_back(stage: Stage, receiver: Receiver, f
         bodies[request.headers["idempotency-key"]].add(request.body)
     assert all(len(found) == 1 for found in bodies.values())
     assert len(bodies) == 90
+
+
+def test_nothing_begins_after_a_failure(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is under way is waited for; the rest of the batch is left to the next try."""
+    monkeypatch.setattr(sender, "ATTEMPTS", 1)
+    stage = Stage(tmp_path, order_contract(), partitions=1)
+    stage.publish([order(number) for number in range(100)])
+    failures = iter(range(2))
+
+    def reply(request: Received) -> Reply:
+        is_first = request.rows[0]["id"] == 0 and next(failures, None) is not None
+        time.sleep(0 if is_first else 0.05)
+        return (503, {}, b"") if is_first else OK
+
+    receiver.reply = reply
+    batch = {"rows_max": 100, "age_max_ms": 200}
+    stage.deliver(HttpConnector(), webhook_config(receiver.url, requests_max=4, batch=batch))
+    tries = [index for index, request in enumerate(receiver.received) if request.rows[0]["id"] == 0]
+    assert tries[1] - tries[0] <= 8
+    assert set(receiver.ids()) == set(range(100))
+    stage.close()
 
 
 @pytest.mark.parametrize("form", ["row", "ndjson"])

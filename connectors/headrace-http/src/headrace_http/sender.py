@@ -83,7 +83,8 @@ class Sender:
     async def _send(self, bodies: Bodies) -> list[Refused]:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._options.requests_max, ssl=self._tls),
+                # The senders are so many: a request that waits for a connection would spend its time on that.
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls),
                 timeout=aiohttp.ClientTimeout(total=self._options.timeout_ms / 1_000),
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
