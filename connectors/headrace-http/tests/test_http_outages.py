@@ -15,6 +15,11 @@ from headrace.testing.sink_http import OK, Receiver, webhook_config, with_certif
 from headrace_http import HttpConnector, sender
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "ATTEMPT_PAUSE_S", 0.01)
+
+
 def test_an_endpoint_that_was_away_gets_everything(stage: Stage, receiver: Receiver) -> None:
     """Down for a while: it says so, and all arrive in their order."""
     stage.publish([order(number) for number in range(30)])

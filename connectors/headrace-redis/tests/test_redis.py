@@ -367,6 +367,8 @@ def test_something_that_is_no_redis_is_tried_again(stage: Stage) -> None:
     [
         ({"url": "redis://user:secret@host"}, "options.url"),
         ({"url": "http://host"}, "options.url"),
+        ({"url": "redis+sentinel://user:secret@host/mine"}, "options.url"),
+        ({"url": "redis+sentinel://host:26379"}, "options.url"),
         ({"url": "redis://host", "password": "secret"}, "does not belong in a file"),
         ({"url": "redis://host", "prefix": "headrace:positions:"}, "headrace's own"),
         ({"url": "redis://host", "prefix": "head"}, "headrace's own"),
@@ -382,7 +384,12 @@ def test_wrong_options_are_told(options: dict[str, Any], told: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "options"),
-    [(Mode.APPEND, {"ttl_seconds": 9}), (Mode.APPEND, {"prefix": "x"}), (Mode.UPSERT, {"stream": "x"})],
+    [
+        (Mode.APPEND, {"ttl_seconds": 9}),
+        (Mode.APPEND, {"version_field": "x"}),
+        (Mode.APPEND, {"prefix": "x"}),
+        (Mode.UPSERT, {"stream": "x"}),
+    ],
 )
 def test_options_of_another_mode_are_refused(
     stage: Stage, redis_target: Any, mode: Mode, options: dict[str, Any]

@@ -64,6 +64,7 @@ def test_a_check_tells_wrong_credentials(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (Mode.UPSERT, {}, {"unlink", "hset"}),
         (Mode.UPSERT, {"ttl_seconds": 9}, {"unlink", "hset", "expire"}),
+        (Mode.UPSERT, {"version_field": "seen"}, {"unlink", "hset"}),
         (Mode.UPSERT, {"format": "json"}, {"unlink", "hset", "set", "get"}),
         (Mode.APPEND, {}, {"hset", "xadd"}),
     ],
@@ -88,7 +89,8 @@ def test_a_check_tells_each_missing_right(
             with pytest.raises(TargetInvalid, match="key"):
                 checked(found)
         else:
-            of_rows = run - {"hset"} if "format" in options else run
+            of_rows = run - {"hset"} if "format" in options else run | {"type", "hdel"}
+            of_rows |= {"hget"} if "version_field" in options else set()
             assert {each.split()[6].lower() for each in checked(found)} == of_rows
         client.execute_command(*user, f"~{rows}")
         with pytest.raises(TargetInvalid, match="key"):

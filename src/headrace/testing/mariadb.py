@@ -10,8 +10,6 @@ It is made to be quick and small: it does not wait for the disk. It is no exampl
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import sys
@@ -21,9 +19,7 @@ from pathlib import Path
 
 from headrace.errors import Fault, HeadraceError
 from headrace.testing.database_server import DatabaseServer
-
-PROGRAM_FOLDERS = ("/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
-"""Where packages put the server's programs; the first is seldom on the PATH of a user."""
+from headrace.testing.server_process import find_program
 
 SETTINGS: Mapping[str, str] = {
     # What capture needs of production too.
@@ -89,17 +85,14 @@ class _Mariadb(DatabaseServer):
 
 def program(name: str) -> Path:
     """Where this program is. Raises `MariadbError`."""
-    for folder in PROGRAM_FOLDERS:
-        if os.access(Path(folder) / name, os.X_OK):
-            return Path(folder) / name
-    found = shutil.which(name)
+    found = find_program(name)
     if found is None:
         raise MariadbError(
             "MariaDB is not installed",
             cure="install it (Debian: apt-get install mariadb-server), or set HEADRACE_TEST_MARIADB to the URL of a"
             " server whose binary log has rows",
         )
-    return Path(found)
+    return found
 
 
 MARIADB = _Mariadb()

@@ -10,8 +10,6 @@ It is made to be quick and small. It is no example for production.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import sys
@@ -21,8 +19,7 @@ from pathlib import Path
 
 from headrace.errors import Fault, HeadraceError
 from headrace.testing.database_server import DatabaseServer
-
-PROGRAM_FOLDERS = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/usr/sbin", "/usr/local/sbin")
+from headrace.testing.server_process import find_program
 
 SETTINGS: Mapping[str, str] = {
     "save": "",
@@ -68,16 +65,13 @@ class _Redis(DatabaseServer):
 
 def program(name: str) -> Path:
     """Where this program is. Raises `RedisError`."""
-    for folder in PROGRAM_FOLDERS:
-        if os.access(Path(folder) / name, os.X_OK):
-            return Path(folder) / name
-    found = shutil.which(name)
+    found = find_program(name)
     if found is None:
         raise RedisError(
             "Redis is not installed",
             cure="install it (Debian: apt-get install redis-server), or set HEADRACE_TEST_REDIS to the URL of a server",
         )
-    return Path(found)
+    return found
 
 
 REDIS = _Redis()

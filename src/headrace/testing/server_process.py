@@ -7,6 +7,7 @@ which stands in its command line.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,17 @@ from contextlib import suppress
 from pathlib import Path
 
 POLL_S = 0.05
+PROGRAM_FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/opt/homebrew/bin")
+"""Where packages put the programs of servers; some of them are seldom on the PATH of a user."""
+
+
+def find_program(name: str) -> Path | None:
+    """Where this program is, if it is installed."""
+    for folder in PROGRAM_FOLDERS:
+        if os.access(Path(folder) / name, os.X_OK):
+            return Path(folder) / name
+    found = shutil.which(name)
+    return None if found is None else Path(found)
 
 
 def free_ports(count: int) -> list[int]:

@@ -19,6 +19,7 @@ from headrace.egress.sdk import TargetInvalid
 from headrace_redis.options import RedisOptions
 
 SENTINEL_PORT = 26_379
+_SENTINEL: Any = Sentinel  # Which has no types.
 
 
 def redis_of(options: RedisOptions, egress: str) -> redis.Redis:
@@ -52,8 +53,7 @@ def _behind_sentinels(options: RedisOptions, given: dict[str, Any], both: dict[s
     if parts.scheme.startswith("rediss"):
         both = {**both, "ssl": True}
     places = [each.rpartition(":") if ":" in each else (each, "", SENTINEL_PORT) for each in parts.netloc.split(",")]
-    # A replica that another Sentinel calls the primary is none that rows may go to.
-    sentinels = Sentinel(
+    sentinels = _SENTINEL(
         [(host, int(port)) for host, _, port in places], sentinel_kwargs={**both, "retry": given["retry"]}
     )
     client: redis.Redis = sentinels.master_for(name, **given, **both, db=int(database or 0))
