@@ -44,12 +44,13 @@ def test_a_refused_row_stays_alone(stage: Stage, receiver: Receiver, status: int
     assert len(message) <= EXCERPT_CHARACTERS + 5
 
 
-def test_what_is_too_large_goes_in_halves(stage: Stage, receiver: Receiver) -> None:
+@pytest.mark.parametrize("form", ["array", "ndjson"])
+def test_what_is_too_large_goes_in_halves(stage: Stage, receiver: Receiver, form: str) -> None:
     """Down to single rows; one that is too large alone is a dead letter."""
     rows = [{**order(number), "customer": "c" * (900 if number == 3 else 10)} for number in range(64)]
     stage.publish(rows)
     receiver.reply = lambda request: (413, {}, b"too much") if len(request.body) > 500 else OK
-    found = webhook_config(receiver.url, format="array")
+    found = webhook_config(receiver.url, format=form)
     stage.deliver(HttpConnector(), found)
     assert sorted(receiver.ids()) == [number for number in range(64) if number != 3]
     (letter,) = stage.records(found.dead_letter_topic)
