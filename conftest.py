@@ -1,5 +1,5 @@
-"""What all tests share: one Kafka broker, one PostgreSQL, one MariaDB and one Redis per session, found or started when
-a test asks for it, and log lines that go where they went before."""
+"""What all tests share: one Kafka broker, one PostgreSQL, one MariaDB, one Redis and one OpenSearch per session, found
+or started when a test asks for it, and log lines that go where they went before."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from headrace.testing.broker import stop_broker
 from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
 from headrace.testing.mariadb import stop_mariadb
 from headrace.testing.mariadb_service import MariadbMissing, mariadb_service
+from headrace.testing.opensearch import stop_opensearch
+from headrace.testing.opensearch_service import OpenSearchMissing, opensearch_service
 from headrace.testing.postgres import stop_postgres
 from headrace.testing.postgres_service import PostgresMissing, postgres_service
 from headrace.testing.redis import stop_redis
@@ -46,6 +48,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         stop_postgres(directory / "postgres")
         stop_mariadb(directory / "mariadb")
         stop_redis(directory / "redis")
+        stop_opensearch(directory / "opensearch")
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -114,4 +117,11 @@ def mariadb_url() -> Iterator[str]:
 def redis_url() -> Iterator[str]:
     """URL of a real Redis. Its keys are shared: use a prefix of your own."""
     with _served(redis_service, "redis", RedisMissing) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def opensearch_url() -> Iterator[str]:
+    """URL of a real OpenSearch. Make indexes of your own in it, and remove them."""
+    with _served(opensearch_service, "opensearch", OpenSearchMissing) as url:
         yield url

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from headrace.testing.kafka_jars import BrokerError, file_lock, java_command
+from headrace.testing.kafka_jars import BrokerError, java_command
+from headrace.testing.server_process import file_lock
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "bench"

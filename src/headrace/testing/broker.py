@@ -36,9 +36,9 @@ from typing import NamedTuple
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from headrace.testing.kafka_jars import BrokerError, file_lock, jar_directory, java_command, kafka_version
+from headrace.testing.kafka_jars import BrokerError, jar_directory, java_command, kafka_version
 from headrace.testing.kafka_mend import mended_directory
-from headrace.testing.server_process import POLL_S, free_ports, guard, has_ended, is_alive
+from headrace.testing.server_process import POLL_S, file_lock, free_ports, guard, has_ended, is_alive
 
 HEAP_OPTIONS = ("-Xms512m", "-Xmx1g")
 QUICK_OPTIONS = ("-Xms256m", "-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")

@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from headrace.errors import HeadraceError
-from headrace.testing.kafka_jars import file_lock
-from headrace.testing.server_process import POLL_S, free_ports, guard, has_ended, is_alive
+from headrace.testing.server_process import POLL_S, file_lock, free_ports, guard, has_ended, is_alive
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0

@@ -17,7 +17,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from headrace.testing.kafka_jars import BrokerError, file_lock
+from headrace.testing.kafka_jars import BrokerError
+from headrace.testing.server_process import file_lock
 
 CLASS = "org/apache/kafka/metadata/KRaftMetadataCache.class"
 JAR_NAME = "kafka-metadata-{version}.jar"

@@ -1,4 +1,4 @@
-"""A server of ours as a process of this machine: ports for it, whether it lives, and its end with its owner.
+"""A server of ours as a process of this machine: ports and locks for it, whether it lives, its end with its owner.
 
 Owns nothing that runs. A process id alone says little, for they are used again: a server is known by its directory,
 which stands in its command line.
@@ -6,13 +6,15 @@ which stands in its command line.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 POLL_S = 0.05
@@ -39,6 +41,14 @@ def free_ports(count: int) -> list[int]:
     finally:
         for one in with_ports:
             one.close()
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the system frees it when the holder dies."""
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def guard(pid: int, owner_pid: int, kind: signal.Signals, *, whole_group: bool) -> None:
