@@ -1,6 +1,6 @@
 """What an index holds, refuses and takes late, and what happens when the cluster is away, full, slow or locked.
 
-The cluster is a stand-in; what it cannot do (be full, refuse a user) a server in front of it does.
+The cluster is a real OpenSearch; what it cannot do at will (be slow, refuse a user) a server in front of it does.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.errors import DriftRefused, EgressInvalid
 from headrace.egress.sdk import EgressBatch, EgressError, Mode, TargetInvalid, TargetUnavailable, arrow_schema
 from headrace.testing.sink_harness import ORDER, TOPIC, Stage, header, order, order_contract, wait_until
-from headrace_opensearch import OpenSearchConnector, connector
+from headrace_opensearch import OpenSearchConnector, OpenSearchOptions, bulk
+from headrace_opensearch.client import Reply
 
-pytestmark = pytest.mark.xdist_group("osmem")
+pytestmark = pytest.mark.xdist_group("opensearch")
 
 
 class Front:
@@ -72,7 +73,7 @@ class Front:
         try:
             with urllib.request.urlopen(request) as reply:
                 answer = json.loads(reply.read())
-                return reply.status, self.change(answer) if asked.path.endswith("_bulk") else answer
+                return reply.status, self.change(answer) if "/_bulk" in asked.path else answer
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
 
@@ -142,7 +143,7 @@ def test_a_refused_row_stays_alone(tmp_path: Path, cluster: Any, index: str) -> 
     assert dates == {str(number): f"1970-01-0{number + 1}" for number in range(9) if number != 4}
     (letter,) = stage.records(found.dead_letter_topic)
     assert header(letter, "headrace.error.code") == "opensearch.refused"
-    assert "mapper_parsing_exception" in (header(letter, "headrace.error.message") or "")
+    assert "parsing_exception" in (header(letter, "headrace.error.message") or "")
     stage.close()
 
 
@@ -191,12 +192,13 @@ def test_rows_without_room_are_sent_again(
     stage: Stage, cluster: Any, index: str, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """429 of single rows: those alone, in place and then with the runner's pauses; none is lost or refused."""
-    monkeypatch.setattr(connector, "ATTEMPT_PAUSE_S", 0.01)
+    monkeypatch.setattr(bulk, "ATTEMPT_PAUSE_S", 0.01)
     left = [5]
 
     def change(answer: Any) -> Any:
         if left[0]:
             left[0] -= 1
+            answer["errors"] = True
             for item in answer["items"][::2]:
                 item["index"] = {"status": 429, "error": {"type": "rejected_execution_exception"}}
         return answer
@@ -208,6 +210,45 @@ def test_rows_without_room_are_sent_again(
     assert len(cluster.documents(index)) == 20
     assert runner.counters.retries >= 1
     assert stage.records(found.dead_letter_topic) == []
+
+
+def test_an_answer_for_fewer_rows_is_none(stage: Stage, cluster: Any, index: str, front: Front) -> None:
+    """Whatever it says of them, nobody knows which rows they are: all go again."""
+    left = [2]
+
+    def change(answer: Any) -> Any:
+        left[0] -= 1
+        return answer if left[0] < 0 else {"errors": True, "items": answer["items"][1:]}
+
+    front.change = change
+    stage.publish([order(number) for number in range(20)])
+    runner = stage.deliver(OpenSearchConnector(), config(front.url, index))
+    assert len(cluster.documents(index)) == 20
+    assert runner.counters.retries >= 1
+
+
+def test_a_request_has_its_bytes_bound_and_rows() -> None:
+    """The lines of all rows in their order, in requests of at most so many rows and bytes, or of one row; those of a
+    part of a batch alone, which goes again."""
+    sent: list[bytes] = []
+
+    class Recorder:
+        def ask(self, method: str, path: str, body: bytes, *, returned: Any) -> Reply:
+            sent.append(body)
+            rows = body.splitlines()
+            late = [{"index": {"status": 429, "error": {"type": "late"}}} for _ in rows[1:]]
+            return Reply(200, {"errors": len(sent) == 1, "items": [{"index": {"status": 201}}, *late]})
+
+    lines = [b"%d%s\n" % (number % 10, b"x" * size) for number, size in enumerate([300, *[200] * 9, 5_000, *[1] * 30])]
+    options = OpenSearchOptions(url="http://host:9200", rows_per_request=10, bytes_per_request=1_024)
+    target: Any = Recorder()
+    array = pa.array([b"not\n", *lines, b"these\n"], pa.large_binary())[1:-1]
+    assert bulk.Bulk(target, options, "index").send(np.arange(len(lines)), array) == []
+    first, again, *others = sent
+    assert (first, again) == (b"".join(lines[:4]), b"".join(lines[1:4]))
+    assert b"".join([first, *others]) == b"".join(lines)
+    assert [len(each.splitlines()) for each in others] == [5, 1, 1, 10, 10, 10]
+    assert [len(each) for each in others if len(each) > 1_024] == [5_002]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -231,7 +272,7 @@ def test_a_slow_cluster_is_tried_again(stage: Stage, cluster: Any, index: str, f
     slow = [2]
 
     def reply(method: str, path: str) -> None:
-        if path.endswith("_bulk") and slow[0]:
+        if "/_bulk" in path and slow[0]:
             slow[0] -= 1
             time.sleep(0.3)
 
@@ -245,7 +286,7 @@ def test_a_slow_cluster_is_tried_again(stage: Stage, cluster: Any, index: str, f
 def test_what_is_too_large_goes_in_halves(stage: Stage, cluster: Any, index: str, front: Front) -> None:
     """413 of a whole request, down to one row, which is a dead letter."""
     asked: list[Any] = []
-    front.reply = lambda method, path: (413, {}) if path.endswith("_bulk") and not asked.append(path) else None
+    front.reply = lambda method, path: (413, {}) if "/_bulk" in path and not asked.append(path) else None
     stage.publish([order(1), order(2)])
     found = config(front.url, index)
     stage.deliver(OpenSearchConnector(), found)

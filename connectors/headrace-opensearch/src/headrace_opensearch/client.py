@@ -11,6 +11,7 @@ import asyncio
 import base64
 import json
 import ssl
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace_opensearch.options import OpenSearchOptions
 
 _PASSING = frozenset({408, 429})
+_BLOCKS = frozenset({"cluster_block_exception", "index_create_block_exception"})
+"""403 that time or the cluster's keepers mend: a full disk, a cluster made read-only."""
+REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,23 @@ class Reply:
     @property
     def reason(self) -> str:
         """The type of the error: the rest may hold values."""
+        return str(self.error.get("type", ""))
+
+    @property
+    def told(self) -> str:
+        """The error of a request that holds no values."""
+        return " ".join(f"{self.reason}: {self.error.get('reason', '')}".split())[:REASON_CHARACTERS]
+
+    @property
+    def error(self) -> Mapping[str, Any]:
         error = self.body.get("error") if isinstance(self.body, dict) else None
-        return str(error.get("type", "")) if isinstance(error, dict) else ""
+        return error if isinstance(error, dict) else {}
+
+
+def told_error(error: Mapping[str, Any]) -> str:
+    """Its type; of a block the reason too, which holds no values."""
+    kind = str(error.get("type", ""))
+    return f"{kind}: {error.get('reason', '')}"[:REASON_CHARACTERS] if kind in _BLOCKS else kind
 
 
 class Client:
@@ -58,14 +77,19 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self._loop = asyncio.Runner()
 
-    def ask(self, method: str, path: str, body: Any = None) -> Reply:
-        """One request: JSON, or lines of it as bytes. Raises `TargetUnavailable`; `TargetInvalid` without rights."""
+    def ask(self, method: str, path: str, body: Any = None, *, returned: Collection[str] = ()) -> Reply:
+        """One request: JSON, or lines of it as bytes. Raises `TargetUnavailable`; `TargetInvalid` without rights.
+
+        Answers with a 429 of the kinds `returned` are the caller's.
+        """
         reply = self._loop.run(self._ask(method, path, body))
-        if reply.status in (401, 403) and reply.reason != "cluster_block_exception":
+        if reply.status == 429 and reply.reason in returned:
+            return reply
+        if reply.status in (401, 403) and reply.reason not in _BLOCKS:
             message = f"{self._url}: answers {reply.status} {reply.reason}".rstrip()
             raise TargetInvalid(message, cure="check `username`, `password` or `api_key`, and their rights")
         if reply.status in _PASSING or reply.status >= 500 or reply.status == 403:
-            raise self.unavailable(f"answers {reply.status} {reply.reason}".rstrip())
+            raise self.unavailable(f"answers {reply.status} {told_error(reply.error)}".rstrip())
         return reply
 
     def unavailable(self, told: str) -> TargetUnavailable:

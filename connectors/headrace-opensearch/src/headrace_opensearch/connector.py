@@ -1,26 +1,22 @@
 """Documents of one index, at least once, where a repeat changes nothing.
 
-Owns one index: its making, its fields, its documents.
+Owns one index: its making and its fields; `actions` has what a row becomes, `bulk` how it is sent.
 
-- In append a document's id is topic, partition and offset: a repeat finds it there and is done.
-- In upsert and replicate the id is the key, and the version that of the row in its source: a document that has a higher
-  one stays. Repeats in any order end with the right documents.
+- Repeats in any order end with the right documents.
+- Before each write the index has the fields that it had, or is settled again: removed meanwhile, it is made anew.
 - The answer to a bulk request has a verdict for each row; a refused one is refused with the index's own reason.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.contracts.shape import record_shape
 from headrace.egress.explained import ROWS_MAX, left_out, shown
-from headrace.egress.json_columns import TEXT, json_column, json_rows, json_string, text_column
 from headrace.egress.sdk import (
     Capabilities,
     ConnectorConfig,
@@ -31,18 +27,14 @@ from headrace.egress.sdk import (
     Refused,
     TargetInvalid,
 )
+from headrace_opensearch.actions import action_lines, document_ids
+from headrace_opensearch.bulk import Bulk
 from headrace_opensearch.client import Client, Reply
 from headrace_opensearch.mapping import missing, properties
 from headrace_opensearch.options import OpenSearchOptions
 
 ID_BYTES_MAX = 512
 """What an index allows; one longer id would fail the whole request."""
-ATTEMPTS = 3
-"""Of rows that the cluster has no room for at the moment; then the runner waits and begins again."""
-ATTEMPT_PAUSE_S = 0.5
-REASON_CHARACTERS = 300
-_TAKEN = frozenset({200, 201, 409})
-"""409: there already, or a newer one is."""
 
 
 class OpenSearchConnector:
@@ -61,44 +53,33 @@ class OpenSearchConnector:
         self._client: Client | None = None
         self._config: ConnectorConfig | None = None
         self._contract: Contract | None = None
+        self._bulk: Bulk | None = None
+        self._mapping: Any = None
+        """Of the index, as it was settled last."""
         self._index = ""
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Make the index, or add the fields that it lacks."""
         options = self._set_up(config, contract)
         self._client = Client(options)
-        fields = properties(contract)
-        made = {"mappings": {"dynamic": "strict", "properties": fields}}
-        found = self._client.ask("GET", f"{self._index}/_mapping")
-        if found.status == 404:
-            reply = self._client.ask("PUT", self._index, made)
-            if reply.status == 200:
-                return {}
-            if reply.reason != "resource_already_exists_exception":
-                raise TargetInvalid(
-                    f"{options.url}: index {self._index!r} cannot be made: {reply.status} {reply.reason}",
-                    cure="make it yourself, or name another `index`",
-                )
-            found = self._client.ask("GET", f"{self._index}/_mapping")
-        if (problem := self._no_mapping(found)) is not None:
-            raise TargetInvalid(problem, cure="see that `url` names the cluster")
-        self._add_fields(config, contract, found.body)
+        self._bulk = Bulk(self._client, options, self._index)
+        self._mapping = None
+        self._settle()
         return {}
 
     def write(self, batch: EgressBatch, positions: Mapping[int, int]) -> Sequence[Refused]:
         """Send the rows; returns when each was taken or refused."""
-        assert self._config is not None
+        assert self._bulk is not None
         if not len(batch):
             return []
-        actions = self._actions(batch)
-        too_long = np.flatnonzero(pc.greater(pc.binary_length(self._ids(batch)), ID_BYTES_MAX))
+        self._settle()
+        ids, lines = self._lines(batch)
+        is_long = pc.greater(pc.binary_length(ids), ID_BYTES_MAX)
         refused = [
             Refused(row, "opensearch.key_too_long", f"an id has at most {ID_BYTES_MAX} bytes")
-            for row in too_long.tolist()
+            for row in np.flatnonzero(is_long).tolist()
         ]
-        rows = np.delete(np.arange(len(batch)), too_long)
-        for chunk in self._chunks(rows, actions):
-            refused += self._send(chunk, actions)
+        refused += self._bulk.send(np.flatnonzero(pc.invert(is_long)), lines.filter(pc.invert(is_long)))
         return sorted(refused)
 
     def flush(self) -> None:
@@ -106,7 +87,7 @@ class OpenSearchConnector:
 
     def close(self) -> None:
         """Drop the connection."""
-        client, self._client = self._client, None
+        client, self._client, self._bulk = self._client, None, None
         if client is not None:
             client.close()
 
@@ -127,8 +108,8 @@ class OpenSearchConnector:
     def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
         """The lines of the first rows in a bulk request."""
         self._set_up(config, contract)
-        actions = self._actions(batch.take(np.arange(min(len(batch), ROWS_MAX))))
-        lines = [shown(line) for action in actions for line in action.splitlines()]
+        _, actions = self._lines(batch.take(np.arange(min(len(batch), ROWS_MAX))))
+        lines = [shown(line) for action in actions.to_pylist() for line in action.splitlines()]
         return [f"POST {self._index}/_bulk", *lines, *left_out(len(batch) - ROWS_MAX, "rows")]
 
     def _set_up(self, config: ConnectorConfig, contract: Contract) -> OpenSearchOptions:
@@ -139,15 +120,42 @@ class OpenSearchConnector:
         self._index = options.index or config.topic.lower()
         return options
 
-    def _add_fields(self, config: ConnectorConfig, contract: Contract, told: Any) -> None:
+    def _settle(self) -> None:
+        """Make the index, or add what it lacks, unless it is as it was. Raises `TargetInvalid`."""
         assert self._client is not None
-        added = self._missing(config, contract, told)
-        if not added:
+        assert self._config is not None
+        assert self._contract is not None
+        path = f"{self._index}/_mapping"
+        found = self._client.ask("GET", path)
+        if self._mapping is not None and found.status == 200 and found.body == self._mapping:
             return
-        reply = self._client.ask("PUT", f"{self._index}/_mapping", {"properties": added})
+        if found.status == 404:
+            self._make()
+            found = self._client.ask("GET", path)
+        if (problem := self._no_mapping(found)) is not None:
+            raise TargetInvalid(problem, cure="see that `url` names the cluster")
+        added = self._missing(self._config, self._contract, found.body)
+        if added:
+            self._take(self._client.ask("PUT", path, {"properties": added}), "takes no field")
+            found = self._client.ask("GET", path)
+        self._mapping = found.body
+
+    def _make(self) -> None:
+        assert self._client is not None
+        assert self._contract is not None
+        made = {"mappings": {"dynamic": "strict", "properties": properties(self._contract)}}
+        reply = self._client.ask("PUT", self._index, made)
+        if reply.reason != "resource_already_exists_exception":
+            self._take(reply, "cannot be made")
+
+    def _take(self, reply: Reply, refusal: str) -> None:
+        """Raise what the index says to a change of it, which holds no row."""
+        assert self._config is not None
         if reply.status != 200:
-            message = f"egress {config.egress!r}: index {self._index!r} takes no field: {reply.status} {reply.reason}"
-            raise TargetInvalid(message, cure="add it yourself, or name another `index`")
+            raise TargetInvalid(
+                f"egress {self._config.egress!r}: index {self._index!r} {refusal}: {reply.status} {reply.told}",
+                cure="see to it yourself, name another `index`, or choose `columns`",
+            )
 
     def _no_mapping(self, reply: Reply) -> str | None:
         """Why an answer does not tell of the index; None where it does."""
@@ -168,93 +176,9 @@ class OpenSearchConnector:
         existing = mappings[0].get("properties", {})
         return missing(contract, existing, config.drift, target=f"{config.egress}: index {self._index}")
 
-    def _ids(self, batch: EgressBatch) -> pa.Array:
+    def _lines(self, batch: EgressBatch) -> tuple[pa.LargeStringArray, pa.LargeBinaryArray]:
+        """Ids, and the lines of a bulk request, for each row."""
         assert self._config is not None
         assert self._contract is not None
-        if self._config.mode is Mode.APPEND:
-            names = [pa.array(values).cast(TEXT) for values in (batch.partition, batch.offset)]
-            return pc.binary_join_element_wise(pa.scalar(self._config.topic, TEXT), *names, pa.scalar("-", TEXT))
-        shapes = {child.name: child.shape for child in record_shape(self._contract.schema).children}
-        parts = [json_column(batch.rows.column(name), shapes[name]) for name in batch.key]
-        if len(parts) == 1:
-            (name,) = batch.key
-            texts = text_column(batch.rows.column(name), shapes[name])
-            return texts.cast(TEXT) if pa.types.is_large_string(texts.type) else parts[0]
-        inside = pc.binary_join_element_wise(*parts, pa.scalar(",", TEXT))
-        return pc.binary_join_element_wise(pa.scalar("[", TEXT), inside, pa.scalar("]", TEXT), pa.scalar("", TEXT))
-
-    def _actions(self, batch: EgressBatch) -> list[bytes]:
-        """The lines of each row in a bulk request."""
-        assert self._config is not None
-        assert self._contract is not None
-        ids = json_string(self._ids(batch))
-        sources = json_rows(batch.rows, self._contract.schema)
-        if self._config.mode is Mode.APPEND:
-            lines = _joined('{"create":{"_id":', ids, "}}\n", sources, "\n")
-        else:
-            versions = pa.array(batch.version).cast(TEXT)
-            head = _joined('{"_id":', ids, ',"version":', versions, ',"version_type":"external_gte"}}\n')
-            written = _joined('{"index":', head, sources, "\n")
-            lines = pc.if_else(pa.array(batch.deletes()), _joined('{"delete":', head), written)
-        texts: list[bytes] = lines.cast(pa.large_binary()).to_pylist()
-        return texts
-
-    def _chunks(self, rows: Any, actions: Sequence[bytes]) -> Iterator[list[int]]:
-        assert self._config is not None
-        options = self._config.options
-        assert isinstance(options, OpenSearchOptions)
-        chunk: list[int] = []
-        size = 0
-        for row in rows.tolist():
-            is_full = len(chunk) >= options.rows_per_request or size + len(actions[row]) > options.bytes_per_request
-            if chunk and is_full:
-                yield chunk
-                chunk, size = [], 0
-            chunk.append(row)
-            size += len(actions[row])
-        if chunk:
-            yield chunk
-
-    def _send(self, rows: Sequence[int], actions: Sequence[bytes]) -> list[Refused]:
-        """One bulk request, again with the rows that there was no room for."""
-        assert self._client is not None
-        refused: list[Refused] = []
-        for attempt in range(1, ATTEMPTS + 1):
-            reply = self._client.ask("POST", f"{self._index}/_bulk", b"".join(actions[row] for row in rows))
-            if reply.status == 413:
-                return refused + self._send_halves(rows, actions)
-            if reply.status != 200 or not isinstance(reply.body, dict):
-                raise self._client.unavailable(f"a bulk request is answered with {reply.status} {reply.reason}")
-            waiting: list[int] = []
-            for row, item in zip(rows, reply.body["items"], strict=True):
-                self._judge(row, item, waiting, refused)
-            if not waiting:
-                return refused
-            rows = waiting
-            if attempt < ATTEMPTS:
-                time.sleep(ATTEMPT_PAUSE_S * attempt)
-        raise self._client.unavailable(f"no room for {len(rows):,} rows")
-
-    def _judge(self, row: int, item: Mapping[str, Any], waiting: list[int], refused: list[Refused]) -> None:
-        ((action, told),) = item.items()
-        status, error = told["status"], told.get("error", {})
-        if status in _TAKEN or (action == "delete" and status == 404 and not error):
-            return
-        # 403: the index is blocked, of a full disk for example; 404: it was removed.
-        if status in (403, 404, 429) or status >= 500:
-            waiting.append(row)
-            return
-        cause = error.get("caused_by", {}).get("reason", "")
-        reason = " ".join(f"{error.get('type')}: {error.get('reason')} {cause}".split())[:REASON_CHARACTERS]
-        refused.append(Refused(row, "opensearch.refused", reason))
-
-    def _send_halves(self, rows: Sequence[int], actions: Sequence[bytes]) -> list[Refused]:
-        if len(rows) == 1:
-            return [Refused(rows[0], "opensearch.too_large", f"{len(actions[rows[0]]):,} bytes")]
-        middle = len(rows) // 2
-        return self._send(rows[:middle], actions) + self._send(rows[middle:], actions)
-
-
-def _joined(*pieces: pa.Array | str) -> pa.Array:
-    texts = [pa.scalar(each, TEXT) if isinstance(each, str) else each for each in pieces]
-    return pc.binary_join_element_wise(*texts, pa.scalar("", TEXT))
+        ids = document_ids(batch, self._config, self._contract)
+        return ids, action_lines(batch, ids, self._config, self._contract)
