@@ -19,9 +19,6 @@ from bench.egress_target import NAIVE_ROWS_MAX, Row, Target, one_by_one
 from bench.peers.installing import ROOT
 from headrace.egress.sdk import Mode
 
-OSMEM_ROWS_MAX = 20_000
-OSMEM_REQUESTS_MAX = 2_000
-"""The stand-in takes about a thousand documents a second at best, three hundred one by one."""
 FAR_ROWS_MAX = 1_000
 """In a loop to a receiver that is some milliseconds away."""
 REQUEST_TIMEOUT_S = 60.0
@@ -52,17 +49,17 @@ def redis(folder: Path, mode: Mode) -> Iterator[Target]:
 
 @contextmanager
 def opensearch(folder: Path, mode: Mode) -> Iterator[Target]:
-    """osmem, a stand-in for OpenSearch that keeps everything in memory; beside one PUT a document."""
-    from osmem_server import OsmemServer
+    """A node of this run alone; beside one PUT a document."""
+    from headrace.testing.opensearch import MEASURED_OPTIONS, OpenSearchServer
 
-    with OsmemServer.start(japanese=False) as server, _connected(server.url) as connection:
+    with OpenSearchServer(MEASURED_OPTIONS).running() as server, _connected(server.url) as connection:
 
         def count() -> int:
             _ask(connection, "POST", "/target/_refresh")
             return int(json.loads(_ask(connection, "GET", "/target/_count"))["count"])
 
-        naive = one_by_one(lambda row: _ask(connection, "PUT", f"/naive/_doc/{row['id']}", row), OSMEM_REQUESTS_MAX)
-        yield Target({"url": server.url, "index": "target"}, count, {"naive": naive}, OSMEM_ROWS_MAX)
+        naive = one_by_one(lambda row: _ask(connection, "PUT", f"/naive/_doc/{row['id']}", row))
+        yield Target({"url": server.url, "index": "target"}, count, {"naive": naive})
 
 
 def http(form: str, *, answer_ms: int = 0) -> Callable[[Path, Mode], AbstractContextManager[Target]]:

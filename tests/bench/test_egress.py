@@ -15,6 +15,7 @@ from bench.egress_targets import TARGETS
 
 from bench import egress
 from headrace.egress.sdk import Mode
+from headrace.testing import opensearch
 
 GIVEN = ["--connectors", "duckdb", "--rows", "3000", "--keys", "1000", "--rounds", "1"]
 
@@ -60,11 +61,19 @@ def test_a_target_that_lacks_rows_fails_the_run(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_a_target_holds_what_was_written(
-    name: str, modes: list[str], capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    name: str,
+    modes: list[str],
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each is started, written by headrace and by the loop beside it, and counted, in every mode that it has."""
     if name == "redis":
         request.getfixturevalue("redis_url")  # Left out, or a failure, where there is no Redis.
+    if name == "opensearch":
+        request.getfixturevalue("opensearch_url")
+        # What is measured here is nothing: a node that starts quickly will do.
+        monkeypatch.setattr(opensearch, "MEASURED_OPTIONS", opensearch.QUICK_OPTIONS)
     given = ["--connectors", name, "--rows", "300", "--keys", "100", "--rounds", "1", "--json"]
     given += ["--modes", ",".join(modes)]
     assert egress.run(arguments(*given)) == 0
