@@ -69,7 +69,7 @@ PARTITIONED = PartitionSpec(PartitionField(1, 1_000, IdentityTransform(), "id"))
         (columns(id=StringType(), customer=StringType()), {}, "column 'id' is string, the contract asks for long"),
         (columns(id=LongType()), {"add": "refuse"}, "column 'customer' is missing"),
         (columns(id=LongType(), gone=LongType()), {"drop": "refuse"}, "column 'gone' is not in the contract"),
-        (columns(id=LongType(), required=True), {}, "column 'id' is required"),
+        (columns(customer=StringType(), required=True), {}, "column 'customer' is required"),
         ((columns(id=LongType()), PARTITIONED), {}, "it is partitioned"),
     ],
 )

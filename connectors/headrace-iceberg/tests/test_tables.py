@@ -28,7 +28,7 @@ from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.errors import DriftRefused
 from headrace.egress.sdk import ConnectorConfig, EgressBatch, PositionMoved, TargetInvalid, TargetUnavailable
 from headrace.testing.sink_harness import ORDER, TOPIC, Stage, order, order_contract, wait_until
-from headrace_iceberg import IcebergConnector, IcebergOptions, connector
+from headrace_iceberg import IcebergConnector, IcebergOptions, commits, connector
 from headrace_iceberg.types import iceberg_schema, plain_columns, widens
 
 NAME = "shop.orders"
@@ -265,7 +265,7 @@ def test_snapshots_and_metadata_are_bounded(lake: Lake) -> None:
         staged(made, first, first)
         made.flush()
     with lake.table() as table:
-        assert len(table.metadata.snapshots) <= 3 * connector.EXPIRY_SLACK
+        assert len(table.metadata.snapshots) <= 3 * commits.EXPIRY_SLACK
     assert len(list((lake.folder / "lake").rglob("*.metadata.json"))) <= 6
     assert lake.ids() == list(range(12))
     assert positions_of(config) == {0: 12}

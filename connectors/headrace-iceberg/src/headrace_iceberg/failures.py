@@ -8,6 +8,7 @@ Owns the verdict: what is tried again, and what somebody must change first.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from headrace.egress.sdk import EgressError, TargetInvalid, TargetUnavailable
 
 _PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
 _STORE_REFUSES = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|NoSuchBucket|AccessDenied|InvalidAccessKeyId")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_CATALOG_IS_FULL = "database or disk is full"
+"""As SQLite says it, having undone the transaction."""
 _RIGHTS = (iceberg.UnauthorizedError, iceberg.ForbiddenError, iceberg.OAuthError)
 _INVALID = (
     iceberg.BadRequestError,
@@ -61,13 +65,20 @@ def _classified(place: str, error: Exception) -> EgressError:
     if isinstance(error, OperationalError) and "unable to open database file" in str(error):
         return TargetInvalid(told, cure="make the folder of the catalog's file, or correct `uri`")
     # S3 tells wrong rights and a missing bucket as errors of the operating system.
-    if isinstance(error, OSError) and re.search(
-        r"ACCESS_DENIED|NO_SUCH_BUCKET|AccessDenied|InvalidAccessKeyId", str(error)
-    ):
+    if isinstance(error, OSError) and _STORE_REFUSES.search(str(error)):
         return TargetInvalid(told, cure="correct `warehouse`, and give the egress keys that may write there")
     if isinstance(error, _INVALID):
         return TargetInvalid(told, cure="correct `uri`, `warehouse` or `properties`")
     return TargetUnavailable(told)
+
+
+def never_came(error: Exception) -> bool:
+    """Whether it is certain that a commit that failed so did not come."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return True
+    if isinstance(error, OperationalError) and _CATALOG_IS_FULL in str(error):
+        return True
+    return isinstance(error, (*_RIGHTS, iceberg.NoSuchTableError))
 
 
 def first_line(error: Exception) -> str:
