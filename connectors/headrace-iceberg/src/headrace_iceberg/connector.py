@@ -161,9 +161,7 @@ class IcebergConnector:
         assert self._catalog is not None
         table = self._catalog.load_table(self._identifier)
         if _as_it_is(table) != self._opened_as or table.spec().fields:
-            raise TargetUnavailable(
-                f"{self._place}: it or its columns were changed; it is opened again to compare them"
-            )
+            raise TargetUnavailable(f"{self._place}: it was changed; it is opened again to compare its columns")
         return table
 
     def _committed(self, change: Change) -> Table:

@@ -37,10 +37,13 @@ class NewFiles:
 
     def write(self, schema: Schema, chunks: Iterable[pa.Table]) -> None:
         """Files of these rows, which have the columns of `schema` with its field ids; none without rows."""
-        joined = _joined(chunks)
+        properties = self._table.metadata.properties
+        asked = properties.get(TableProperties.WRITE_TARGET_FILE_SIZE_BYTES)
+        bytes_max = int(asked or TableProperties.WRITE_TARGET_FILE_SIZE_BYTES_DEFAULT)
+        joined = _joined(chunks, min(GROUP_BYTES, bytes_max))
         first = next(joined, None)
         while first is not None:
-            self._write_file(schema, chain([first], joined))
+            self._write_file(schema, chain([first], joined), bytes_max)
             first = next(joined, None)
 
     def discard(self) -> None:
@@ -53,16 +56,13 @@ class NewFiles:
                 _LOG.warning("data file not removed", place=place, error=type(error).__name__)
         self.files, self._places = [], []
 
-    def _write_file(self, schema: Schema, chunks: Iterator[pa.Table]) -> None:
-        """One file, up to the size that the table asks for."""
-        properties = self._table.metadata.properties
-        asked = properties.get(TableProperties.WRITE_TARGET_FILE_SIZE_BYTES)
-        bytes_max = int(asked or TableProperties.WRITE_TARGET_FILE_SIZE_BYTES_DEFAULT)
+    def _write_file(self, schema: Schema, chunks: Iterator[pa.Table], bytes_max: int) -> None:
+        """One file; the chunk with which it reaches `bytes_max` is its last."""
         place = self._table.location_provider().new_data_location(f"{uuid.uuid4()}.parquet")
         output = self._table.io.new_output(place)
         self._places.append(place)
         written = 0
-        writer = ParquetFormatModel().create_writer(output, schema, properties)
+        writer = ParquetFormatModel().create_writer(output, schema, self._table.metadata.properties)
         with writer:
             for rows in chunks:
                 writer.write(rows)
@@ -85,7 +85,7 @@ class NewFiles:
         )
 
 
-def _joined(chunks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _joined(chunks: Iterable[pa.Table], bytes_min: int) -> Iterator[pa.Table]:
     """The same rows in larger tables; empty ones are left out."""
     waiting: list[pa.Table] = []
     waiting_bytes = 0
@@ -94,7 +94,7 @@ def _joined(chunks: Iterable[pa.Table]) -> Iterator[pa.Table]:
             continue
         waiting.append(chunk)
         waiting_bytes += chunk.nbytes
-        if waiting_bytes >= GROUP_BYTES:
+        if waiting_bytes >= bytes_min:
             yield pa.concat_tables(waiting)
             waiting, waiting_bytes = [], 0
     if waiting:

@@ -64,8 +64,7 @@ class Fitting:
         """What must change in the table. Raises `TargetInvalid` where it cannot, or may not."""
         if table.spec().fields:
             raise TargetInvalid(f"{self.place}: it is partitioned", cure="write to a table without partitions")
-        self._check_key(table.schema())
-        return plan_drift(
+        steps = plan_drift(
             self.contract,
             plain_columns(self.wanted),
             plain_columns(table.schema()),
@@ -73,13 +72,20 @@ class Fitting:
             target=self.place,
             widens=widens,
         )
+        self._check_key(self.altered(table, steps).table_metadata.schema())
+        return steps
 
     def altered(self, table: Table, steps: Sequence[DriftStep[Plain]]) -> Transaction:
         """These steps as pyiceberg makes them, not yet committed."""
         transaction = table.transaction()
         for step in steps:
-            with transaction.update_schema() as update:
-                _alter(update, step, self.wanted)
+            try:
+                with transaction.update_schema() as update:
+                    _alter(update, step, self.wanted)
+            except ValueError as error:
+                # Such as a column to drop that is an identifier field.
+                cure = "change the table yourself, or write to another one"
+                raise TargetInvalid(f"{self.place}: column {step.column!r}: {error}", cure=cure) from error
         return transaction
 
     def _found_or_made(self, catalog: Catalog) -> Table:
@@ -103,7 +109,12 @@ class Fitting:
             return catalog.load_table(self.identifier)
 
     def _check_key(self, schema: Schema) -> None:
-        """Required columns are filled where they are of the key, which is never null."""
+        """Of the table once it is altered: required columns are filled where they are of the key, which is never
+        null."""
+        identified = schema.identifier_field_names()
+        if self.config.mode is not Mode.APPEND and identified and identified != set(self.contract.key):
+            told = f"its identifier fields are {sorted(identified)}, the key is {sorted(self.contract.key)}"
+            raise TargetInvalid(f"{self.place}: {told}", cure="write to another table, or change its identifier fields")
         filled = frozenset() if _nullable_key(self.contract) else frozenset(self.contract.key)
         required = [each.name for each in schema.fields if each.required and each.name not in filled]
         if required:
@@ -111,10 +122,6 @@ class Fitting:
                 f"{self.place}: column {required[0]!r} is required; contracts may leave any column null",
                 cure="make it optional, or write to another table",
             )
-        identified = schema.identifier_field_names()
-        if self.config.mode is not Mode.APPEND and identified and identified != set(self.contract.key):
-            told = f"its identifier fields are {sorted(identified)}, the key is {sorted(self.contract.key)}"
-            raise TargetInvalid(f"{self.place}: {told}", cure="write to another table, or change its identifier fields")
 
 
 def _nullable_key(contract: Contract) -> bool:
