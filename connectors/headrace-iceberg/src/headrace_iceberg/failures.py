@@ -16,7 +16,14 @@ from contextlib import contextmanager
 import pyarrow as pa
 from pyiceberg import exceptions as iceberg
 from requests import RequestException
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from headrace.egress.sdk import EgressError, TargetInvalid, TargetUnavailable
 
@@ -25,6 +32,13 @@ _STORE_REFUSES = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|NoSuchBucket|AccessDe
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CATALOG_IS_FULL = "database or disk is full"
 """As SQLite says it, having undone the transaction."""
+_LOGIN_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|is not permitted to log in"
+    r"|Access denied for user|role \".*\" does not exist|database \".*\" does not exist|Unknown database|permission denied for database"
+    r"|is not allowed to connect"
+)
+"""As PostgreSQL, MySQL and MariaDB say it. Their drivers give no code of a connection that was refused, or each its
+own, and SQLAlchemy has one error for that and for a server that is away."""
 _RIGHTS = (iceberg.UnauthorizedError, iceberg.ForbiddenError, iceberg.OAuthError)
 _INVALID = (
     iceberg.BadRequestError,
@@ -64,6 +78,8 @@ def _classified(place: str, error: Exception) -> EgressError:
         return TargetInvalid(told, cure="give the egress a token or keys that may write there")
     if isinstance(error, OperationalError) and "unable to open database file" in str(error):
         return TargetInvalid(told, cure="make the folder of the catalog's file, or correct `uri`")
+    if isinstance(error, DBAPIError) and _LOGIN_REFUSED.search(str(error.orig)):
+        return TargetInvalid(told, cure="mend user, password or rights, or what `uri` names")
     # S3 tells wrong rights and a missing bucket as errors of the operating system.
     if isinstance(error, OSError) and _STORE_REFUSES.search(str(error)):
         return TargetInvalid(told, cure="correct `warehouse`, and give the egress keys that may write there")
