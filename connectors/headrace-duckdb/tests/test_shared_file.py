@@ -18,7 +18,7 @@ from headrace.egress.sdk import Mode, TargetUnavailable
 from headrace.egress.target import Target
 from headrace.testing import sink_child
 from headrace.testing.sink_harness import TOPIC, WORKSPACE, Stage, order, order_contract, wait_until
-from headrace_duckdb import DuckDbConnector, connector
+from headrace_duckdb import DuckDbConnector, database_file
 
 HOLD = """
 import duckdb, sys
@@ -144,7 +144,7 @@ def test_a_file_that_is_held_for_a_moment_is_waited_for(
 
 def test_a_file_that_stays_held_is_tried_again(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that keeps the file: the status says so with file, holder and cure, and all arrives when it ends."""
-    monkeypatch.setattr(connector, "FILE_WAIT_S", 0.05)
+    monkeypatch.setattr(database_file, "FILE_WAIT_S", 0.05)
     config = make_config(tmp_path)
     stage.publish([order(1)])
     stage.deliver(DuckDbConnector(), config)

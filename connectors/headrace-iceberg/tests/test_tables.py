@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,7 +18,7 @@ from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
-from pyiceberg.types import LongType, NestedField
+from pyiceberg.types import LongType, NestedField, StringType
 
 from headrace.contracts.arrow import to_arrow
 from headrace.contracts.avro import AvroSchema
@@ -41,14 +40,16 @@ class Lake:
         self.folder = folder
         self.uri = f"sqlite:///{folder}/catalog.db"
 
-    def config(self, name: str = "out", drift: dict[str, str] | None = None, **more: Any) -> EgressConfig:
+    def config(
+        self, name: str = "out", drift: dict[str, str] | None = None, mode: str = "append", **more: Any
+    ) -> EgressConfig:
         options = {"uri": self.uri, "warehouse": str(self.folder / "lake"), "table": NAME, **more}
         return EgressConfig.model_validate(
             {
                 "name": name,
                 "topic": TOPIC,
                 "connector": "iceberg",
-                "mode": "append",
+                "mode": mode,
                 "options": options,
                 "drift": drift or {},
                 "batch": {"rows_max": 50, "age_max_ms": 20},
@@ -310,9 +311,10 @@ def test_drift_that_cannot_or_must_not_be_followed_stops(
         assert str(table.schema().find_type("amount")) == "float"
 
 
-def test_a_column_that_somebody_changes_meanwhile_is_compared_again(lake: Lake, stage: Stage) -> None:
+@pytest.mark.parametrize("mode", ["append", "replicate"])
+def test_a_column_that_somebody_changes_meanwhile_is_compared_again(lake: Lake, stage: Stage, mode: str) -> None:
     """Dropped and added by somebody else between two flushes: the egress opens again, and goes on by its policy."""
-    runner = stage.runner(IcebergConnector(), lake.config())
+    runner = stage.runner(IcebergConnector(), lake.config(mode=mode))
     stage.publish([order(1)])
     with stage.running(runner):
         wait_until(lambda: stage.is_delivered(runner), "delivered")
@@ -326,9 +328,10 @@ def test_a_column_that_somebody_changes_meanwhile_is_compared_again(lake: Lake, 
     assert rows == {1: (None, None), 2: ("customer 2", None)}
 
 
-def test_a_dropped_table_is_made_again_and_filled_from_the_beginning(lake: Lake, stage: Stage) -> None:
+@pytest.mark.parametrize("mode", ["append", "replicate"])
+def test_a_dropped_table_is_made_again_and_filled_from_the_beginning(lake: Lake, stage: Stage, mode: str) -> None:
     """Its positions went with it."""
-    runner = stage.runner(IcebergConnector(), lake.config())
+    runner = stage.runner(IcebergConnector(), lake.config(mode=mode))
     stage.publish([order(1)])
     with stage.running(runner):
         wait_until(lambda: stage.is_delivered(runner), "delivered")
@@ -337,6 +340,25 @@ def test_a_dropped_table_is_made_again_and_filled_from_the_beginning(lake: Lake,
         stage.publish([order(2)])
         wait_until(lambda: stage.is_delivered(runner) and runner.counters.retries > 0, "delivered again")
     assert lake.ids() == [1, 2]
+
+
+def test_a_table_of_other_columns_in_its_place_stops_with_the_column(lake: Lake, stage: Stage) -> None:
+    """Dropped and made anew by somebody else; nothing goes into it."""
+    runner = stage.runner(IcebergConnector(), lake.config(mode="replicate"))
+    stage.publish([order(1)])
+
+    def replaced() -> None:
+        with stage.running(runner) as thread:
+            wait_until(lambda: stage.is_delivered(runner), "delivered")
+            with closing(SqlCatalog("headrace", uri=lake.uri, warehouse=str(lake.folder / "lake"))) as catalog:
+                catalog.drop_table(NAME)
+                catalog.create_table(NAME, Schema(NestedField(1, "id", StringType(), required=False)))
+            stage.publish([order(2)])
+            wait_until(lambda: not thread.is_alive(), "stopped")
+
+    with pytest.raises(DriftRefused, match="column 'id' is string"):
+        replaced()
+    assert lake.ids() == []
 
 
 def test_a_catalog_that_is_away_for_long_is_tried_again(lake: Lake, stage: Stage) -> None:
@@ -359,23 +381,6 @@ def held(catalog: Path) -> Iterator[None]:
         connection.execute("BEGIN EXCLUSIVE")
         yield
         connection.execute("ROLLBACK")
-
-
-def test_a_full_disk_is_tried_again(lake: Lake, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No room for the data file: nothing is committed, and later each row once."""
-    full = [OSError(errno.ENOSPC, "No space left on device")] * 2
-    write = connector.write_data_file
-
-    def no_room(*given: Any) -> Any:
-        if full:
-            raise full.pop()
-        return write(*given)
-
-    monkeypatch.setattr(connector, "write_data_file", no_room)
-    stage.publish([order(number) for number in range(10)])
-    runner = stage.deliver(IcebergConnector(), lake.config())
-    assert runner.counters.retries == 2
-    assert lake.ids() == list(range(10))
 
 
 def test_a_partitioned_table_and_a_required_column_stop(lake: Lake) -> None:

@@ -253,6 +253,9 @@ def test_a_missing_bucket_stops_with_the_reason(stage: Stage, target: Target) ->
         (501, "NotImplemented", TargetInvalid),
         (429, "TooManyRequests", Unavailable),
         (503, "SlowDown", Unavailable),
+        (403, "QuotaExceeded", Unavailable),
+        (400, "XMinioAdminBucketQuotaExceeded", Unavailable),
+        (507, "InsufficientStorage", Unavailable),
         (500, "InternalError", Unavailable),
     ],
 )

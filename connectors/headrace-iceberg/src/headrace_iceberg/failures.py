@@ -34,8 +34,8 @@ _CATALOG_IS_FULL = "database or disk is full"
 """As SQLite says it, having undone the transaction."""
 _LOGIN_REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|is not permitted to log in"
-    r"|Access denied for user|role \".*\" does not exist|database \".*\" does not exist|Unknown database|permission denied for database"
-    r"|is not allowed to connect"
+    r"|Access denied for user|is not allowed to connect|Unknown database|permission denied for database"
+    r"|role \".*\" does not exist|database \".*\" does not exist"
 )
 """As PostgreSQL, MySQL and MariaDB say it. Their drivers give no code of a connection that was refused, or each its
 own, and SQLAlchemy has one error for that and for a server that is away."""

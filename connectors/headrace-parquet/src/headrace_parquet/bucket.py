@@ -50,8 +50,13 @@ PROBE = "_headrace_takes_a_name_once"
 _NAME = re.compile(rf"(\d{{{OFFSET_DIGITS}}})\.parquet")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_PASSING_CODES = frozenset({"ExpiredToken", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown"})
-"""Told with a status of the client's fault, and yet over when it is tried again."""
+_PASSING_CODES = frozenset(
+    {
+        *("ExpiredToken", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown"),
+        *("QuotaExceeded", "InsufficientStorage", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"),
+    }
+)
+"""Told with a status of the client's fault, and yet over when it is tried again: a store over its quota among them."""
 
 
 class Page(NamedTuple):
