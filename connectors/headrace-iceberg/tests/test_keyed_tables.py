@@ -244,6 +244,8 @@ def test_files_that_cannot_hold_a_key_are_not_opened(lake: Lake, monkeypatch: py
     writer.put([order(51)])
     assert len(asked) == 1
     assert len(lake.rows()) == 153
+    writer.put([], [{"id": 298}, {"id": 0}])
+    assert len(lake.rows()) == 151
 
 
 def test_another_commit_in_between_is_built_upon(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
