@@ -34,7 +34,7 @@ from headrace.egress.sdk import (
     arrow_schema,
 )
 from headrace.testing.sink_harness import TOPIC, order, order_contract
-from headrace_iceberg import IcebergConnector, IcebergOptions, held_files
+from headrace_iceberg import IcebergConnector, IcebergOptions, fitting, held_files
 
 NAME = "shop.orders"
 LONG, TEXT = {"name": "id", "type": "long"}, {"name": "note", "type": ["null", "string"], "default": None}
@@ -283,6 +283,7 @@ def test_the_key_is_the_table_s_identifier(lake: Lake) -> None:
     writer.put([order(1)])
     with lake.table() as table:
         assert table.schema().identifier_field_names() == {"id"}
+        assert table.properties["write.target-file-size-bytes"] == str(fitting.KEYED_FILE_BYTES)
     with closing(lake.catalog()) as catalog:
         catalog.drop_table(NAME)
     Writer(lake, contract_of({"name": "id", "type": ["null", "long"]}, TEXT)).put([{"id": None, "note": "x"}])

@@ -24,6 +24,9 @@ from headrace.egress.sdk import ConnectorConfig, Contract, Mode, TargetInvalid, 
 from headrace_iceberg.options import IcebergOptions
 from headrace_iceberg.types import Plain, iceberg_schema, plain_columns, widens
 
+KEYED_FILE_BYTES = 64 * 1024 * 1024
+"""Of rows in memory, in a data file of a keyed mode: it is written anew for one key of it."""
+
 _LOG = structlog.get_logger("headrace.egress.iceberg")
 
 
@@ -103,6 +106,8 @@ class Fitting:
             TableProperties.METADATA_PREVIOUS_VERSIONS_MAX: str(options.metadata_versions_max),
             TableProperties.MANIFEST_MERGE_ENABLED: "true",
         }
+        if self.config.mode is not Mode.APPEND:
+            properties[TableProperties.WRITE_TARGET_FILE_SIZE_BYTES] = str(KEYED_FILE_BYTES)
         try:
             return catalog.create_table(self.identifier, schema=self.wanted, properties=properties)
         except TableAlreadyExistsError:
