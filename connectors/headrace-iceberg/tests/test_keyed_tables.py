@@ -211,6 +211,18 @@ def test_files_that_are_older_than_the_columns_are_rewritten(lake: Lake) -> None
     assert [row["id"] for row in lake.rows()] == [1]
 
 
+def test_a_column_that_was_dropped_does_not_come_back(lake: Lake) -> None:
+    """One of the same name and type is another column: a file that is written anew keeps the values of the old one to
+    itself."""
+    writer = Writer(lake, contract_of(LONG, TEXT))
+    writer.put([{"id": 1, "note": "old"}, {"id": 2, "note": "old"}])
+    with lake.table() as table, table.update_schema() as update:
+        update.delete_column("note")
+    writer = Writer(lake, contract_of(LONG, TEXT))
+    writer.put([{"id": 1, "note": "new"}])
+    assert sorted(lake.rows(), key=lambda row: row["id"]) == [{"id": 1, "note": "new"}, {"id": 2, "note": None}]
+
+
 def test_small_files_are_joined_and_large_ones_bounded(lake: Lake) -> None:
     """Files that are written anew become one with the new rows, up to the size that the table asks for."""
     writer = Writer(lake)

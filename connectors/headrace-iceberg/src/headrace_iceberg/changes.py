@@ -70,13 +70,29 @@ def write_change(table: Table, change: Change, new: NewFiles, place: str) -> lis
         removed = [each.file for each in held]
         batch = _told(table, batch, keys, held, place)
     written = batch.rows.filter(pa.array(~batch.deletes()))
-    # All rows of equal columns go into the same files.
-    parts: dict[pa.Schema, list[Iterator[pa.Table]]] = {columns: [iter([_with_ids(written, columns)])]}
+    parts: dict[bytes, _Part] = {_identity(columns): _Part(schema, [iter([_with_ids(written, columns)])])}
     for each in held:
-        parts.setdefault(each.columns, []).append(other_rows(table, each, place))
-    for of_file, rows in parts.items():
-        new.write(schema if of_file == columns else _file_schema(of_file, place), chain.from_iterable(rows))
+        known = parts.get(_identity(each.columns))
+        if known is None:
+            known = parts[_identity(each.columns)] = _Part(_file_schema(each.columns, place), [])
+        known.rows.append(other_rows(table, each, place))
+    for part in parts.values():
+        new.write(part.schema, chain.from_iterable(part.rows))
     return removed
+
+
+class _Part(NamedTuple):
+    """Rows of the same columns, which go into the same files."""
+
+    schema: Schema
+    rows: list[Iterator[pa.Table]]
+
+
+def _identity(columns: pa.Schema) -> bytes:
+    """Field ids included, at every depth, which Arrow's own comparison leaves out: a column of the name and type of one
+    that was dropped is another one."""
+    identity: bytes = columns.remove_metadata().serialize().to_pybytes()
+    return identity
 
 
 def _in_columns(rows: pa.Table, columns: pa.Schema) -> pa.Table:
