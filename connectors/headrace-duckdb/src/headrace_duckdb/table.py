@@ -30,8 +30,8 @@ class Table:
         self.text = f"{quoted(schema)}.{quoted(name)}"
         self._place = [schema, name]
         self._contract, self._columns = contract, storable_schema(arrow_schema(contract))
-        self._fitted: Mapping[str, ColumnType] = {}
-        """All its columns when it was made to fit."""
+        self._fitted: Sequence[tuple[str, str]] = []
+        """All its columns when it was made to fit, with their types."""
 
     def fit(self, connection: duckdb.DuckDBPyConnection, policy: DriftPolicy, target: str) -> bool:
         """Create the table, or alter it to fit the contract; whether it was created."""
@@ -51,15 +51,17 @@ class Table:
         )
         for step in steps:
             connection.execute(f"ALTER TABLE {self.text} {_alteration(step, wanted)}")
-        self._fitted = column_types(connection, f"SELECT * FROM {self.text}")
+        self._fitted = self._described(connection)
         return is_new
 
     def check_columns(self, connection: duckdb.DuckDBPyConnection) -> None:
         """That the table is there, with the columns that fit. Raises `TargetUnavailable`: it is opened again."""
         cure = "headrace looks at the table again"
-        if not self._is_there(connection):
-            raise TargetUnavailable(f"table {self.text}: somebody dropped it", cure=cure)
-        if column_types(connection, f"SELECT * FROM {self.text}") != self._fitted:
+        try:
+            columns = self._described(connection)
+        except duckdb.CatalogException as error:
+            raise TargetUnavailable(f"table {self.text}: somebody dropped it", cure=cure) from error
+        if columns != self._fitted:
             raise TargetUnavailable(f"table {self.text}: somebody changed its columns", cure=cure)
 
     def is_constrained(self, connection: duckdb.DuckDBPyConnection) -> bool:
@@ -108,6 +110,10 @@ class Table:
             self._place,
         ).fetchall()
         return bool(found)
+
+    def _described(self, connection: duckdb.DuckDBPyConnection) -> Sequence[tuple[str, str]]:
+        # At each flush: the catalog's own tables would take ten times as long.
+        return [(row[0], row[1]) for row in connection.execute(f"DESCRIBE SELECT * FROM {self.text}").fetchall()]
 
     def _merge(self, batch: EgressBatch) -> str:
         columns = [quoted(each.name) for each in self._columns]
