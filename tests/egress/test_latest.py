@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,3 +104,13 @@ def test_latest_leaves_the_target_as_one_row_at_a_time_would(
     keys = latest.rows.column("id").to_pylist()
     assert len(keys) == len(set(keys))
     assert latest.offset.tolist() == sorted(latest.offset.tolist())
+
+
+def test_keys_of_more_digits_than_polars_has() -> None:
+    """Decimals of 60 digits: the last row of each, null among them."""
+    most, near, least = (Decimal(f"{text}{'9' * 57}.25") for text in ("9", "8", "-9"))
+    ids = [most, None, near, most, None, least]
+    rows = pa.table({"id": pa.array(ids, pa.decimal256(60, 2)), "number": list(range(len(ids)))})
+    zeros = np.zeros(len(ids), dtype=np.int64)
+    batch = EgressBatch(rows, ("id",), zeros.astype(np.int8), zeros.astype(np.int32), zeros, zeros, zeros)
+    assert batch.latest().rows["number"].to_pylist() == [2, 3, 4, 5]

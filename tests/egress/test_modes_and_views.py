@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from headrace.egress.config import EgressConfig
 from headrace.egress.errors import EgressInvalid
 from headrace.egress.sdk import Mode
 from headrace.egress.view import View
-from headrace.testing.sink_harness import Stage, order, order_contract
+from headrace.testing.sink_harness import ORDER, Stage, order, order_contract
 from tests.egress.conftest import MakeConfig
 from tests.egress.memory_target import MemoryConnector, Row, Target
 
@@ -112,3 +113,20 @@ def test_keyed_modes_need_a_key(make_config: MakeConfig) -> None:
     with pytest.raises(EgressInvalid, match="has no key, and mode upsert needs one; use mode append"):
         View(make_config(Mode.UPSERT), keyless)
     assert View(make_config(Mode.APPEND), keyless).contract.key == ()
+
+
+def test_a_key_of_more_digits_than_polars_has(tmp_path: Path, make_config: MakeConfig) -> None:
+    """A key is compared with its row, and rows of one key with each other, whatever the key's type."""
+    wide = {"type": "bytes", "logicalType": "decimal", "precision": 60, "scale": 2}
+    stage = Stage(
+        tmp_path, order_contract(schema={**ORDER, "fields": [{"name": "id", "type": wide}, *ORDER["fields"][1:]]})
+    )
+    one, other = Decimal("9" * 58 + ".25"), Decimal("-1.00")
+    stage.publish([{**order(1), "id": one}, {**order(2), "id": other}])
+    stage.delete([{"id": one}])
+    target = Target()
+    runner = stage.deliver(MemoryConnector(target), make_config(Mode.REPLICATE), stage.contract)
+    assert not runner.counters.dead_letters
+    assert [row["id"] for row in target.rows if "__delete" in row] == [one]
+    assert {row["id"] for row in target.rows} == {one, other}
+    stage.close()

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from headrace.egress.key_columns import key_columns
 from headrace.log.port import Int32Column, Int64Column
 
 _ROW, _LIFE, _IS_DELETE, _VERSION, _SOURCE = "__row", "__life", "__delete", "__version", "__source"
@@ -129,7 +130,7 @@ class EgressBatch:
 
 def _latest(batch: EgressBatch, *, refuses_stale: bool) -> EgressBatch:
     key = list(batch.key)
-    keys = pl.DataFrame(batch.rows.select(key)).with_row_index(_ROW)
+    keys = key_columns(batch.rows, key).with_row_index(_ROW)
     if keys.n_unique(subset=key) == len(keys):
         return batch
     if refuses_stale:

@@ -26,6 +26,7 @@ from headrace.contracts.key import KeyCodec, open_key_codec
 from headrace.contracts.registry import Registry
 from headrace.contracts.topic_codec import open_topic_codec
 from headrace.egress.config import EgressConfig
+from headrace.egress.key_columns import key_columns
 from headrace.egress.sdk import Capabilities, EgressBatch, Mode, Operation
 from headrace.egress.versions import Versions
 from headrace.egress.view import View, source_contract
@@ -258,7 +259,7 @@ def _equal(left: pa.Table, right: pa.Table, columns: Sequence[str]) -> npt.NDArr
     """Which rows are equal in these columns; null equals null."""
     if not left.num_rows:
         return np.empty(0, dtype=bool)
-    ours, theirs = pl.DataFrame(left.select(list(columns))), pl.DataFrame(right.select(list(columns)))
+    ours, theirs = key_columns(left, columns), key_columns(right, columns)
     equal = [ours[name].eq_missing(theirs[name].cast(ours.schema[name])) for name in columns]
     result: npt.NDArray[np.bool_] = pl.select(pl.all_horizontal(equal)).to_series().to_numpy()
     return result

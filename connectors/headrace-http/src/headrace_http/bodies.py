@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.egress.json_columns import TEXT, json_rows
+from headrace.egress.key_columns import key_columns
 from headrace.egress.sdk import Contract, EgressBatch, Mode
 from headrace_http.options import Format, HttpOptions, Order
 
@@ -73,7 +73,7 @@ class Bodies:
             return np.arange(len(self._batch), dtype=np.uint64) // np.uint64(self._rows_max)
         if self._options.order is Order.PARTITION:
             return self._batch.partition.astype(np.uint64)
-        hashes = pl.DataFrame(self._batch.rows.select(list(self._batch.key))).hash_rows().to_numpy()
+        hashes = key_columns(self._batch.rows, self._batch.key).hash_rows().to_numpy()
         if self._rows_max == 1:
             return hashes
         lanes = len(self._batch) // (self._rows_max * LANE_REQUESTS_MIN)
