@@ -100,12 +100,12 @@ def test_dry_run_shows_what_would_be_written(call: Call, sensors: Path) -> None:
 
 
 def test_connectors_are_listed(call: Call) -> None:
-    """With modes, guarantee and package."""
+    """With modes, guarantee, tasks and package."""
     listed = call("connector", "list", "--json").json
     assert {"duckdb", "parquet"} <= {each["name"] for each in listed["connectors"]}
     assert differences(shape(shown("connector")), shape(listed)) == []
     (duckdb,) = [line for line in call("connector", "list").out.splitlines() if line.startswith("duckdb")]
-    assert duckdb.split()[-3:-1] == ["exactly_once", "headrace-duckdb"]
+    assert duckdb.split()[-4:-1] == ["exactly_once", "one", "headrace-duckdb"]
 
 
 def test_a_connector_is_begun(call: Call, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class Target:
     partial_update: bool = False
     truncate: bool = False
     refuses_stale: bool = False
+    parallel: bool = True
     flushes: list[list[Row]] = field(default_factory=list)
     """Rows of each flush that had any; a deletion is a row with `__delete`."""
     positions: dict[int, int] = field(default_factory=dict)
@@ -84,6 +85,7 @@ class MemoryConnector:
             partial_update=target.partial_update,
             truncate=target.truncate,
             refuses_stale=target.refuses_stale,
+            parallel=target.parallel,
         )
         self._staged: list[Row] = []
         self._pending: dict[int, int] = {}

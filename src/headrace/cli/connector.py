@@ -15,15 +15,24 @@ app = typer.Typer(help="List connectors, begin one of your own.", no_args_is_hel
 
 @app.command("list")
 def list_connectors(json: JsonOption = False) -> None:
-    """List the installed connectors: modes, delivery, package."""
+    """List the installed connectors: modes, delivery, whether it takes several tasks, package."""
     from headrace.egress.capability_table import installed_connectors
 
     found = installed_connectors()
     if json:
         emit_json({"connectors": [each.to_json() for each in found]})
         return
-    rows = [[each.name, ", ".join(each.modes), each.delivery, f"{each.package} {each.version}"] for each in found]
-    table(["connector", "modes", "delivery", "package"], rows)
+    rows = [
+        [
+            each.name,
+            ", ".join(each.modes),
+            each.delivery,
+            "several" if each.parallel else "one",
+            f"{each.package} {each.version}",
+        ]
+        for each in found
+    ]
+    table(["connector", "modes", "delivery", "tasks", "package"], rows)
 
 
 @app.command("new")

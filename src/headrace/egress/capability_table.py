@@ -11,10 +11,20 @@ from typing import Any
 
 from headrace.egress.sdk import ENTRY_POINTS, Capabilities, Checks, Connector, Explains, connector_names, load_connector
 
-HEAD = (
-    "|Connector|Modes|Delivery|Partial update|Truncate|Refuses stale|Creates table|Alters table|Validate|Dry run|",
-    "|-|-|-|-|-|-|-|-|-|-|",
+_COLUMNS = (
+    "Connector",
+    "Modes",
+    "Delivery",
+    "Partial update",
+    "Truncate",
+    "Refuses stale",
+    "Parallel",
+    "Creates table",
+    "Alters table",
+    "Validate",
+    "Dry run",
 )
+HEAD = (f"|{'|'.join(_COLUMNS)}|", f"|{'-|' * len(_COLUMNS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,7 @@ class InstalledConnector:
     partial_update: bool
     truncate: bool
     refuses_stale: bool
+    parallel: bool
     creates_table: bool
     alters_table: bool
     checks: bool
@@ -55,6 +66,7 @@ def _installed(name: str, connector: Connector) -> InstalledConnector:
         partial_update=can.partial_update,
         truncate=can.truncate,
         refuses_stale=can.refuses_stale,
+        parallel=can.parallel,
         creates_table=can.creates_table,
         alters_table=can.alters_table,
         checks=isinstance(connector, Checks),
@@ -70,6 +82,7 @@ def capability_row(name: str, connector: Connector) -> str:
         can.partial_update,
         can.truncate,
         can.refuses_stale,
+        can.parallel,
         can.creates_table,
         can.alters_table,
         isinstance(connector, Checks),

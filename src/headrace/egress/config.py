@@ -21,6 +21,8 @@ from headrace.egress.sdk import Connector, ConnectorConfig, DriftPolicy, Mode
 from headrace.errors import Where
 
 HELP_PAGE = "docs/connectors.md"
+TASKS_MAX = 64
+"""Each has a thread, a consumer, a connection to the target and a batch in memory."""
 EgressName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
 
@@ -72,6 +74,10 @@ class EgressConfig(_Model):
     retry: RetryLimits = Field(default_factory=RetryLimits)
     breaker: BreakerLimits = Field(default_factory=BreakerLimits)
     rows_per_second_max: int | None = Field(default=None, ge=1)
+    """Of all tasks together."""
+    tasks: int = Field(default=1, ge=1, le=TASKS_MAX)
+    """How many deliver at the same time in one process, each its own partitions. Those beyond the number of partitions
+    stand idle."""
     drift: DriftPolicy = Field(default_factory=DriftPolicy)
     truncate: Literal["apply", "skip", "refuse"] = "skip"
     """What becomes of the truncation of a source table: the target is emptied too, it is left out and counted, or it is
@@ -113,7 +119,7 @@ def load_egress(path: Path) -> EgressConfig:
 
 
 def connector_config(config: EgressConfig, connector: Connector) -> ConnectorConfig:
-    """What the connector is opened with. Raises `EgressInvalid` for options or a mode that it does not take."""
+    """What the connector is opened with. Raises `EgressInvalid` for options, a mode or tasks that it does not take."""
     capabilities = connector.capabilities
     if config.mode not in capabilities.modes:
         known = ", ".join(sorted(mode.value for mode in capabilities.modes))
@@ -121,6 +127,12 @@ def connector_config(config: EgressConfig, connector: Connector) -> ConnectorCon
             f"connector {config.connector!r} has no mode {config.mode.value!r}",
             where=config.place("mode"),
             cure=f"choose one of: {known}",
+        )
+    if config.tasks > 1 and not capabilities.parallel:
+        raise EgressInvalid(
+            f"connector {config.connector!r} writes its target with one task at a time, `tasks` is {config.tasks}",
+            where=config.place("tasks"),
+            cure="leave `tasks` out",
         )
     if config.truncate == "apply" and (config.mode is not Mode.REPLICATE or not capabilities.truncate):
         what = f"connector {config.connector!r}" if config.mode is Mode.REPLICATE else f"mode {config.mode.value!r}"

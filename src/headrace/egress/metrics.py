@@ -11,12 +11,13 @@ Owns their names, which are stable; `docs/connectors.md` lists them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from headrace.egress.status import EgressCounters, EgressStatus
+from headrace.egress.status import Breaker, EgressCounters, EgressStatus
 
 _LABELS = ("name", "connector")
 _COUNTERS: tuple[tuple[str, str, Callable[[EgressCounters], float]], ...] = (
@@ -35,7 +36,7 @@ _OUTCOMES: tuple[tuple[str, Callable[[EgressCounters], int]], ...] = (
     ("truncated", lambda counters: counters.truncates),
     ("truncate_skipped", lambda counters: counters.truncates_skipped),
 )
-BREAKER_STATES = ("closed", "open", "probing")
+BREAKER_STATES = get_args(Breaker)
 
 
 class EgressMetrics(Collector):

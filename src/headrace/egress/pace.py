@@ -2,7 +2,8 @@
 
 Owns the token bucket and the circuit breaker.
 
-- In any span of T seconds at most `rate * (T + BURST_S)` records are read, and never fewer than one at a time.
+- In any span of T seconds at most `rate * (T + BURST_S)` records are read, and never fewer than one at a time. Tasks
+  that share a rate may each take the burst at once; they pay it back.
 - After `failures_max` failures in a row the breaker is open: no attempt for `open_ms`, then one. If that fails too it
   is open again, if it succeeds it is closed.
 - Nothing sleeps here: who asks is told how long to wait, and serves its group meanwhile.
@@ -11,6 +12,7 @@ Owns the token bucket and the circuit breaker.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -24,25 +26,28 @@ BreakerState = Literal["closed", "open", "probing"]
 
 
 class RateLimit:
-    """A token bucket; `rate` None is without limit."""
+    """A token bucket; `rate` None is without limit. Any thread may ask: the tasks of an egress share one."""
 
     def __init__(self, rate: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._clock = rate, clock
         self._size = max(1.0, (rate or 0) * BURST_S)
         self._tokens, self._at_s = self._size, clock()
+        self._lock = threading.Lock()
 
     def allowed(self, wanted: int) -> int:
         """How many of these records may be read now."""
         if self._rate is None:
             return wanted
-        now_s = self._clock()
-        self._tokens = min(self._size, self._tokens + (now_s - self._at_s) * self._rate)
-        self._at_s = now_s
-        return min(wanted, int(self._tokens))
+        with self._lock:
+            now_s = self._clock()
+            self._tokens = min(self._size, self._tokens + (now_s - self._at_s) * self._rate)
+            self._at_s = now_s
+            return min(wanted, int(self._tokens))
 
     def took(self, records: int) -> None:
         """So many were read; more than allowed are paid back before there are others."""
-        self._tokens -= records
+        with self._lock:
+            self._tokens -= records
 
     def wait_s(self) -> float:
         """How long until a record is allowed."""

@@ -1,6 +1,7 @@
 """The egress runner: a topic's records into one target.
 
-Owns the consumer, the batching, retries, dead letters and positions of one egress; a connector is the target's part.
+Owns the consumer, the batching, retries, dead letters and positions of one egress, or of one of its tasks (`tasks`); a
+connector is the target's part.
 
 One delivery, in this order:
 1. records are read, decoded and staged in the connector, up to the bounds of count, bytes and age;
@@ -13,13 +14,14 @@ One delivery, in this order:
   from the group's offsets.
 - Rows of one partition reach the connector in offset order.
 - While waiting to retry the group is still served, so a slow target costs no rebalance.
+- While waiting, or paused, nothing is kept of what was read, and the target is closed.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -74,9 +76,14 @@ class EgressRunner:
         workspace: str,
         paused: threading.Event | None = None,
         replay_news: threading.Event | None = None,
+        rate: RateLimit | None = None,
+        task: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`task`: which one of several that share the group, the rate and the pause; None for the only one."""
         self.config, self.counters = config, EgressCounters()
-        self._log, self._group = log, config.group(workspace)
+        self._log, self._group, self._clock = log, config.group(workspace), clock
+        self._client_id = f"headrace-egress-{config.name}" + ("" if task is None else f"-{task}")
         view = View(config, contract)
         self._decoder = Decoder(config, contract, registry, view, connector.capabilities)
         self.target = Target(config.connector, connector, connector_config(config, connector), view.contract)
@@ -87,15 +94,15 @@ class EgressRunner:
         self._reads_replays = False
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
-        self._assigned: frozenset[TopicPartition] = frozenset()
         self._positions: dict[int, int] = {}
-        self._breaker, self._rate = Breaker(config.retry, config.breaker), RateLimit(config.rows_per_second_max)
+        self._breaker = Breaker(config.retry, config.breaker)
+        self._rate = rate or RateLimit(config.rows_per_second_max, clock)
         self._asked_s = 0.0
         """How long the target asked to be left alone."""
         self._standing: tuple[State, HeadraceError | None] = ("created", None)
         """State and the error behind it, replaced together."""
         self._lag: int | None = None
-        self._lag_at_s = 0.0
+        self._lag_at_s = -LAG_INTERVAL_S
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop` is set, then flush what is staged. Raises what cannot be retried."""
@@ -155,9 +162,9 @@ class EgressRunner:
                 continue
             for batch in batches:
                 decoded = self._decoder.decode(batch)
-                started_s = time.monotonic()
+                started_s = self._clock()
                 refused = self.target.write(decoded.batch, next_offsets(batch))
-                self.counters.write_s += time.monotonic() - started_s
+                self.counters.write_s += self._clock() - started_s
                 self._staged.add(batch, decoded, refused, started_s)
                 self._rate.took(len(batch))
             if self._is_due():
@@ -169,20 +176,20 @@ class EgressRunner:
 
     def _open(self, consumer: Consumer) -> None:
         """Open the target for the assigned partitions and read on from where it, or the group, stands."""
-        self._assigned = consumer.assignment()
-        if not self._assigned:
+        assigned = consumer.assignment()
+        if not assigned:
             return
         self._staged = self._nothing_staged()
         self._decoder.restart(self._topic_partitions() if self.config.truncate == "apply" else None)
-        held = self.target.open(sorted(each.partition for each in self._assigned))
+        held = self.target.open(sorted(each.partition for each in assigned))
         if self.target.capabilities.atomic_positions:
-            starts = {each: held.get(each.partition, BEGINNING) for each in self._assigned}
+            starts = {each: held.get(each.partition, BEGINNING) for each in assigned}
             self._check_ahead(consumer, starts)
         else:
-            committed = consumer.committed(sorted(self._assigned))
-            starts = {each: committed[each].offset if each in committed else BEGINNING for each in self._assigned}
+            committed = consumer.committed(sorted(assigned))
+            starts = {each: committed[each].offset if each in committed else BEGINNING for each in assigned}
         consumer.seek(starts)
-        consumer.resume(sorted(self._assigned))
+        consumer.resume(sorted(assigned))
         self._positions = {each.partition: offset for each, offset in starts.items() if offset >= 0}
 
     def _check_ahead(self, consumer: Consumer, starts: Mapping[TopicPartition, int]) -> None:
@@ -201,9 +208,9 @@ class EgressRunner:
         if not staged.positions:
             return
         self._write_dead_letters(staged)
-        started_s = time.monotonic()
+        started_s = self._clock()
         self.target.flush()
-        self._count(staged, time.monotonic() - started_s)
+        self._count(staged, self._clock() - started_s)
         self._staged = self._nothing_staged()
         self._positions.update(staged.positions)
         self._commit(consumer, staged.positions)
@@ -272,34 +279,37 @@ class EgressRunner:
 
     def _wait(self, stop: threading.Event) -> None:
         """Sit out the pause before the next attempt, serving the group meanwhile."""
-        self._sit_out(time.monotonic() + max(self._breaker.pause_s(), self._asked_s), stop)
+        self._sit_out(self._clock() + max(self._breaker.pause_s(), self._asked_s), stop)
         self._breaker.probe()
 
     def _sit_out(self, deadline_s: float, stop: threading.Event) -> None:
-        while not stop.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
+        while not stop.is_set() and (left_s := deadline_s - self._clock()) > 0:
             if self._consumer is None:
                 stop.wait(left_s)
                 return
             try:
                 self._consumer.pause(sorted(self._consumer.assignment()))
                 self._consumer.poll(1, min(left_s, POLL_MAX_S))
+                self._measure_lag(self._consumer)
             except HeadraceError as error:
                 _LOG.warning("consumer dropped", egress=self.config.name, error=str(error))
                 self._close_consumer()
 
     def _stay_paused(self, consumer: Consumer, stop: threading.Event) -> None:
         self._flush(consumer)
+        # Whoever else wants the target may have it, and its positions may be moved. It is opened again to go on: the
+        # assignment may be another one then, and polling forgot nothing that was not delivered.
+        self._close_target()
         self._standing = ("paused", None)
         while self._paused.is_set() and not stop.is_set():
             consumer.pause(sorted(consumer.assignment()))
             consumer.poll(1, POLL_MAX_S)
-        # Opened again: the assignment may be another one, and polling forgot nothing that was not delivered.
-        self._close_target()
+            self._measure_lag(consumer)
 
     def _connected(self) -> Consumer:
         if self._consumer is None:
             self._reads_replays = self._has_replays()
-            client = self._log.consumer(group=self._group, client_id=f"headrace-egress-{self.config.name}")
+            client = self._log.consumer(group=self._group, client_id=self._client_id)
             replays = self.config.replay_topic if self._reads_replays else None
             self._consumer = WithReplays(client, self.config.topic, replays)
             listener = RebalanceListener(assigned=self._gained, revoked=self._revoked, lost=self._lost)
@@ -360,13 +370,13 @@ class EgressRunner:
             self._close_target()
 
     def _is_due(self) -> bool:
-        left_s = self._staged.age_left_s(time.monotonic())
+        left_s = self._staged.age_left_s(self._clock())
         return left_s is not None and (left_s <= 0 or self._staged.room() == 0)
 
     def _poll_s(self, consumer: Consumer) -> float:
         if not self.target.is_open:
             return 0.0 if consumer.assignment() else JOIN_POLL_S
-        left_s = self._staged.age_left_s(time.monotonic())
+        left_s = self._staged.age_left_s(self._clock())
         return POLL_MAX_S if left_s is None else max(0.0, min(left_s, POLL_MAX_S))
 
     def _served(self, consumer: Consumer) -> Sequence[RecordBatch]:
@@ -380,13 +390,17 @@ class EgressRunner:
         return batches
 
     def _measure_lag(self, consumer: Consumer) -> None:
-        now_s = time.monotonic()
-        if now_s - self._lag_at_s < LAG_INTERVAL_S or not self._assigned:
+        now_s, assigned = self._clock(), sorted(consumer.assignment())
+        if now_s - self._lag_at_s < LAG_INTERVAL_S or not assigned:
             return
         self._lag_at_s = now_s
-        ends = consumer.end_offsets(sorted(self._assigned))
-        starts = consumer.beginning_offsets(sorted(self._assigned))
-        self._lag = sum(max(0, end - self._positions.get(each.partition, starts[each])) for each, end in ends.items())
+        ends, starts = consumer.end_offsets(assigned), consumer.beginning_offsets(assigned)
+        # What the target holds is not known before it was open once; then the group is near enough.
+        untold = [each for each in assigned if each.partition not in self._positions]
+        committed = {} if self.target.is_open else consumer.committed(untold)
+        stands = {each: committed[each].offset if each in committed else starts[each] for each in untold}
+        stands |= {each: self._positions[each.partition] for each in assigned if each not in stands}
+        self._lag = sum(max(0, end - stands[each]) for each, end in ends.items())
 
     def _nothing_staged(self) -> Staged:
         return Staged(self.config.batch, egress=self.config.name, dead_letter_topic=self.config.dead_letter_topic)

@@ -5,7 +5,8 @@ module, not the log, the codec or the runner.
 
 - Batch in, positions included: rows are Arrow columns, decoded, projected and named as in the target.
 - A target that stores positions beside the data (`atomic_positions`) gets each row exactly once; others at least once.
-- Rows of one partition come in offset order; one connector object sees one thread.
+- Rows of one partition come in offset order; one connector object sees one thread. An egress with `tasks` has a
+  connector object for each of them.
 - `headrace.testing.sink_conformance` holds every connector to what is written here.
 """
 
@@ -86,6 +87,9 @@ class Capabilities:
     """All rows can be removed at once (`Operation.TRUNCATE`)."""
     refuses_stale: bool = False
     """A row older than what the target holds of its key changes nothing (`EgressBatch.version`)."""
+    parallel: bool = False
+    """Several connectors may write into one target at the same time, each its own partitions (`tasks` of an egress
+    file, and the members of a group on several machines)."""
     ordered: bool = True
     """Rows of one partition appear in the target in their order."""
     stages: bool = True

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, get_args
 
 from headrace.errors import HeadraceError
 
-State = Literal["created", "running", "paused", "retrying", "stopped", "failed"]
+State = Literal["failed", "retrying", "running", "created", "paused", "stopped"]
+"""Of several tasks the first of these is that of the egress: it is paused, or stopped, when all of them are. A task
+without partitions stays `created`."""
+Breaker = Literal["open", "probing", "closed"]
+"""The same."""
 
 
 @dataclass(slots=True)
@@ -54,5 +58,34 @@ class EgressStatus:
     """Records of the assigned partitions not yet delivered; None until known."""
     counters: EgressCounters
     error: HeadraceError | None
-    breaker: Literal["closed", "open", "probing"] = "closed"
+    breaker: Breaker = "closed"
     """`open`: after many failures in a row nothing is tried for a while; `probing`: one attempt is under way."""
+
+
+def together(tasks: Sequence[EgressStatus]) -> EgressStatus:
+    """How an egress stands whose tasks stand so: sums, and the worst state with its error."""
+    if len(tasks) == 1:
+        return tasks[0]
+    worst = min(tasks, key=lambda each: get_args(State).index(each.state))
+    positions: dict[int, int] = {}
+    for each in tasks:
+        # A partition that goes from one task to another may be told by both.
+        positions |= {here: max(offset, positions.get(here, 0)) for here, offset in each.positions.items()}
+    lags = [each.lag_records for each in tasks if each.lag_records is not None]
+    return replace(
+        worst,
+        positions=positions,
+        lag_records=sum(lags) if lags else None,
+        counters=_summed([each.counters for each in tasks]),
+        breaker=min((each.breaker for each in tasks), key=get_args(Breaker).index),
+    )
+
+
+def _summed(counters: Sequence[EgressCounters]) -> EgressCounters:
+    total = EgressCounters()
+    for each in counters:
+        for name in (one.name for one in fields(EgressCounters) if one.name != "dead_letters"):
+            setattr(total, name, getattr(total, name) + getattr(each, name))
+        # A copy: the task's own thread may add a reason meanwhile.
+        total.dead_letters.update(dict(each.dead_letters))
+    return total

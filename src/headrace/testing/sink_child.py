@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from headrace.contracts.avro import AvroSchema
 from headrace.contracts.contract import Contract, TopicKind
 from headrace.contracts.registry_store import StoredRegistry
 from headrace.egress.config import EgressConfig
-from headrace.egress.runner import EgressRunner
 from headrace.egress.sdk import Connector
+from headrace.egress.tasks import EgressTasks
 from headrace.log.embedded import EmbeddedLog
 from headrace.log.schema_topic import SchemaTopic
 from headrace.testing.sink_harness import SESSION_TIMEOUT_MS, WORKSPACE
@@ -43,14 +44,14 @@ def main(text: str) -> None:
     """Run until killed."""
     given: dict[str, Any] = json.loads(text)
     module, _, name = given["connector"].partition(":")
-    connector: Connector = getattr(importlib.import_module(module), name)()
+    connector: Callable[[], Connector] = getattr(importlib.import_module(module), name)
     contract = Contract(
         given["topic"], AvroSchema.parse(given["schema"]), kind=TopicKind(given["kind"]), key=tuple(given["key"])
     )
     log = EmbeddedLog(Path(given["log"]), session_timeout_ms=SESSION_TIMEOUT_MS)
     registry = StoredRegistry(SchemaTopic(log))
     config = EgressConfig.model_validate(given["config"])
-    EgressRunner(config, connector, contract, log, registry, WORKSPACE).run(threading.Event())
+    EgressTasks(config, connector, contract, log, registry, WORKSPACE).run(threading.Event())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from headrace.contracts.registry_store import StoredRegistry
 from headrace.egress.config import EgressConfig
 from headrace.egress.runner import EgressRunner
 from headrace.egress.sdk import Connector
+from headrace.egress.tasks import EgressTasks
 from headrace.errors import HeadraceError
 from headrace.ingress.batch_publisher import BatchPublisher, RecordMetadata
 from headrace.ingress.encoder import Entry, now_ms
@@ -179,8 +180,14 @@ class Stage:
             wait_until(lambda: is_at(runner, ends) or not thread.is_alive(), "everything delivered")
         return runner
 
+    def tasks(
+        self, connector: Callable[[], Connector], config: EgressConfig, *, paused: threading.Event | None = None
+    ) -> EgressTasks:
+        """The egress with as many tasks as its file says."""
+        return EgressTasks(config, connector, self.contract, self.log, self.registry, WORKSPACE, paused=paused)
+
     @contextmanager
-    def running(self, runner: EgressRunner) -> Iterator[threading.Thread]:
+    def running(self, runner: EgressRunner | EgressTasks) -> Iterator[threading.Thread]:
         """Run an egress in a thread; stops it at the end and raises what it raised."""
         stop = threading.Event()
         raised: list[BaseException] = []
@@ -202,7 +209,7 @@ class Stage:
             raise raised[0]
         assert not thread.is_alive(), "the egress does not stop"
 
-    def is_delivered(self, runner: EgressRunner) -> bool:
+    def is_delivered(self, runner: EgressRunner | EgressTasks) -> bool:
         """Whether the runner's positions are the ends of all partitions."""
         return is_at(runner, self.ends())
 
@@ -259,7 +266,7 @@ class Stage:
                 assert isinstance(outcome, RecordMetadata)
 
 
-def is_at(runner: EgressRunner, ends: Mapping[int, int]) -> bool:
+def is_at(runner: EgressRunner | EgressTasks, ends: Mapping[int, int]) -> bool:
     """Whether a running egress has delivered up to these offsets."""
     status = runner.status()
     return status.state == "running" and all(status.positions.get(each, 0) >= end for each, end in ends.items())

@@ -32,11 +32,16 @@ DELETIONS = 0.15
 DEADLINE_S = 600.0
 
 
-class Suite(Protocol):
-    """What is needed of `SinkConformance`."""
+class HasConnector(Protocol):
+    """What is needed of a suite to start its egress in a process."""
 
     @property
     def connector(self) -> type[Connector]: ...
+
+
+class Suite(HasConnector, Protocol):
+    """What is needed of `SinkConformance`."""
+
     def modes(self) -> list[Mode]: ...
     def config(self, folder: Path, mode: Mode, **more: Any) -> EgressConfig: ...
     def check_rows(self, folder: Path, mode: Mode, rows: Sequence[Mapping[str, Any]]) -> None: ...
@@ -62,15 +67,15 @@ def survive_kills(suite: Suite, folder: Path, *, changes: int = CHANGES, kills: 
     with closing(Stage(folder, order_contract())) as stage:
         started_s = time.monotonic()
         for number in range(kills):
-            with _process(suite, stage, config) as child:
-                before = _committed(stage, config)
+            with process(suite, stage, config) as child:
+                before = committed(stage, config)
                 source.publish(stage, changes // kills)
                 due = before + source.random.randint(1, changes // kills)
-                wait_until(lambda due=due: _committed(stage, config) >= due, f"delivery {number}", DEADLINE_S)  # type: ignore[misc]
+                wait_until(lambda due=due: committed(stage, config) >= due, f"delivery {number}", DEADLINE_S)  # type: ignore[misc]
                 assert child.poll() is None, "the process ended by itself"
-        with _process(suite, stage, config):
+        with process(suite, stage, config):
             end = sum(stage.ends().values())
-            wait_until(lambda: _committed(stage, config) >= end, "the rest", DEADLINE_S)
+            wait_until(lambda: committed(stage, config) >= end, "the rest", DEADLINE_S)
         seconds = time.monotonic() - started_s
     suite.check_rows(folder, mode, source.rows())
     return Outcome(suite.connector.__name__, mode.value, changes, kills, len(source.rows()), seconds)
@@ -105,7 +110,7 @@ class _Source:
 
 
 @contextmanager
-def _process(suite: Suite, stage: Stage, config: EgressConfig) -> Iterator[subprocess.Popen[bytes]]:
+def process(suite: HasConnector, stage: Stage, config: EgressConfig) -> Iterator[subprocess.Popen[bytes]]:
     """The egress in a process that ends by SIGKILL."""
     name = f"{suite.connector.__module__}:{suite.connector.__qualname__}"
     text = sink_child.arguments(stage.log_path, name, config, stage.contract)
@@ -117,6 +122,7 @@ def _process(suite: Suite, stage: Stage, config: EgressConfig) -> Iterator[subpr
         child.wait()
 
 
-def _committed(stage: Stage, config: EgressConfig) -> int:
+def committed(stage: Stage, config: EgressConfig) -> int:
+    """Offsets that the group has committed, all partitions together."""
     with closing(stage.log.admin()) as admin:
         return sum(each.offset for each in admin.group_offsets(config.group(WORKSPACE)).values())

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.egress.config import EgressConfig
 from headrace.egress.replay_input import REPLAYS_FROM
-from headrace.egress.runner import EgressRunner
 from headrace.egress.sdk import load_connector
 from headrace.egress.status import EgressCounters, EgressStatus
+from headrace.egress.tasks import EgressTasks
 from headrace.errors import HeadraceError
 from headrace.ingress.cdc.config import CdcConfig
 from headrace.ingress.cdc.worker import CdcWorker
@@ -119,7 +119,7 @@ class Delivering:
     """The egress that run in this process, for their metrics."""
 
     def __init__(self) -> None:
-        self.runners: dict[str, EgressRunner] = {}
+        self.running: dict[str, EgressTasks] = {}
 
     @cached_property
     def registry(self) -> CollectorRegistry:
@@ -130,7 +130,7 @@ class Delivering:
 
         registry = CollectorRegistry()
         # A copy: an egress may start meanwhile, on its own thread.
-        registry.register(EgressMetrics(lambda: [each.status() for each in list(self.runners.values())]))
+        registry.register(EgressMetrics(lambda: [each.status() for each in list(self.running.values())]))
         return registry
 
 
@@ -139,7 +139,7 @@ class EgressComponent:
     """One egress in this process, while no other process of this machine runs it.
 
     It runs once because many targets are files, which one process writes at a time; a second member of the group would
-    hold partitions that it cannot deliver.
+    hold partitions that it cannot deliver. Where the target takes several writers, `tasks` of its file has them here.
     """
 
     config: EgressConfig
@@ -151,26 +151,25 @@ class EgressComponent:
     runs_once: bool = field(default=True, init=False)
     pauses_inside: bool = field(default=True, init=False)
     _paused: threading.Event = field(default_factory=threading.Event, init=False)
-    _replay_news: threading.Event = field(default_factory=threading.Event, init=False)
+    _tasks: EgressTasks | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
         return self.config.name
 
     def run(self, stop: threading.Event, report: Report) -> None:
-        runner = EgressRunner(
+        tasks = EgressTasks(
             self.config,
-            load_connector(self.config.connector, where=self.config.place("connector")),
+            lambda: load_connector(self.config.connector, where=self.config.place("connector")),
             self.workspace.topics[self.config.topic],
             self.environment.log,
             self.environment.registry,
             self.workspace.name,
             paused=self._paused,
-            replay_news=self._replay_news,
         )
-        self.delivering.runners[self.name] = runner
-        with reporting(lambda previous: self._status(runner.status(), previous), report):
-            runner.run(stop)
+        self.delivering.running[self.name] = self._tasks = tasks
+        with reporting(lambda previous: self._status(tasks.status(), previous), report):
+            tasks.run(stop)
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -178,7 +177,9 @@ class EgressComponent:
         return self.delivering.registry
 
     def look_for_replays(self) -> None:
-        self._replay_news.set()
+        # Tasks that start after this look by themselves.
+        if self._tasks is not None:
+            self._tasks.look_for_replays()
 
     def set_paused(self, paused: bool) -> None:
         if paused:

@@ -158,4 +158,5 @@ def _checked_egress(config: EgressConfig, workspace: Workspace) -> Json:
         "connector": config.connector,
         "mode": config.mode.value,
         "delivery": connector.capabilities.delivery,
+        "tasks": config.tasks,
     }

@@ -35,6 +35,7 @@ class HttpConnector:
     capabilities = Capabilities(
         modes=frozenset({Mode.APPEND, Mode.UPSERT, Mode.REPLICATE}),
         atomic_positions=False,
+        parallel=True,
         ordered=False,  # Those of a key are; of a whole partition with `order: partition`.
         stages=False,
     )

@@ -63,6 +63,7 @@ class MysqlConnector:
         partial_update=True,
         truncate=True,
         refuses_stale=True,
+        parallel=True,
     )
     options_model: ClassVar[type[Options]] = MysqlOptions
 

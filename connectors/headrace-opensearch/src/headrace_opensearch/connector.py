@@ -45,6 +45,7 @@ class OpenSearchConnector:
         atomic_positions=False,
         creates_table=True,
         refuses_stale=True,
+        parallel=True,
         stages=False,
     )
     options_model: ClassVar[type[Options]] = OpenSearchOptions

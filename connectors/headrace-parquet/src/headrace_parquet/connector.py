@@ -37,7 +37,7 @@ class ParquetConnector:
     """A `Connector`."""
 
     capabilities = Capabilities(
-        modes=frozenset({Mode.APPEND}), atomic_positions=True, creates_table=True, alters_table=True
+        modes=frozenset({Mode.APPEND}), atomic_positions=True, creates_table=True, alters_table=True, parallel=True
     )
     options_model: ClassVar[type[Options]] = ParquetOptions
 

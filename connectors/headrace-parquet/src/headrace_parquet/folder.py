@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,8 @@ class Folder:
     def add(self, partition: int, covered: Covered, table: pa.Table) -> None:
         folder = self._partition_folder(partition)
         name = f"{covered.first:0{OFFSET_DIGITS}d}-{covered.last:0{OFFSET_DIGITS}d}.parquet"
-        temporary = folder / f"{name}.{os.getpid()}{_TEMPORARY}"
+        # Of this thread alone: another task that was given the partition meanwhile may be at the same offsets.
+        temporary = folder / f"{name}.{os.getpid()}-{threading.get_ident()}{_TEMPORARY}"
         with _translated(self._folder):
             try:
                 _write_synced(table, covered, temporary, self._options)

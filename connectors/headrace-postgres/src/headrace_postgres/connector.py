@@ -59,6 +59,7 @@ class PostgresConnector:
         partial_update=True,
         truncate=True,
         refuses_stale=True,
+        parallel=True,
     )
     options_model: ClassVar[type[Options]] = PostgresOptions
 

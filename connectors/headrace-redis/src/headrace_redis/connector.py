@@ -53,6 +53,7 @@ class RedisConnector:
         partial_update=True,
         truncate=True,
         refuses_stale=True,
+        parallel=True,
     )
     options_model: ClassVar[type[Options]] = RedisOptions
 
