@@ -26,6 +26,7 @@ COMMANDS = {
     "pause": "pause",
     "resume": "pause",
     "reset": "reset",
+    "rewind": "rewind",
     "resnapshot": "resnapshot",
     "doctor": "doctor",
     "demo": "demo_command",

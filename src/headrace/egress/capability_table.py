@@ -9,7 +9,16 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from headrace.egress.sdk import ENTRY_POINTS, Capabilities, Checks, Connector, Explains, connector_names, load_connector
+from headrace.egress.sdk import (
+    ENTRY_POINTS,
+    Capabilities,
+    Checks,
+    Connector,
+    Explains,
+    Rewinds,
+    connector_names,
+    load_connector,
+)
 
 _COLUMNS = (
     "Connector",
@@ -23,6 +32,7 @@ _COLUMNS = (
     "Alters table",
     "Validate",
     "Dry run",
+    "Rewind",
 )
 HEAD = (f"|{'|'.join(_COLUMNS)}|", f"|{'-|' * len(_COLUMNS)}")
 
@@ -44,6 +54,7 @@ class InstalledConnector:
     alters_table: bool
     checks: bool
     explains: bool
+    rewinds: bool
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,7 +82,13 @@ def _installed(name: str, connector: Connector) -> InstalledConnector:
         alters_table=can.alters_table,
         checks=isinstance(connector, Checks),
         explains=isinstance(connector, Explains),
+        rewinds=can_rewind(connector),
     )
+
+
+def can_rewind(connector: Connector) -> bool:
+    """Whether `headrace rewind` can move it: where the target holds no positions the group's are all there are."""
+    return not connector.capabilities.atomic_positions or isinstance(connector, Rewinds)
 
 
 def capability_row(name: str, connector: Connector) -> str:
@@ -87,6 +104,7 @@ def capability_row(name: str, connector: Connector) -> str:
         can.alters_table,
         isinstance(connector, Checks),
         isinstance(connector, Explains),
+        can_rewind(connector),
     )
     cells = [f"[{name}](connectors/{name}.md)", modes, can.delivery.replace("_", " ")]
     return "|" + "|".join([*cells, *("yes" if each else "" for each in able)]) + "|"

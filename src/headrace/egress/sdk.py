@@ -45,6 +45,7 @@ __all__ = [
     "Options",
     "PositionMoved",
     "Refused",
+    "Rewinds",
     "TargetInvalid",
     "TargetUnavailable",
     "Where",
@@ -212,6 +213,26 @@ class Explains(Protocol):
 
         Called instead of `open`; touches neither target nor network. A line is one line, and of many rows the first
         ones are enough: `headrace.egress.explained` has the bounds.
+        """
+
+
+@runtime_checkable
+class Rewinds(Protocol):
+    """A connector whose positions can be set (`headrace rewind`); it has `atomic_positions`.
+
+    Both are called instead of `open`, while the egress delivers nowhere. Rows stay as they are.
+    """
+
+    def positions(self, config: ConnectorConfig, contract: Contract) -> Mapping[int, int]:
+        """The next offset of every partition that the target holds. Changes nothing: makes no table and no file."""
+
+    def rewind(
+        self, config: ConnectorConfig, contract: Contract, before: Mapping[int, int], after: Mapping[int, int]
+    ) -> None:
+        """Set the positions `after`, forwards or back, in one step and durable as those of `flush`.
+
+        `before` is where these partitions stand; those that the target does not know are absent. Raises
+        `PositionMoved`, and changes nothing, where one stands elsewhere.
         """
 
 

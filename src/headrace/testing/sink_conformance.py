@@ -42,6 +42,7 @@ from headrace.testing.sink_changes import ChangeTests
 from headrace.testing.sink_disturbances import DisturbanceTests
 from headrace.testing.sink_harness import ORDER, TOPIC, WORKSPACE, Stage, header, order, order_contract, wait_until
 from headrace.testing.sink_kills import IS_LONG, survive_kills
+from headrace.testing.sink_rewinds import RewindTests
 from headrace.testing.sink_suite import Crash, Faulty, SinkSuite, needs
 from headrace.testing.sink_tasks import TaskTests
 from headrace.testing.sink_trials import TrialTests
@@ -52,7 +53,7 @@ KILL_AFTER_MAX = 200
 """Records that a process has committed when it is killed; all processes of a mode together leave some to the last."""
 
 
-class SinkConformance(ChangeTests, DisturbanceTests, TaskTests, TrialTests, SinkSuite):
+class SinkConformance(ChangeTests, DisturbanceTests, RewindTests, TaskTests, TrialTests, SinkSuite):
     """All that is asked of a connector."""
 
     @needs(lambda can: Mode.APPEND in can.modes)

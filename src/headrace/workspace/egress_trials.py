@@ -64,7 +64,9 @@ class DryRun:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class Trial:
+    """An egress with everything that its connector is opened with; nothing is open."""
+
     config: EgressConfig
     contract: Contract
     """Of the topic."""
@@ -75,13 +77,13 @@ class _Trial:
 
 def validate_egress(workspace: Workspace, names: Sequence[str]) -> list[Validation]:
     """Ask the connectors of these egress, or of all, what stands in the way."""
-    return [_validated(config, workspace) for config in _chosen(workspace, names)]
+    return [_validated(config, workspace) for config in chosen_egress(workspace, names)]
 
 
 def _validated(config: EgressConfig, workspace: Workspace) -> Validation:
     is_checked = False
     try:
-        trial = _trial(config, workspace)
+        trial = open_trial(config, workspace)
         if isinstance(trial.connector, Checks):
             is_checked = True
             problems = list(_checked(trial, trial.connector))
@@ -92,7 +94,7 @@ def _validated(config: EgressConfig, workspace: Workspace) -> Validation:
     return Validation(config.name, config.connector, is_checked, problems)
 
 
-def _checked(trial: _Trial, connector: Checks) -> Sequence[str]:
+def _checked(trial: Trial, connector: Checks) -> Sequence[str]:
     try:
         return connector.check(trial.told, trial.view.contract)
     except HeadraceError:
@@ -105,8 +107,8 @@ def dry_run_egress(
     workspace: Workspace, environment: Environment, name: str, *, records_max: int, sample: int
 ) -> DryRun:
     """Read on from where the egress stands and show what would come of it."""
-    (config,) = _chosen(workspace, [name])
-    trial = _trial(config, workspace)
+    (config,) = chosen_egress(workspace, [name])
+    trial = open_trial(config, workspace)
     decoder = Decoder(config, trial.contract, environment.registry, trial.view, trial.connector.capabilities)
     consumer = environment.log.consumer()
     try:
@@ -150,7 +152,7 @@ def _start(
     return ends
 
 
-def _show(batch: EgressBatch, trial: _Trial, made: DryRun, sample: int) -> None:
+def _show(batch: EgressBatch, trial: Trial, made: DryRun, sample: int) -> None:
     deletions = int(batch.deletes().sum())
     made.deletions += deletions
     made.rows += len(batch) - deletions
@@ -166,7 +168,8 @@ def _show(batch: EgressBatch, trial: _Trial, made: DryRun, sample: int) -> None:
 _WORDS = ("upsert", "delete", "truncate")
 
 
-def _chosen(workspace: Workspace, names: Sequence[str]) -> list[EgressConfig]:
+def chosen_egress(workspace: Workspace, names: Sequence[str]) -> list[EgressConfig]:
+    """These egress, or all. Raises `UnknownName`."""
     known = {each.name: each for each in workspace.egress}
     for name in names:
         if name not in known:
@@ -174,10 +177,11 @@ def _chosen(workspace: Workspace, names: Sequence[str]) -> list[EgressConfig]:
     return [known[name] for name in names] if names else list(known.values())
 
 
-def _trial(config: EgressConfig, workspace: Workspace) -> _Trial:
+def open_trial(config: EgressConfig, workspace: Workspace) -> Trial:
+    """Raises what does not fit: topic, connector, options, columns."""
     contract = workspace.topics.get(config.topic)
     if contract is None:
         cure = did_you_mean(config.topic, workspace.topics)
         raise EgressInvalid(f"topic {config.topic!r} has no contract", where=config.place("topic"), cure=cure)
     connector = load_connector(config.connector, where=config.place("connector"))
-    return _Trial(config, contract, connector, connector_config(config, connector), View(config, contract))
+    return Trial(config, contract, connector, connector_config(config, connector), View(config, contract))

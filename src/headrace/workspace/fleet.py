@@ -24,7 +24,8 @@ LOOK_INTERVAL_S = 0.1
 RESET_REASON = "headrace reset"
 """Begins the reason of an order that a reset gave."""
 
-_STANDING = frozenset({ComponentState.PAUSED, ComponentState.STOPPED, ComponentState.STANDBY})
+STANDING = frozenset({ComponentState.PAUSED, ComponentState.STOPPED, ComponentState.STANDBY})
+"""States of a component that follows an order to rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +106,4 @@ def _follows(status: ComponentStatus, ordered: Ordered) -> bool:
     """Whether a component has come to rest, or to work; what else may be wrong with it is told by its status."""
     if ordered.now.state is DesiredState.RUNNING:
         return status.state not in (ComponentState.PAUSED, ComponentState.STOPPED)
-    return status.state in _STANDING
+    return status.state in STANDING

@@ -74,18 +74,9 @@ class DuckDbConnector:
 
     def open(self, config: ConnectorConfig, contract: Contract, partitions: Sequence[int]) -> Mapping[int, int]:
         """Make or alter the table and read the positions."""
-        database, table, options = self._set_up(config, contract)
+        database, table = self._set_up(config, contract)
         with database.transaction() as connection:
-            self._make_schema(connection, options)
-            connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._positions_table} (egress VARCHAR NOT NULL,"
-                " topic VARCHAR NOT NULL, partition INTEGER NOT NULL, next_offset BIGINT NOT NULL,"
-                " updated_at TIMESTAMPTZ DEFAULT now(), PRIMARY KEY (egress, topic, partition))"
-            )
-            if self._fit(connection, table, config):
-                connection.execute(
-                    f"DELETE FROM {self._positions_table} WHERE egress = ? AND topic = ?", [config.egress, config.topic]
-                )
+            self._make_ready(connection, table, config)
             self._is_constrained = table.is_constrained(connection)
             held = self._held(connection)
         self._positions = {partition: held[partition] for partition in partitions if partition in held}
@@ -126,21 +117,47 @@ class DuckDbConnector:
         assert isinstance(config.options, DuckDbOptions)
         if not config.options.path.exists():
             return folder_problems(config.options.path.parent)
-        database, table, options = self._set_up(config, contract)
+        database, table = self._set_up(config, contract)
         try:
             with database.transaction(keep=False) as connection:
-                self._make_schema(connection, options)
-                self._fit(connection, table, config)
+                self._make_ready(connection, table, config)
         finally:
             self.close()
         return []
 
     def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
         """The statements of one flush of these rows."""
-        _, table, _ = self._set_up(config, contract)
+        _, table = self._set_up(config, contract)
         return table.explain(batch, config.mode)
 
-    def _set_up(self, config: ConnectorConfig, contract: Contract) -> tuple[DatabaseFile, Table, DuckDbOptions]:
+    def positions(self, config: ConnectorConfig, contract: Contract) -> Mapping[int, int]:
+        """As `open` would find them, in a transaction that is rolled back."""
+        assert isinstance(config.options, DuckDbOptions)
+        if not config.options.path.exists():
+            return {}
+        database, table = self._set_up(config, contract)
+        try:
+            with database.transaction(keep=False) as connection:
+                self._make_ready(connection, table, config)
+                return self._held(connection)
+        finally:
+            self.close()
+
+    def rewind(
+        self, config: ConnectorConfig, contract: Contract, before: Mapping[int, int], after: Mapping[int, int]
+    ) -> None:
+        """A flush without rows."""
+        database, table = self._set_up(config, contract)
+        self._positions, self._pending = dict(before), dict(after)
+        try:
+            with database.transaction() as connection:
+                self._make_ready(connection, table, config)
+                self._check_positions(connection)
+                self._move_positions(connection)
+        finally:
+            self.close()
+
+    def _set_up(self, config: ConnectorConfig, contract: Contract) -> tuple[DatabaseFile, Table]:
         """Everything that needs no file."""
         options = config.options
         assert isinstance(options, DuckDbOptions)
@@ -149,13 +166,21 @@ class DuckDbConnector:
         name = options.table or config.topic.replace(".", "_").replace("-", "_")
         self._table = Table(options.schema_name, name, contract)
         self._positions_table = f"{quoted(options.schema_name)}.{quoted(POSITIONS_TABLE)}"
-        return self._database, self._table, options
+        return self._database, self._table
 
-    def _make_schema(self, connection: duckdb.DuckDBPyConnection, options: DuckDbOptions) -> None:
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(options.schema_name)}")
-
-    def _fit(self, connection: duckdb.DuckDBPyConnection, table: Table, config: ConnectorConfig) -> bool:
-        return table.fit(connection, config.drift, f"{config.egress}: table {table.text}")
+    def _make_ready(self, connection: duckdb.DuckDBPyConnection, table: Table, config: ConnectorConfig) -> None:
+        """Schema, positions and a table that fits. One that had to be made has no rows, and so no positions."""
+        assert isinstance(config.options, DuckDbOptions)
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(config.options.schema_name)}")
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {self._positions_table} (egress VARCHAR NOT NULL,"
+            " topic VARCHAR NOT NULL, partition INTEGER NOT NULL, next_offset BIGINT NOT NULL,"
+            " updated_at TIMESTAMPTZ DEFAULT now(), PRIMARY KEY (egress, topic, partition))"
+        )
+        if table.fit(connection, config.drift, f"{config.egress}: table {table.text}"):
+            connection.execute(
+                f"DELETE FROM {self._positions_table} WHERE egress = ? AND topic = ?", [config.egress, config.topic]
+            )
 
     def _held(self, connection: duckdb.DuckDBPyConnection) -> dict[int, int]:
         assert self._config is not None

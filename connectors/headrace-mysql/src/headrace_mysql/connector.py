@@ -161,6 +161,33 @@ class MysqlConnector:
             *table.merge(update_groups(batch)[1]),
         ]
 
+    def positions(self, config: ConnectorConfig, contract: Contract) -> Mapping[int, int]:
+        """Of the table, where there is one."""
+        self._set_up(config, contract)
+        connection = self._connected(config)
+        assert self._positions is not None
+        try:
+            with translated():
+                return self._positions.held(connection) if self._positions.exist(connection) else {}
+        finally:
+            self.close()
+
+    def rewind(
+        self, config: ConnectorConfig, contract: Contract, before: Mapping[int, int], after: Mapping[int, int]
+    ) -> None:
+        """A flush without rows."""
+        self._set_up(config, contract)
+        connection = self._connected(config)
+        assert self._positions is not None
+        try:
+            with translated():
+                self._positions.create(connection)
+                connection.begin()
+                self._positions.move(connection, before, after)
+                connection.commit()
+        finally:
+            self.close()
+
     def _set_up(self, config: ConnectorConfig, contract: Contract) -> Table:
         options = config.options
         assert isinstance(options, MysqlOptions)

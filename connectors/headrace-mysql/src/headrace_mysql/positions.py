@@ -26,10 +26,14 @@ class Positions:
     def __init__(self, config: ConnectorConfig) -> None:
         self._egress, self._topic = config.egress, config.topic
 
+    def exist(self, connection: Connection) -> bool:
+        """Whether there is a table of them."""
+        listed = "SELECT 1 FROM information_schema.tables WHERE table_schema = database() AND table_name = %s"
+        return bool(rows(connection, listed, [POSITIONS_TABLE]))
+
     def create(self, connection: Connection) -> None:
         """Make the table, unless it is there: `IF NOT EXISTS` alone asks for the right to make it."""
-        listed = "SELECT 1 FROM information_schema.tables WHERE table_schema = database() AND table_name = %s"
-        if rows(connection, listed, [POSITIONS_TABLE]):
+        if self.exist(connection):
             return
         rows(
             connection,

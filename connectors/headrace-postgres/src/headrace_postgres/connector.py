@@ -152,6 +152,31 @@ class PostgresConnector:
             *(table.upsert(group, names) for group, names in enumerate(left) if (groups == group).any()),
         ]
 
+    def positions(self, config: ConnectorConfig, contract: Contract) -> Mapping[int, int]:
+        """Of the table, where there is one."""
+        self._set_up(config, contract)
+        connection = self._connected(config)
+        assert self._positions is not None
+        try:
+            with translated():
+                return self._positions.held(connection) if self._positions.exist(connection) else {}
+        finally:
+            self.close()
+
+    def rewind(
+        self, config: ConnectorConfig, contract: Contract, before: Mapping[int, int], after: Mapping[int, int]
+    ) -> None:
+        """A flush without rows."""
+        self._set_up(config, contract)
+        connection = self._connected(config)
+        assert self._positions is not None
+        try:
+            with translated(), connection.transaction():
+                self._positions.create(connection)
+                self._positions.move(connection, before, after)
+        finally:
+            self.close()
+
     def _set_up(self, config: ConnectorConfig, contract: Contract) -> Table:
         options = config.options
         assert isinstance(options, PostgresOptions)

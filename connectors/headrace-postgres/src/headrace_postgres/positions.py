@@ -25,9 +25,13 @@ class Positions:
         self._egress, self._topic = config.egress, config.topic
         self.table = f"{quoted(schema)}.{quoted(POSITIONS_TABLE)}"
 
+    def exist(self, connection: Connection) -> bool:
+        """Whether there is a table of them."""
+        return has(connection, "to_regclass", self.table)
+
     def create(self, connection: Connection) -> None:
         """Make the table, unless it is there: `IF NOT EXISTS` alone asks for the right to make it."""
-        if has(connection, "to_regclass", self.table):
+        if self.exist(connection):
             return
         connection.execute(
             f"CREATE TABLE IF NOT EXISTS {self.table} (egress text NOT NULL, topic text NOT NULL,"

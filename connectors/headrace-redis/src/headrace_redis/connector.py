@@ -136,6 +136,27 @@ class RedisConnector:
         lines = readable(prepared, options, self._keys[0], _reached(batch))
         return lines if version is None else [emptying(options, options.rows_under(config), version), *lines]
 
+    def positions(self, config: ConnectorConfig, contract: Contract) -> Mapping[int, int]:
+        """Of the hash."""
+        options, _ = self._set_up(config, contract)
+        client = Client(options, config.egress)
+        try:
+            return client.positions(self._keys[0])
+        finally:
+            client.close()
+
+    def rewind(
+        self, config: ConnectorConfig, contract: Contract, before: Mapping[int, int], after: Mapping[int, int]
+    ) -> None:
+        """A flush without rows: one script."""
+        options, _ = self._set_up(config, contract)
+        self._client, self._positions = Client(options, config.egress), dict(before)
+        try:
+            self._stage(None, after)
+            self.flush()
+        finally:
+            self.close()
+
     def _set_up(self, config: ConnectorConfig, contract: Contract) -> tuple[RedisOptions, RowWriter]:
         """Everything that needs no server."""
         options = config.options
