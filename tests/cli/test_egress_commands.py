@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
+from headrace.log.embedded import EmbeddedLog
 from headrace.testing.sink_suite import Faulty
 from headrace.workspace import egress_trials
 from headrace.workspace.environment import connect
@@ -97,6 +100,53 @@ def test_dry_run_shows_what_would_be_written(call: Call, sensors: Path) -> None:
     assert "100 records: 100 rows, 0 deletions" in text
     assert "MERGE INTO" in text
     assert everything(sensors) == before
+
+
+def test_what_a_dry_run_shows_is_bounded(call: Call, sensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many batches the records come in and however long lines and values are: the first lines, how many are
+    left out, and the beginning of what is long."""
+
+    def explain(self: DuckDbConnector, config: object, contract: object, batch: object) -> list[str]:
+        return ["x" * 900] * 7
+
+    class FewAtATime:
+        """A consumer whose polls give five records."""
+
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def poll(self, records_max: int, timeout_s: float) -> Any:
+            return self._inner.poll(min(5, records_max), timeout_s)
+
+    consumer = EmbeddedLog.consumer
+    monkeypatch.setattr(EmbeddedLog, "consumer", lambda *a, **b: FewAtATime(consumer(*a, **b)))
+    monkeypatch.setattr(DuckDbConnector, "explain", explain)
+    made = call("egress", "dry-run", "rooms", "--json").json
+    assert made["records"] == 240
+    assert sum(map(len, made["statements"])) <= egress_trials.STATEMENT_CHARACTERS_MAX
+    assert len(made["statements"]) == egress_trials.STATEMENT_CHARACTERS_MAX // 900
+    assert made["statements_left_out"] == 7 * 48 - len(made["statements"])
+    assert f"-- and {made['statements_left_out']:,} more lines" in call("egress", "dry-run", "rooms").out
+    monkeypatch.setattr(DuckDbConnector, "explain", lambda *_: ["y" * 50_000, "z"])
+    (long,) = call("egress", "dry-run", "rooms", "--records", "5", "--json").json["statements"]
+    assert 20_000 < len(long) < 20_100
+    monkeypatch.setattr(DuckDbConnector, "explain", lambda *_: ["w"])
+    assert len(call("egress", "dry-run", "rooms", "--json").json["statements"]) == 48
+
+
+def test_long_values_of_a_dry_run_are_cut(call: Call, sensors: Path) -> None:
+    """Half a megabyte in a column, and characters that would steer a terminal."""
+    (row, *_) = (json.loads(line) for line in Path("data/readings.jsonl").read_text().splitlines())
+    for sensor in ("s" * 500_000, "\x1b[2J"):
+        assert call("publish", "readings", "--value", json.dumps({**row, "sensor": sensor})).code == 0
+    made = call("egress", "dry-run", "rooms", "--rows", "1000", "--json").json
+    assert max(len(each["sensor"]) for each in made["sample"]) < 600
+    text = call("egress", "dry-run", "rooms", "--rows", "1000").out
+    assert "\x1b" not in text
+    assert len(text) < 200_000
 
 
 def test_connectors_are_listed(call: Call) -> None:

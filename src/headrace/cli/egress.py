@@ -51,6 +51,7 @@ def dry_run(
     env: EnvironmentOption = None,
 ) -> None:
     """Show the statements and rows that the egress would write next. Changes nothing and moves no position."""
+    from headrace.egress.explained import left_out
     from headrace.workspace.egress_trials import dry_run_egress
     from headrace.workspace.environment import connect
     from headrace.workspace.load import load
@@ -71,9 +72,13 @@ def dry_run(
         say(f"  {code}: {count}")
     for statement in made.statements:
         say(statement)
+    for line in left_out(made.statements_left_out, "lines"):
+        say(line)
     if made.sample:
         table(list(made.sample[0]), [[_text(value) for value in row.values()] for row in made.sample])
 
 
 def _text(value: object) -> object:
-    return value if value is None or isinstance(value, int | float | str) else str(value)
+    from headrace.egress.explained import shown
+
+    return value if value is None or isinstance(value, int | float) else shown(str(value))

@@ -4,7 +4,7 @@ Owns `validate_egress` and `dry_run_egress`.
 
 - Nothing is changed: no table, no position, no offset, no group, no topic.
 - A connector that cannot look or show (`Checks`, `Explains`) is told so, and the rest is done all the same.
-- A dry run is bounded by records and by time.
+- A dry run is bounded by records, by time and by what it shows, however many batches the records come in.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from headrace.contracts.arrow import to_frame
 from headrace.egress.config import EgressConfig, connector_config
 from headrace.egress.decoder import Decoder
 from headrace.egress.errors import ConnectorFailed, EgressInvalid
+from headrace.egress.explained import CHARACTERS_MAX as VALUE_CHARACTERS_MAX
+from headrace.egress.explained import shown
 from headrace.egress.sdk import Checks, Connector, ConnectorConfig, Contract, EgressBatch, Explains, load_connector
 from headrace.egress.view import View
 from headrace.errors import HeadraceError
@@ -30,6 +32,10 @@ from headrace.workspace.load import Workspace
 POLL_S = 0.5
 WAIT_MAX_S = 10.0
 """Longest wait of a dry run for records that the topic should have."""
+STATEMENTS_MAX = 100
+"""Lines of statements that a dry run shows; each batch has a few, and each row that is shown one."""
+STATEMENT_CHARACTERS_MAX = 20_000
+"""Of these lines together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,11 @@ class DryRun:
     dead_letters: Counter[str] = field(default_factory=Counter)
     """By code."""
     statements: list[str] = field(default_factory=list)
-    """Empty where the connector cannot show any."""
+    """Empty where the connector cannot show any; the first ones, within `STATEMENTS_MAX` and
+    `STATEMENT_CHARACTERS_MAX`."""
+    statements_left_out: int = 0
     sample: list[dict[str, Any]] = field(default_factory=list)
-    """The first rows, as the target would get them."""
+    """The first rows, as the target would get them; of a long value the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +165,34 @@ def _show(batch: EgressBatch, trial: Trial, made: DryRun, sample: int) -> None:
     made.deletions += deletions
     made.rows += len(batch) - deletions
     if len(batch) and isinstance(trial.connector, Explains):
-        made.statements += trial.connector.explain(trial.told, trial.view.contract, batch)
+        _add_statements(trial.connector.explain(trial.told, trial.view.contract, batch), made)
     missing = sample - len(made.sample)
     if missing > 0 and len(batch):
         rows = to_frame(batch.rows.slice(0, missing), trial.view.contract.schema).to_dicts()
         marks = batch.operation[:missing].tolist()
-        made.sample += [{"operation": _WORDS[mark], **row} for mark, row in zip(marks, rows, strict=True)]
+        made.sample += [
+            {"operation": _WORDS[mark], **{name: _cut(value) for name, value in row.items()}}
+            for mark, row in zip(marks, rows, strict=True)
+        ]
+
+
+def _add_statements(lines: Sequence[str], made: DryRun) -> None:
+    """As many as there is room for; behind the first one that has none comes no other. The first is always shown."""
+    for line in lines:
+        room = STATEMENT_CHARACTERS_MAX - sum(map(len, made.statements))
+        is_full = made.statements_left_out or len(made.statements) >= STATEMENTS_MAX or len(line) > room
+        if made.statements and is_full:
+            made.statements_left_out += 1
+        else:
+            made.statements.append(shown(line, STATEMENT_CHARACTERS_MAX))
+
+
+def _cut(value: Any) -> Any:
+    """A value of a row, or the beginning of a long one as text."""
+    if isinstance(value, int | float) or value is None:
+        return value
+    text = value if isinstance(value, str | bytes) else str(value)
+    return value if len(text) <= VALUE_CHARACTERS_MAX else shown(text)
 
 
 _WORDS = ("upsert", "delete", "truncate")
