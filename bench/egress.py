@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keys", type=int, default=50_000, help="in mode upsert each comes again after so many rows")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without", default="", help="systems to leave out, such as quix")
+    parser.add_argument("--tasks", type=int, default=1, help="of headrace's egress")
+    parser.add_argument("--partitions", type=int, default=1, help="of the topic that headrace reads")
     parser.add_argument("--json", action="store_true")
 
 
@@ -80,7 +82,8 @@ def _measure(
     without = set(arguments.without.split(","))
     with tempfile.TemporaryDirectory() as folder, TARGETS[name](Path(folder), mode) as target:
         written = given[: target.rows_max]
-        seconds = _headrace(name, mode, target, written, Path(folder))
+        shape = arguments.tasks, arguments.partitions
+        seconds = _headrace(name, mode, target, written, Path(folder), *shape)
         rates[name, mode.value, "headrace"].append(len(written) / seconds)
         for system, rival in target.rivals.items():
             if system in without:
@@ -97,7 +100,15 @@ def _measure(
     return held == wanted
 
 
-def _headrace(name: str, mode: Mode, target: Target, given: Sequence[dict[str, object]], folder: Path) -> float:
+def _headrace(
+    name: str,
+    mode: Mode,
+    target: Target,
+    given: Sequence[dict[str, object]],
+    folder: Path,
+    tasks: int,
+    partitions: int,
+) -> float:
     fields = [{"name": column, "type": kind} for column, kind in _FIELDS.items()]
     schema = AvroSchema.parse({"type": "record", "name": "Order", "fields": fields})
     contract = Contract(TOPIC, schema, kind=TopicKind.TABLE, key=("id",))
@@ -108,13 +119,15 @@ def _headrace(name: str, mode: Mode, target: Target, given: Sequence[dict[str, o
             "connector": connector_of(name),
             "mode": mode,
             "options": target.options,
-            "batch": {"rows_max": BATCH},
+            # The rows of several partitions end in the middle of a batch: that one is not to wait for its age.
+            "batch": {"rows_max": BATCH} if partitions == 1 else {"rows_max": BATCH, "age_max_ms": 50},
+            "tasks": tasks,
         }
     )
-    with closing(Stage(folder, contract, partitions=1)) as stage:
+    with closing(Stage(folder, contract, partitions=partitions)) as stage:
         for start in range(0, len(given), CHUNK_ROWS):
             stage.publish(given[start : start + CHUNK_ROWS])
-        runner = stage.runner(load_connector(connector_of(name)), config)
+        runner = stage.tasks(lambda: load_connector(connector_of(name)), config)
         started_s = time.perf_counter()
         with stage.running(runner):
             while not stage.is_delivered(runner):

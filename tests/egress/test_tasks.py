@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +18,8 @@ from headrace.egress.config import connector_config
 from headrace.egress.errors import EgressInvalid
 from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 from headrace.egress.status import EgressCounters, EgressStatus, together
-from headrace.testing.sink_harness import PARTITIONS, Stage, order, wait_until
+from headrace.log.kafka import KafkaLog
+from headrace.testing.sink_harness import PARTITIONS, Stage, order, order_contract, wait_until
 from tests.egress.conftest import MakeConfig
 from tests.egress.memory_target import MemoryConnector, Target, failing
 
@@ -197,3 +202,19 @@ def test_a_stop_ends_all_tasks_soon(stage: Stage, make_config: MakeConfig) -> No
         started_s = time.monotonic()
     assert time.monotonic() - started_s < 5
     assert not [each for each in threading.enumerate() if each.name.startswith("egress-out-")]
+
+
+def test_tasks_on_kafka(kafka_log: KafkaLog, tmp_path: Path, make_config: MakeConfig) -> None:
+    """The same on a broker: three members of one process share the partitions, every row once, positions right."""
+    unique = uuid.uuid4().hex[:8]
+    contract = replace(order_contract(), topic=f"orders-{unique}")
+    target, config = Target(), make_config(name=f"out-{unique}", topic=contract.topic, tasks=3)
+    with closing(Stage(tmp_path, contract, log=kafka_log)) as stage:
+        stage.publish([order(number) for number in range(100)])
+        tasks = stage.tasks(lambda: MemoryConnector(target), config)
+        with stage.running(tasks):
+            wait_until(lambda: all(each.status().positions for each in tasks.runners), "each has one", deadline_s=60)
+            stage.publish([order(number) for number in range(100, ROWS)])
+            wait_until(lambda: stage.is_delivered(tasks) and has_all_partitions(tasks), "delivered", deadline_s=60)
+        assert target.ids == list(range(ROWS))
+        assert target.positions == stage.ends()
