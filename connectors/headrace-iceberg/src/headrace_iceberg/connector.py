@@ -127,6 +127,29 @@ class IcebergConnector:
             finally:
                 self.close()
 
+    def positions(self, config: ConnectorConfig, contract: Contract) -> Mapping[int, int]:
+        """Of the table's newest snapshot."""
+        options, _ = self._set_up(config, contract)
+        with translated(self._place):
+            try:
+                self._catalog = look_at_catalog(options)
+                if self._catalog is None or not self._catalog.table_exists(self._identifier):
+                    return {}
+                return held_positions(self._catalog.load_table(self._identifier).metadata, self._property)
+            finally:
+                self.close()
+
+    def rewind(
+        self, config: ConnectorConfig, contract: Contract, before: Mapping[int, int], after: Mapping[int, int]
+    ) -> None:
+        """A snapshot without files."""
+        try:
+            self.open(config, contract, sorted(after))
+            self._positions, self._pending = dict(before), dict(after)
+            self.flush()
+        finally:
+            self.close()
+
     def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
         """The data files and the commit of one flush of these rows."""
         _, fitting = self._set_up(config, contract)
