@@ -17,7 +17,7 @@ from headrace.errors import HeadraceError
 from headrace.log.kafka import KafkaLog
 from headrace.testing.broker import stop_broker
 from headrace.testing.kafka_service import KafkaMissing, is_required, kafka_service
-from headrace.testing.mariadb import stop_mariadb
+from headrace.testing.mariadb_service import SERVER as MARIADB_SERVER
 from headrace.testing.mariadb_service import MariadbMissing, mariadb_service
 from headrace.testing.opensearch import stop_opensearch
 from headrace.testing.opensearch_service import OpenSearchMissing, opensearch_service
@@ -46,7 +46,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         _, directory = _session()
         stop_broker(directory / "kafka")
         stop_postgres(directory / "postgres")
-        stop_mariadb(directory / "mariadb")
+        MARIADB_SERVER.stop(directory / "mariadb")
         stop_redis(directory / "redis")
         stop_opensearch(directory / "opensearch")
         shutil.rmtree(directory, ignore_errors=True)

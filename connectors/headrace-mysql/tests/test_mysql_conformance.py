@@ -1,4 +1,4 @@
-"""The MySQL connector passes the suite of all connectors, on a real server (MariaDB)."""
+"""The MySQL connector passes the suite of all connectors, on a real server: MariaDB, or the MySQL that is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""MySQL and MariaDB: refused rows, tables that others make and change, and servers that are away. Run on MariaDB."""
+"""MySQL and MariaDB: refused rows, tables that others make and change, and servers that are away. Run on MariaDB, or the MySQL
+that is named."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ import pyarrow as pa
 import pymysql
 import pytest
 
-from headrace.egress.sdk import Explains, Mode, PositionMoved
+from headrace.egress.sdk import Checks, Explains, Mode, PositionMoved, TargetInvalid
 from headrace.ingress.cdc.mysql.connection import settings_of
-from headrace.testing.mariadb import MARIADB
+from headrace.testing.mariadb_service import SERVER
 from headrace.testing.sink_databases import PASSWORD, DatabaseSink, batch_of, expected
 from headrace.testing.sink_harness import Stage, order, wait_until
 from headrace.testing.sink_mysql import execute, make_database, read_table
@@ -32,9 +33,9 @@ def own_server() -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="headrace-mariadb-"))
     home.chmod(0o755)  # The server runs as another user where the tests run as root.
     try:
-        MARIADB.start(home, owner_pid=os.getpid())
+        SERVER.start(home, owner_pid=os.getpid())
         yield home
-        MARIADB.stop(home)
+        SERVER.stop(home)
     finally:
         shutil.rmtree(home)
 
@@ -139,9 +140,98 @@ class TestMysqlFailures(DatabaseSink):
             row["id"]: row["customer"] for row in rows
         }
 
+    def user(self, folder: Path, *grants: str, role: bool = False) -> dict[str, Any]:
+        """Options with a user that may do just this; `{name}` is the database."""
+        url = make_database(self.url, folder)
+        name = url.rpartition("/")[2]
+        user, holder = f"u{name[:12]}", f"r{name[:12]}" if role else f"u{name[:12]}"
+        execute(url, f"DROP USER IF EXISTS {user}")
+        execute(url, f"CREATE USER {user} IDENTIFIED BY '{PASSWORD}'")
+        if role:
+            execute(url, f"DROP ROLE IF EXISTS {holder}")
+            execute(url, f"CREATE ROLE {holder}")
+            execute(url, f"GRANT {holder} TO {user}")
+            is_mariadb = "mariadb" in str(execute(url, "SELECT version()")).lower()
+            default = f"SET DEFAULT ROLE {holder} {'FOR' if is_mariadb else 'TO'} {user}"
+            execute(url, default)
+        for grant in grants:
+            execute(url, f"GRANT {grant.format(name=name)} TO {holder}")
+        os.environ["TEST_PASSWORD"] = PASSWORD
+        return {"database": url.replace("root@", f"{user}:${{TEST_PASSWORD}}@")}
+
+    @pytest.mark.parametrize("role", [False, True])
+    @pytest.mark.parametrize(
+        ("grants", "lacking"),
+        [
+            (["ALL ON `{name}`.*"], []),
+            (["SELECT, INSERT, UPDATE, DELETE, CREATE, CREATE TEMPORARY TABLES ON *.*"], []),
+            (["SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES ON `t%`.*"], []),
+            (
+                ["SELECT, INSERT, UPDATE, DELETE ON `{name}`.*", "CREATE TEMPORARY TABLES ON `t%`.*"],
+                ["CREATE TEMPORARY TABLES on the database"],
+            ),
+            (["SELECT, INSERT, UPDATE, DELETE ON `{name}`.*"], ["CREATE TEMPORARY TABLES on the database"]),
+            (
+                ["SELECT, CREATE TEMPORARY TABLES ON `{name}`.*", "INSERT, UPDATE ON `{name}`._headrace_positions"],
+                ["INSERT, UPDATE, DELETE on table `target`"],
+            ),
+            (
+                ["SELECT, CREATE TEMPORARY TABLES ON `{name}`.*", "INSERT, UPDATE, DELETE ON `{name}`.target"],
+                ["INSERT, UPDATE on table `_headrace_positions`"],
+            ),
+        ],
+    )
+    def test_a_check_tells_which_rights_are_missing(
+        self, stage: Stage, tmp_path: Path, grants: list[str], lacking: list[str], role: bool
+    ) -> None:
+        """Of server, database or table, the user's own or a role's; who passes delivers."""
+        stage.publish([order(1)])
+        stage.deliver(self.connector(), self.config(tmp_path))
+        config = self.config(tmp_path, options=self.user(tmp_path, *grants, role=role))
+        connector, told, contract = self.parts(stage, config)
+        assert isinstance(connector, Checks)
+        found = connector.check(told, contract)
+        assert [each.partition(" right to ")[2].partition(";")[0] for each in found] == lacking
+        stage.publish([order(2)])
+        if not lacking:
+            stage.deliver(self.connector(), config)
+        else:
+            with pytest.raises(TargetInvalid):
+                stage.deliver(self.connector(), config)
+        assert set(self.amounts(tmp_path)) == ({1} if lacking else {1, 2})
+
+    def test_a_check_asks_for_the_right_to_make_and_to_alter(self, stage: Stage, tmp_path: Path) -> None:
+        """Where something is to be made or altered, and only there."""
+        granted = "SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES ON `{name}`.*"
+        config = self.config(tmp_path, options=self.user(tmp_path, granted))
+        connector, told, contract = self.parts(stage, config)
+        assert isinstance(connector, Checks)
+        assert ["CREATE on table" in each for each in connector.check(told, contract)] == [True, True]
+        self.execute(tmp_path, "CREATE TABLE target (id bigint NOT NULL PRIMARY KEY)")
+        altered, made = connector.check(told, contract)
+        assert "ALTER on table `target`" in altered
+        assert "CREATE on table `_headrace_positions`" in made
+
+    @pytest.mark.parametrize("tls", [True, False])
+    def test_a_password_is_enough(
+        self, stage: Stage, tmp_path: Path, own_server: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+    ) -> None:
+        """MySQL asks for TLS or a key of its own of who it does not remember, as after FLUSH PRIVILEGES."""
+        server = SERVER.find(own_server)
+        assert server is not None
+        monkeypatch.setattr(self, "url", server.url)
+        options = self.user(tmp_path, "ALL ON `{name}`.*")
+        execute(f"{server.url}/mysql", "FLUSH PRIVILEGES")
+        if not tls:
+            connect = pymysql.connect
+            monkeypatch.setattr(pymysql, "connect", lambda **given: connect(**given, ssl_disabled=True))
+        stage.publish([order(1)])
+        stage.deliver(self.connector(), self.config(tmp_path, options=options))
+        assert set(self.amounts(tmp_path)) == {1}
+
     def test_a_server_that_is_away_is_waited_for(self, stage: Stage, tmp_path: Path, own_server: Path) -> None:
         """Stopped while the egress runs and started again later: it says that it waits, then delivers everything."""
-        server = MARIADB.find(own_server)
+        server = SERVER.find(own_server)
         assert server is not None
         url = make_database(server.url, tmp_path)
         config = self.config(tmp_path, options={"database": url})
@@ -149,9 +239,9 @@ class TestMysqlFailures(DatabaseSink):
         runner = stage.runner(self.connector(), config)
         with stage.running(runner):
             wait_until(lambda: stage.is_delivered(runner), "the first rows")
-            MARIADB.stop(own_server)
+            SERVER.stop(own_server)
             stage.publish([order(number) for number in range(30, 60)])
             wait_until(lambda: runner.status().state == "retrying", "waiting")
-            MARIADB.start(own_server, owner_pid=os.getpid(), settings={"port": server.url.rpartition(":")[2]})
+            SERVER.start(own_server, owner_pid=os.getpid(), settings={"port": server.url.rpartition(":")[2]})
             wait_until(lambda: stage.is_delivered(runner), "the others")
         assert comparable(read_table(url)) == expected([order(number) for number in range(60)])

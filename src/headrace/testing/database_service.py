@@ -41,7 +41,8 @@ class DatabaseService:
 
     server: DatabaseServer
     url_variable: str
-    container: Container
+    container: Container | None
+    """None: no image takes its place."""
     missing: type[HeadraceError]
 
     def open(self, session_directory: Path, *, owner_pid: int) -> AbstractContextManager[str]:
@@ -52,8 +53,8 @@ class DatabaseService:
         url = os.environ.get(self.url_variable)
         if url:
             return nullcontext(url)
-        if docker_answers():
-            return self._in_container()
+        if self.container is not None and docker_answers():
+            return self._in_container(self.container)
         reason = self.server.missing_programs()
         if reason:
             raise self.missing(
@@ -62,17 +63,17 @@ class DatabaseService:
         return nullcontext(self.server.start(session_directory, temporary=True, owner_pid=owner_pid).url)
 
     @contextmanager
-    def _in_container(self) -> Iterator[str]:
+    def _in_container(self, image: Container) -> Iterator[str]:
         from testcontainers.core.container import DockerContainer
         from testcontainers.core.waiting_utils import wait_for_logs
 
         (port,) = free_ports(1)
-        container = DockerContainer(os.environ.get(self.container.image_variable) or self.container.image)
-        container.with_bind_ports(self.container.port, port)
-        for name, value in self.container.environment.items():
+        container = DockerContainer(os.environ.get(image.image_variable) or image.image)
+        container.with_bind_ports(image.port, port)
+        for name, value in image.environment.items():
             container.with_env(name, value)
-        container.with_command(list(self.container.command))
+        container.with_command(list(image.command))
         with container:
-            ready = ".*".join([self.container.ready] * self.container.starts)
+            ready = ".*".join([image.ready] * image.starts)
             wait_for_logs(container, f"(?s){ready}", timeout=CONTAINER_TIMEOUT_S)
             yield self.server.url(port)

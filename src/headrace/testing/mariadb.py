@@ -74,13 +74,17 @@ class _Mariadb(DatabaseServer):
         return [str(program("mariadbd")), "--no-defaults", *(f"--{name}={value}" for name, value in given.items())]
 
     def answers(self, port: int) -> bool:
-        """It greets whoever connects."""
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-            return bool(connection.recv(1))
-        return False
+        return greets(port)
 
     def url(self, port: int) -> str:
         return f"mysql://root@127.0.0.1:{port}"
+
+
+def greets(port: int) -> bool:
+    """Whether a server of this kind takes connections: it greets whoever connects."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+        return bool(connection.recv(1))
+    return False
 
 
 def program(name: str) -> Path:

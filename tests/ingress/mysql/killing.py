@@ -10,7 +10,7 @@ import sys
 from headrace.ingress.cdc.mysql.connection import connect, rows
 from tests.ingress.killing import EVERYTHING_EVERY, KEYS, NEW_KEYS, ROOT, ROWS, STATEMENTS, Killed, Process
 from tests.ingress.killing import kill_at_random_moments as kill
-from tests.ingress.mysql.till import Till
+from tests.ingress.mysql.till import Till, numbers
 
 
 def work(till: Till, chance: random.Random) -> None:
@@ -48,7 +48,7 @@ def capture(till: Till, log_place: str) -> Process:
 
 def kill_at_random_moments(till: Till, log_place: str) -> Killed:
     """kill -9 in the snapshot and in the stream, then wait until the position in the log is behind everything."""
-    till.execute(f"INSERT INTO accounts SELECT seq, concat('o', seq), 0, NULL FROM seq_1_to_{ROWS}")
+    till.execute(f"INSERT INTO accounts SELECT seq, concat('o', seq), 0, NULL FROM {numbers(ROWS)}")
     till.cdc()
     reader = till.cdc(setup=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -69,7 +70,9 @@ def test_the_source_block_and_the_transaction(till: Till) -> None:
     assert [each["total_order"] for each in blocks] == [1, 2, 3, 4]
     assert {each["id"] for each in blocks} == {sources[0]["gtid"]}
     assert cdc.position is not None
-    assert str(sources[0]["gtid"]) in cdc.position.gtids
+    # MySQL writes all of a server's numbers as a range, MariaDB the last.
+    server, _, number = str(sources[0]["gtid"]).rpartition(":" if ":" in cdc.position.gtids else "-")
+    assert re.search(rf"{server}[:-](?:1-)?{number}(,|$)", cdc.position.gtids)
     assert [each["change_lsn"] for each in sources] == sorted(each["change_lsn"] for each in sources)
 
 
@@ -165,11 +168,11 @@ def test_what_concerns_nobody_goes_by(till: Till) -> None:
         "CREATE TABLE copied AS SELECT * FROM accounts",
         "CREATE TEMPORARY TABLE passing (id int)",
         "DROP TEMPORARY TABLE passing",
-        "CREATE OR REPLACE TABLE copied (id int)",
+        *(["CREATE OR REPLACE TABLE copied (id int)"] if till.is_mariadb else ["ALTER TABLE copied COMMENT 'other'"]),
         "RENAME TABLE copied TO renamed",
         "ALTER TABLE accounts ADD INDEX by_cents (cents), COMMENT 'TRUNCATE PARTITION'",
         "ALTER TABLE accounts RENAME INDEX by_cents TO by_money",
-        "INSERT INTO renamed VALUES (1)",
+        "DELETE FROM renamed",
         "DROP TABLE renamed",
         "SAVEPOINT nothing",
         "INSERT INTO accounts VALUES (2, 'b', 1, NULL)",

@@ -21,6 +21,7 @@ from headrace.ingress.cdc.mysql.binlog import BinlogStream
 from headrace.ingress.cdc.mysql.cell_columns import CellColumns, unmapped
 from headrace.ingress.cdc.mysql.charsets import Charsets
 from headrace.ingress.cdc.mysql.connection import connect, rows
+from headrace.ingress.cdc.mysql.json_text import json_text
 from headrace.ingress.cdc.mysql.server import check_server
 from headrace.ingress.cdc.mysql.table_map import table_name, table_shape
 from headrace.ingress.cdc.mysql.tables import infer_contract, read_table
@@ -76,7 +77,7 @@ COLUMNS: dict[str, tuple[str, str, Any]] = {
     "moment": ("timestamp NULL", "'2024-01-02 03:04:05'", datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)),
     "moment5": ("timestamp(5) NULL", "'2024-01-02 03:04:05.12345'", datetime(2024, 1, 2, 3, 4, 5, 123450, tzinfo=UTC)),
     "vintage": ("year", "2024", 2024),
-    "place": ("point", "ST_GeomFromText('POINT(1.5 -2)', 4326)", {"wkb": WKB, "srid": 4326}),
+    "place": ("point", "ST_GeomFromText('POINT(1.5 -2)', 3857)", {"wkb": WKB, "srid": 3857}),
     "area": ("geometry", "ST_GeomFromText('POINT(1.5 -2)')", {"wkb": WKB, "srid": None}),
     "computed": ("int AS (small + 1) STORED", "DEFAULT", -32767),
 }
@@ -90,8 +91,16 @@ MARIADB_COLUMNS: dict[str, tuple[str, str, Any]] = {
 pytestmark = [pytest.mark.mariadb, pytest.mark.xdist_group("mariadb")]
 
 
+WITHOUT_MAPPING = "a type without mapping"
+
+
+def without_mapping(till: Till) -> str:
+    """Such a type, of this server."""
+    return "text COMPRESSED" if till.is_mariadb else "vector(3)"
+
+
 def columns_of(till: Till) -> dict[str, tuple[str, str, Any]]:
-    return {**COLUMNS, **(MARIADB_COLUMNS if check_server(till.connection).is_mariadb else {})}
+    return {**COLUMNS, **(MARIADB_COLUMNS if till.is_mariadb else {})}
 
 
 @pytest.fixture
@@ -216,7 +225,7 @@ def test_what_does_not_fit_is_a_dead_letter(bare: Till) -> None:
 @pytest.mark.parametrize(
     ("column", "avro", "message"),
     [
-        ("text COMPRESSED", "string", "which has no mapping"),
+        (WITHOUT_MAPPING, "string", "which has no mapping"),
         ("datetime", "boolean", "is of type datetime, which boolean cannot hold"),
         ("int", "boolean", "is of type int, which boolean cannot hold"),
         ("blob", "string", "is of type blob, which string cannot hold"),
@@ -224,7 +233,9 @@ def test_what_does_not_fit_is_a_dead_letter(bare: Till) -> None:
 )
 def test_types_that_a_contract_cannot_have(till: Till, column: str, avro: str, message: str) -> None:
     """Told before anything runs."""
-    till.execute(f"ALTER TABLE accounts ADD COLUMN odd {column}")
+    till.execute(
+        f"ALTER TABLE accounts ADD COLUMN odd {without_mapping(till) if column == WITHOUT_MAPPING else column}"
+    )
     contract = contract_of("accounts", ("id",), id="long", odd=["null", avro])
     with pytest.raises(SourceInvalid, match=message):
         till.cdc(contracts=[contract]).missing()
@@ -232,10 +243,11 @@ def test_types_that_a_contract_cannot_have(till: Till, column: str, avro: str, m
 
 def test_a_column_without_mapping_may_be_left_out(till: Till) -> None:
     """The rows beside it are read, from the stream too."""
-    till.execute("ALTER TABLE accounts ADD COLUMN odd text COMPRESSED AFTER id")
+    till.execute(f"ALTER TABLE accounts ADD COLUMN odd {without_mapping(till)} AFTER id")
     till.insert((1, "Ann", 5))
     cdc = till.drain(new_columns="follow")
-    till.execute("INSERT INTO accounts VALUES (2, repeat('x', 5000), 'Bob', 1, 'n'), (3, 'y', 'Cy', 1, 'm')")
+    long, short = ("repeat('x', 5000)", "'y'") if till.is_mariadb else ("string_to_vector('[1,2,3]')", "NULL")
+    till.execute(f"INSERT INTO accounts VALUES (2, {long}, 'Bob', 1, 'n'), (3, {short}, 'Cy', 1, 'm')")
     till.drain(cdc)
     assert till.replica() == till.source()
 
@@ -290,7 +302,7 @@ def test_the_log_says_what_select_says(drawn: Till, values: list[dict[str, Any]]
     drawn.execute("BEGIN", "DELETE FROM drawn")
     marks = ", ".join(["%s"] * (len(VALUES) + 1))
     for number, row in enumerate(values):
-        rows(drawn.connection, f"INSERT INTO drawn VALUES ({marks})", (number, *row.values()))
+        rows(drawn.connection, f"INSERT INTO drawn VALUES ({marks})", (number, *(row[name] for name in VALUES)))
     drawn.execute("COMMIT")
     raw = connect(drawn.url, raw=True)
     names = ", ".join("f + 0e0" if name == "f" else name for name in VALUES)
@@ -301,6 +313,90 @@ def test_the_log_says_what_select_says(drawn: Till, values: list[dict[str, Any]]
     for row in (*selected, *logged):
         row["f"], row["d"] = float(row["f"]), float(row["d"])
     assert logged == selected
+
+
+DOCUMENTS = (
+    "null",
+    "true",
+    "[]",
+    "{}",
+    '""',
+    "-0.0",
+    "1e300",
+    "18446744073709551615",
+    "-9223372036854775808",
+    "123456789012345678901234567890",
+    "0.1",
+    '{"b": 1, "a": {"": [null, false, -1, 32768, 2147483648]}, "ü😀": "\\u0001\\n\\"\\\\/"}',
+    "[" + ", ".join(f'"{number:040d}"' for number in range(2_000)) + "]",
+    '{"long": "' + "x" * 70_000 + '"}',
+)
+COMPUTED_DOCUMENTS = (
+    "json_array(cast(1.50 AS decimal(5,2)), date '2024-02-29', time '-01:02:03', timestamp '2024-01-02 03:04:05.5')",
+    "json_array(cast(x'01ff' AS binary), time '838:59:59', date '0000-00-00', cast(-0.05 AS decimal(9,3)))",
+    "json_object('at', cast('2024-01-02 03:04:05.678901' AS datetime(6)), 'n', cast(0 AS decimal(3,1)))",
+)
+"""Values that JSON's text does not have, of MySQL alone."""
+
+
+def test_documents_come_as_select_shows_them(bare: Till) -> None:
+    """MySQL logs a form of its own, MariaDB text: each becomes the text of SELECT."""
+    computed = () if bare.is_mariadb else COMPUTED_DOCUMENTS
+    bare.execute("CREATE TABLE drawn (id int PRIMARY KEY, doc json)", "SET time_zone = '+00:00'")
+    place = bare.end()
+    for number, document in enumerate(DOCUMENTS):
+        rows(bare.connection, "INSERT INTO drawn VALUES (%s, %s)", (number, document))
+    for number, document in enumerate(computed, len(DOCUMENTS)):
+        bare.execute(f"INSERT INTO drawn VALUES ({number}, {document})")
+    selected = [text for (text,) in rows(bare.connection, "SELECT doc FROM drawn ORDER BY id")]
+    assert [(cell or b"").decode() for _, cell in logged_rows(bare, place)] == selected
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (
+            "02040037000f10000f19000f23000f2d00f6070b0280000001320a080000000000bab2190b080000007defffffff0c0820a107053144b219",
+            '[1.50, "2024-02-29", "-01:02:03.000000", "2024-01-02 03:04:05.500000"]',
+        ),
+        (
+            "02060038000f160005ffff071a00091e000b26000f2e000f0201ff409c0000005ed0b2000000000080e03779c34143f6080c037fffffffffcd",
+            '["base64:type15:Af8=", -1, 40000, 3000000000, 1e16, -0.050]',
+        ),
+        (
+            "0002002c0012000100130001000014000228006162020014001200000012000200040100040000c3bc00000400",
+            '{"a": {"": true, "ü": null}, "b": []}',
+        ),
+    ],
+)
+def test_documents_that_mysql_wrote(written: str, text: str) -> None:
+    """As MySQL 9.7 wrote them and shows them: dates, times, decimals and bytes, small and large numbers, order."""
+    assert json_text(bytes.fromhex(written)).decode() == text
+
+
+def test_a_document_that_cannot_be_read_stops() -> None:
+    """Cut short, or of a type that nobody knows."""
+    for written in (b"\x02\x05\x00", b"\x0f\xf6", b"\x63\x00"):
+        with pytest.raises(SourceInvalid, match="cannot be read"):
+            json_text(written)
+
+
+def test_a_vector_beside_text_is_read_over() -> None:
+    """As MySQL 9.7 wrote it: it has a set of characters, which the text behind it does not take."""
+    shape_of = (
+        "85100000000001000178000176000303f20f030450000601010003043ffc"
+        "ff000d0103040d026964036f6464056f776e65720801000c01e0"
+    )
+    written = "8510000000001100020003ff00010000000c0000000000803f000000400000404003416e6e020200000003426f62"
+
+    def answer(query: str) -> list[tuple[Any, ...]]:
+        return [(255, "utf8mb4"), (63, "binary")]
+
+    shape = table_shape(bytes.fromhex(shape_of), Charsets(answer), {}, is_mariadb=False)
+    assert [(name, kind.name) for name, kind in shape.types] == [("id", "int"), ("odd", "vector"), ("owner", "varchar")]
+    body = bytes.fromhex(written)
+    found = row_images.rows_of(body, 8 + int.from_bytes(body[8:10], "little"), shape.readers, is_update=False)
+    assert [(row[0], row[2]) for row, _ in found] == [(b"1", b"Ann"), (b"2", b"Bob")]
 
 
 def logged_rows(till: Till, place: Any) -> list[row_images.Row]:

@@ -22,6 +22,12 @@ ACCOUNTS_TABLE = (
 )
 
 
+def numbers(count: int) -> str:
+    """A table of one column `seq`, 1 to `count`, that MySQL has as well as MariaDB."""
+    zeros = f"concat('[0', repeat(',0', {count - 1}), ']')"
+    return f"json_table({zeros}, '$[*]' COLUMNS (seq FOR ORDINALITY)) AS numbers"
+
+
 class Till(Stage):
     """One table, captured into one topic of one partition, so that the topic's order is the order of the changes."""
 
@@ -94,6 +100,11 @@ class Till(Stage):
     def kill(self, cdc: MysqlCdc) -> None:
         """What is left when a process dies: nothing was tidied up."""
         cdc.close()
+
+    @property
+    def is_mariadb(self) -> bool:
+        """Or else it is MySQL."""
+        return check_server(self.connection).is_mariadb
 
     def end(self) -> Place:
         """Where the server's log ends now."""

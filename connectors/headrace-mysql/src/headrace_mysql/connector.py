@@ -39,9 +39,10 @@ from headrace.egress.sdk import (
 from headrace.egress.update_groups import update_groups
 from headrace_mysql.options import MysqlOptions
 from headrace_mysql.positions import Positions
+from headrace_mysql.rights import DATABASE, Rights
 from headrace_mysql.session import TableChanged, connect, message_of, refusal_code, rows, translated
 from headrace_mysql.table import GROUP, STAGED, VERSION, Table
-from headrace_mysql.types import sql_rows
+from headrace_mysql.types import quoted, sql_rows
 
 CHANGES_MAX = 3
 """How often in a row a table may have changed; then it is no change but a table that does not fit."""
@@ -139,14 +140,20 @@ class MysqlConnector:
                 connection.close()
 
     def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
-        """Whether the session begins and the table fits, or can be made to; rights to alter it are not tried."""
+        """Whether the session begins, the user has the rights, and the table fits or can be made to."""
         table, connection = self._set_up(config, contract), self._connected(config)
+        assert self._positions is not None
         try:
             with self._watched():
-                table.check_fit(connection)
+                rights = Rights(connection)
+                wanted = [*table.rights(connection), *self._positions.rights(connection)]
+                missing = [f"{table.config.egress}: {each}" for each in _missing(rights, wanted)]
+                # Of a table that the user may not see the catalog shows nothing.
+                if not missing:
+                    table.check_fit(connection)
         finally:
             self.close()
-        return []
+        return missing
 
     def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
         """The statements of one flush of these rows."""
@@ -262,6 +269,14 @@ class MysqlConnector:
             if self._changes > CHANGES_MAX:
                 raise TargetInvalid(error.message, cure="make the table fit the contract") from error
             raise
+
+
+def _missing(rights: Rights, wanted: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """What to say of each table to which the user lacks a right."""
+    for table, names in wanted:
+        if lacking := rights.missing(table, names):
+            place = "the database" if table == DATABASE else f"table {quoted(table)}"
+            yield f"the user has no right to {', '.join(lacking)} on {place}; GRANT it, or name another user"
 
 
 def _check_version(table: Table) -> None:

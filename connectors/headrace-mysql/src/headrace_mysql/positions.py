@@ -6,7 +6,7 @@ does not find its own last position there writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pymysql
 from pymysql.connections import Connection
@@ -17,6 +17,7 @@ from headrace_mysql.types import quoted
 
 POSITIONS_TABLE = "_headrace_positions"
 _TABLE = quoted(POSITIONS_TABLE)
+_LISTED = "SELECT 1 FROM information_schema.tables WHERE table_schema = database() AND table_name = %s"
 _DUPLICATE = 1062
 
 
@@ -28,8 +29,7 @@ class Positions:
 
     def exist(self, connection: Connection) -> bool:
         """Whether there is a table of them."""
-        listed = "SELECT 1 FROM information_schema.tables WHERE table_schema = database() AND table_name = %s"
-        return bool(rows(connection, listed, [POSITIONS_TABLE]))
+        return bool(rows(connection, _LISTED, [POSITIONS_TABLE]))
 
     def create(self, connection: Connection) -> None:
         """Make the table, unless it is there: `IF NOT EXISTS` alone asks for the right to make it."""
@@ -42,6 +42,11 @@ class Positions:
             " current_timestamp(6) ON UPDATE current_timestamp(6), PRIMARY KEY (egress, topic, `partition`))"
             " ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
         )
+
+    def rights(self, connection: Connection) -> Sequence[tuple[str, Sequence[str]]]:
+        """What is done with the table."""
+        makes = [] if self.exist(connection) else ["CREATE"]
+        return [(POSITIONS_TABLE, ["SELECT", "INSERT", "UPDATE", *makes])]
 
     def held(self, connection: Connection, *, lock: bool = False) -> Mapping[int, int]:
         """Next offset of each partition that the target knows; `lock` waits for who is just writing them."""
@@ -60,19 +65,27 @@ class Positions:
         # Those that are there are locked; those that are not must be new, whoever else makes them now.
         known = {each: after[each] for each in after if each in held}
         try:
-            self._write(connection, {each: after[each] for each in after if each not in held}, "")
+            self._insert(connection, {each: after[each] for each in after if each not in held})
         except pymysql.IntegrityError as error:
             if error.args[0] != _DUPLICATE:
                 raise
             raise self._moved(sorted(after.keys() - known.keys())) from error
-        self._write(connection, known, " ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset)")
+        self._update(connection, known)
 
-    def _write(self, connection: Connection, positions: Mapping[int, int], otherwise: str) -> None:
+    def _insert(self, connection: Connection, positions: Mapping[int, int]) -> None:
         if positions:
             places = ", ".join(["(%s, %s, %s, %s)"] * len(positions))
             values = [part for each in positions.items() for part in (self._egress, self._topic, *each)]
-            query = f"INSERT INTO {_TABLE} (egress, topic, `partition`, next_offset) VALUES {places}{otherwise}"
-            rows(connection, query, values)
+            rows(connection, f"INSERT INTO {_TABLE} (egress, topic, `partition`, next_offset) VALUES {places}", values)
+
+    def _update(self, connection: Connection, positions: Mapping[int, int]) -> None:
+        """Not `ON DUPLICATE KEY UPDATE`: MySQL gives up the only way to name the new row that MariaDB has too."""
+        if positions:
+            offsets = " ".join(["WHEN %s THEN %s"] * len(positions))
+            marks = ", ".join(["%s"] * len(positions))
+            values = [*(part for each in positions.items() for part in each), self._egress, self._topic, *positions]
+            query = f"UPDATE {_TABLE} SET next_offset = CASE `partition` {offsets} END"
+            rows(connection, f"{query} WHERE egress = %s AND topic = %s AND `partition` IN ({marks})", values)
 
     def _moved(self, partitions: list[int]) -> PositionMoved:
         numbers = ", ".join(map(str, partitions))

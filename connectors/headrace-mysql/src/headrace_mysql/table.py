@@ -17,6 +17,7 @@ from pymysql.connections import Connection
 from headrace.egress.drift import DriftStep, plan_drift
 from headrace.egress.sdk import ConnectorConfig, Contract, TargetInvalid
 from headrace.egress.update_groups import DELETED
+from headrace_mysql.rights import DATABASE
 from headrace_mysql.session import TableChanged, rows
 from headrace_mysql.types import catalog_type, column_types, quoted, widens
 
@@ -124,7 +125,8 @@ class Table:
         for step in self._steps(wanted, existing):
             rows(connection, f"ALTER TABLE {self.name} {self._alteration(step)}")
         self.columns = self._read(connection)
-        if self.version is not None and self.version not in self.columns:
+        if self._lacks_version(self.columns):
+            assert self.version is not None
             rows(connection, f"ALTER TABLE {self.name} ADD COLUMN {quoted(self.version)} bigint NULL")
             self.columns = self._read(connection)
         self._check_required(wanted)
@@ -138,6 +140,20 @@ class Table:
             self._steps(wanted, self.columns)
             self._check_required(wanted)
             self._check_key(connection)
+
+    def rights(self, connection: Connection) -> Sequence[tuple[str, Sequence[str]]]:
+        """What is done with the table as it stands, and with the database: staged rows go into a temporary table."""
+        existing = self._read(connection)
+        wanted = column_types(self.contract, tuple(self.key))
+        written = ["SELECT", "INSERT", *(["UPDATE", "DELETE"] if self.key else [])]
+        if not existing and self.creates:
+            written.append("CREATE")
+        elif existing and (self._steps(wanted, existing) or self._lacks_version(existing)):
+            written.append("ALTER")
+        return [(self.table, written), *([(DATABASE, ["CREATE TEMPORARY TABLES"])] if self.key else [])]
+
+    def _lacks_version(self, columns: Mapping[str, Column]) -> bool:
+        return self.version is not None and self.version not in columns
 
     def _existing(self, connection: Connection) -> Mapping[str, Column]:
         existing = self._read(connection)

@@ -28,7 +28,6 @@ Read = Callable[[bytes, int], tuple[bytes, int]]
 """The value at a place of an event, and the place behind it."""
 
 _FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
-_DIGITS_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,32 +51,6 @@ def single(data: bytes, at: int) -> tuple[bytes, int]:
 
 def double(data: bytes, at: int) -> tuple[bytes, int]:
     return repr(_DOUBLE.unpack_from(data, at)[0]).encode(), at + 8
-
-
-def decimal(precision: int, scale: int) -> Read:
-    """Groups of nine digits in four bytes each, the sign in the first bit, all bits turned where it is negative."""
-    whole, whole_rest = divmod(precision - scale, 9)
-    parts, parts_rest = divmod(scale, 9)
-    widths = [(whole_rest, _DIGITS_BYTES[whole_rest]), *[(9, 4)] * whole, *[(9, 4)] * parts]
-    widths.append((parts_rest, _DIGITS_BYTES[parts_rest]))
-    size = sum(width for _, width in widths)
-
-    def read(data: bytes, at: int) -> tuple[bytes, int]:
-        is_negative = not data[at] & 0x80
-        value = bytearray(data[at : at + size])
-        value[0] ^= 0x80
-        if is_negative:
-            value = bytearray(byte ^ 0xFF for byte in value)
-        place, digits = 0, ""
-        for count, width in widths:
-            if count:
-                digits += f"{int.from_bytes(value[place : place + width], 'big'):0{count}d}"
-                place += width
-        before = digits[: precision - scale].lstrip("0") or "0"
-        text = f"{before}.{digits[precision - scale :]}" if scale else before
-        return (f"-{text}" if is_negative and text.strip("0.") else text).encode(), at + size
-
-    return read
 
 
 def bits(size: int) -> Read:

@@ -14,19 +14,22 @@ from dataclasses import dataclass
 from headrace.ingress.cdc.errors import SourceInvalid
 from headrace.ingress.cdc.mysql import row_images
 from headrace.ingress.cdc.mysql.charsets import BINARY, Charsets, Recode
+from headrace.ingress.cdc.mysql.packed_decimal import decimal
 from headrace.ingress.cdc.mysql.row_images import Read, length
 from headrace.ingress.cdc.mysql.types import Family, MysqlType
 
 _TINY, _SHORT, _LONG, _FLOAT, _DOUBLE, _LONGLONG, _INT24, _DATE = 1, 2, 3, 4, 5, 8, 9, 10
 _OLD_TIMES = {7: "timestamp", 11: "time", 12: "datetime"}
 _YEAR, _NEWDATE, _VARCHAR, _BIT, _TIMESTAMP, _DATETIME, _TIME = 13, 14, 15, 16, 17, 18, 19
-_BLOB_COMPRESSED, _VARCHAR_COMPRESSED, _JSON, _NEWDECIMAL = 140, 141, 245, 246
+_BLOB_COMPRESSED, _VARCHAR_COMPRESSED, _VECTOR, _JSON, _NEWDECIMAL = 140, 141, 242, 245, 246
 _ENUM, _SET, _BLOB, _VAR_STRING, _STRING, _GEOMETRY = 247, 248, 252, 253, 254, 255
 _INTEGERS = {_TINY: (1, "tinyint"), _SHORT: (2, "smallint"), _INT24: (3, "mediumint"), _LONG: (4, "int")}
 _INTEGERS[_LONGLONG] = (8, "bigint")
 _NUMERIC = frozenset({*_INTEGERS, _FLOAT, _DOUBLE, _NEWDECIMAL, _YEAR})
-_CHARACTERS = frozenset({_VARCHAR, _VAR_STRING, _STRING, _BLOB, _BLOB_COMPRESSED, _VARCHAR_COMPRESSED})
-_ONE_META_BYTE = frozenset({_FLOAT, _DOUBLE, _TIMESTAMP, _DATETIME, _TIME, _BLOB, _GEOMETRY, _JSON, _BLOB_COMPRESSED})
+# MySQL writes a set of characters for a vector too.
+_CHARACTERS = frozenset({_VARCHAR, _VAR_STRING, _STRING, _BLOB, _BLOB_COMPRESSED, _VARCHAR_COMPRESSED, _VECTOR})
+_ONE_META_BYTE = frozenset({_FLOAT, _DOUBLE, _TIMESTAMP, _DATETIME, _TIME, _BLOB, _GEOMETRY, _JSON, _VECTOR})
+_ONE_META_BYTE |= {_BLOB_COMPRESSED}
 _TWO_META_BYTES = frozenset({_VARCHAR, _BIT, _NEWDECIMAL, _VAR_STRING, _STRING, _VARCHAR_COMPRESSED})
 _SIGNS, _DEFAULT_CHARSET, _COLUMN_CHARSETS, _NAMES, _SET_LABELS, _ENUM_LABELS = 1, 2, 3, 4, 5, 6
 _LABELS_DEFAULT_CHARSET, _LABELS_CHARSETS = 10, 11
@@ -178,7 +181,7 @@ class _Columns:
             return MysqlType(called, Family.INT, is_unsigned), row_images.integer(size, is_unsigned=is_unsigned)
         if kind == _NEWDECIMAL:
             precision, scale = meta & 0xFF, meta >> 8
-            return MysqlType("decimal", Family.NUMERIC, False, precision, scale), row_images.decimal(precision, scale)
+            return MysqlType("decimal", Family.NUMERIC, False, precision, scale), decimal(precision, scale)
         if kind == _BIT:
             width = (meta & 0xFF) + (meta >> 8) * 8
             return MysqlType("bit", Family.BITS, precision=width), row_images.bits((width + 7) // 8)
@@ -248,6 +251,8 @@ def _simple(kind: int, meta: int, name: str) -> tuple[MysqlType, Read]:
             return MysqlType("json", Family.TEXT), row_images.json(meta)
         case 255:
             return MysqlType("geometry", Family.GEOMETRY), row_images.sized(meta)
+        case 242:
+            return MysqlType("vector", Family.UNMAPPED), row_images.sized(meta)
         case 140:
             return MysqlType("compressed blob", Family.UNMAPPED), row_images.sized(meta)
         case 141:
