@@ -1,5 +1,7 @@
-"""MySQL and MariaDB: refused rows, tables that others make and change, and servers that are away. Run on MariaDB, or the MySQL
-that is named."""
+"""MySQL and MariaDB: refused rows, tables that others make and change, and servers that are away.
+
+Run on MariaDB, or the MySQL that is named.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ import pytest
 from headrace.egress.sdk import Checks, Explains, Mode, PositionMoved, TargetInvalid
 from headrace.ingress.cdc.mysql.connection import settings_of
 from headrace.testing.mariadb_service import SERVER
-from headrace.testing.sink_databases import PASSWORD, DatabaseSink, batch_of, expected
+from headrace.testing.sink_database_troubles import DatabaseTroubles
+from headrace.testing.sink_databases import PASSWORD, batch_of, expected
 from headrace.testing.sink_harness import Stage, order, wait_until
 from headrace.testing.sink_mysql import execute, make_database, read_table
 from headrace.testing.sink_types import comparable
@@ -40,9 +43,12 @@ def own_server() -> Iterator[Path]:
         shutil.rmtree(home)
 
 
-class TestMysqlFailures(DatabaseSink):
+class TestMysqlFailures(DatabaseTroubles):
     connector = MysqlConnector
     code = "mysql"
+    # Disk full, too many locks, lock timed out, deadlock, read-only in two ways, statement timed out, no memory.
+    errors_of_the_server = ("1021", "1114", "1206", "1205", "1213", "1290", "1836", "3024", "1038")
+    table_lock, unlock = "LOCK TABLES target WRITE", "UNLOCK TABLES"
 
     @pytest.fixture(autouse=True)
     def _server(self, mariadb_url: str) -> None:
@@ -69,6 +75,26 @@ class TestMysqlFailures(DatabaseSink):
         listed = f"SELECT id FROM information_schema.processlist WHERE db = '{name}' AND id <> {own}"
         for (number,) in execute(url, listed):
             execute(url, f"KILL {number}")
+
+    def raise_on_insert(self, folder: Path, error: str) -> None:
+        self.execute(folder, "DROP TRIGGER IF EXISTS raising")
+        self.execute(
+            folder,
+            "CREATE TRIGGER raising BEFORE INSERT ON target FOR EACH ROW BEGIN IF EXISTS (SELECT 1 FROM trouble) THEN"
+            f" SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {error}, MESSAGE_TEXT = 'trouble'; END IF; END",
+        )
+
+    def few_sessions(self, folder: Path) -> dict[str, Any]:
+        options = self.user(folder, "ALL ON `{name}`.*")
+        url = make_database(self.url, folder)
+        name = f"u{url.rpartition('/')[2][:12]}"
+        execute(url, f"ALTER USER {name} WITH MAX_USER_CONNECTIONS 1")
+        return options
+
+    def one_session(self, folder: Path) -> Any:
+        url = make_database(self.url, folder)
+        settings = {**settings_of(url), "user": f"u{url.rpartition('/')[2][:12]}", "password": PASSWORD}
+        return pymysql.connect(**settings)
 
     def wrong_password(self) -> dict[str, Any]:
         execute(f"{self.url}/mysql", "CREATE USER IF NOT EXISTS limited IDENTIFIED BY 'another'")
@@ -159,25 +185,28 @@ class TestMysqlFailures(DatabaseSink):
         os.environ["TEST_PASSWORD"] = PASSWORD
         return {"database": url.replace("root@", f"{user}:${{TEST_PASSWORD}}@")}
 
-    @pytest.mark.parametrize("role", [False, True])
     @pytest.mark.parametrize(
-        ("grants", "lacking"),
+        ("grants", "lacking", "role"),
         [
-            (["ALL ON `{name}`.*"], []),
-            (["SELECT, INSERT, UPDATE, DELETE, CREATE, CREATE TEMPORARY TABLES ON *.*"], []),
-            (["SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES ON `t%`.*"], []),
+            (["ALL ON `{name}`.*"], [], False),
+            (["ALL ON `{name}`.*"], [], True),
+            (["SELECT, INSERT, UPDATE, DELETE, CREATE, CREATE TEMPORARY TABLES ON *.*"], [], False),
+            (["SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES ON `t%`.*"], [], False),
             (
                 ["SELECT, INSERT, UPDATE, DELETE ON `{name}`.*", "CREATE TEMPORARY TABLES ON `t%`.*"],
                 ["CREATE TEMPORARY TABLES on the database"],
+                False,
             ),
-            (["SELECT, INSERT, UPDATE, DELETE ON `{name}`.*"], ["CREATE TEMPORARY TABLES on the database"]),
+            (["SELECT, INSERT, UPDATE, DELETE ON `{name}`.*"], ["CREATE TEMPORARY TABLES on the database"], False),
             (
                 ["SELECT, CREATE TEMPORARY TABLES ON `{name}`.*", "INSERT, UPDATE ON `{name}`._headrace_positions"],
                 ["INSERT, UPDATE, DELETE on table `target`"],
+                True,
             ),
             (
                 ["SELECT, CREATE TEMPORARY TABLES ON `{name}`.*", "INSERT, UPDATE, DELETE ON `{name}`.target"],
                 ["INSERT, UPDATE on table `_headrace_positions`"],
+                False,
             ),
         ],
     )

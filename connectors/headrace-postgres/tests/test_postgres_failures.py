@@ -16,7 +16,8 @@ import pytest
 
 from headrace.egress.sdk import Explains, Mode
 from headrace.testing.postgres import POSTGRES
-from headrace.testing.sink_databases import PASSWORD, DatabaseSink, batch_of, expected
+from headrace.testing.sink_database_troubles import DatabaseTroubles
+from headrace.testing.sink_databases import PASSWORD, batch_of, expected
 from headrace.testing.sink_harness import Stage, order, wait_until
 from headrace.testing.sink_postgres import read_table, schema_of
 from headrace.testing.sink_types import comparable
@@ -41,9 +42,13 @@ def own_server() -> Iterator[Path]:
         shutil.rmtree(home)
 
 
-class TestPostgresFailures(DatabaseSink):
+class TestPostgresFailures(DatabaseTroubles):
     connector = PostgresConnector
     code = "postgres"
+    # Disk full, no memory, input or output failed, lock timed out, deadlock, not serializable, read-only, statement
+    # timed out, ended by an administrator.
+    errors_of_the_server = ("53100", "53200", "58030", "55P03", "40P01", "40001", "25006", "57014", "57P01")
+    table_lock = "LOCK TABLE target IN ACCESS EXCLUSIVE MODE"
 
     @pytest.fixture(autouse=True)
     def _server(self, postgres_url: str, own_server: Path) -> None:
@@ -72,6 +77,25 @@ class TestPostgresFailures(DatabaseSink):
                 " WHERE application_name = 'headrace' AND l.relation = to_regclass(%s)",
                 [f"{schema_of(folder)}.target"],
             )
+
+    def raise_on_insert(self, folder: Path, error: str) -> None:
+        schema = schema_of(folder)
+        self.execute(
+            folder,
+            f"CREATE OR REPLACE FUNCTION {schema}.raising() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            f" IF EXISTS (SELECT 1 FROM {schema}.trouble) THEN RAISE EXCEPTION 'trouble' USING ERRCODE = '{error}';"
+            f" END IF; RETURN NEW; END $$; DROP TRIGGER IF EXISTS raising ON target;"
+            f" CREATE TRIGGER raising BEFORE INSERT ON target FOR EACH ROW EXECUTE FUNCTION {schema}.raising()",
+        )
+
+    def few_sessions(self, folder: Path) -> dict[str, Any]:
+        schema = schema_of(folder)
+        self.execute(folder, f"CREATE USER few_{schema} CONNECTION LIMIT 1")
+        self.execute(folder, f"GRANT ALL ON SCHEMA {schema} TO few_{schema}")
+        return {"database": self.url.replace("postgres@", f"few_{schema}@")}
+
+    def one_session(self, folder: Path) -> Any:
+        return psycopg.connect(self.url.replace("postgres@", f"few_{schema_of(folder)}@"))
 
     def wrong_password(self) -> dict[str, Any]:
         server = POSTGRES.find(self.own)

@@ -38,7 +38,7 @@ from headrace.egress.sdk import (
 )
 from headrace.egress.update_groups import update_groups
 from headrace_mysql.options import MysqlOptions
-from headrace_mysql.positions import Positions
+from headrace_mysql.positions import Positions, check_kept
 from headrace_mysql.rights import DATABASE, Rights
 from headrace_mysql.session import TableChanged, connect, message_of, refusal_code, rows, translated
 from headrace_mysql.table import GROUP, STAGED, VERSION, Table
@@ -89,6 +89,7 @@ class MysqlConnector:
             held = self._positions.held(connection)
             if table.key:
                 rows(connection, table.staging())
+        check_kept(self._held, held, partitions, config.egress)
         self._held = {each: held[each] for each in partitions if each in held}
         return dict(self._held)
 
@@ -209,7 +210,7 @@ class MysqlConnector:
 
     def _connected(self, config: ConnectorConfig) -> Connection:
         assert isinstance(config.options, MysqlOptions)
-        self._connection = connect(config.options.database)
+        self._connection = connect(config.options.database, lock_timeout_s=config.options.lock_timeout_s)
         return self._connection
 
     def _opened(self) -> tuple[Connection, Table]:

@@ -19,3 +19,5 @@ class MysqlOptions(Options):
     """Whether a missing table is made."""
     version_column: str | None = Field(default=None, min_length=1)
     """A column that keeps where each row stands in its source, so that a stale row changes nothing."""
+    lock_timeout_s: int = Field(default=30, ge=1, le=600)
+    """How long to wait for a table or a row that another session holds; then the egress tries again later."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pymysql
 from pymysql.connections import Connection
 
-from headrace.egress.sdk import ConnectorConfig, PositionMoved
+from headrace.egress.sdk import ConnectorConfig, PositionMoved, TargetInvalid
 from headrace_mysql.session import rows
 from headrace_mysql.types import quoted
 
@@ -91,3 +91,15 @@ class Positions:
         numbers = ", ".join(map(str, partitions))
         message = f"{POSITIONS_TABLE}: another process delivered one of the partitions {numbers} of {self._topic}"
         return PositionMoved(message, cure="run this egress in one place")
+
+
+def check_kept(left: Mapping[int, int], held: Mapping[int, int], partitions: Sequence[int], egress: str) -> None:
+    """Whether the positions that this process left are there. Raises `TargetInvalid`.
+
+    Nothing but a person removes them. To read on from the beginning would write every row again that is in the table.
+    """
+    gone = [each for each in partitions if each in left and each not in held]
+    if gone:
+        message = f"{egress}: somebody removed the positions of partitions {', '.join(map(str, gone))} from the target"
+        cure = "put them back; or empty the table, and start the egress again: it delivers the topic from its beginning"
+        raise TargetInvalid(message, cure=cure)

@@ -22,14 +22,11 @@ from headrace.ingress.cdc.mysql.connection import database_of, settings_of
 
 CONNECT_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 600
-LOCK_TIMEOUT_S = 30
-"""For a table or a row that another session holds; then the egress tries again later."""
 IDLE_TIMEOUT_S = 600
 """How long an open transaction may wait for its next rows. A process that hangs keeps its locks no longer."""
 _SESSION = (
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION',"
-    f" time_zone = '+00:00', wait_timeout = {IDLE_TIMEOUT_S}, lock_wait_timeout = {LOCK_TIMEOUT_S},"
-    f" innodb_lock_wait_timeout = {LOCK_TIMEOUT_S}"
+    f" time_zone = '+00:00', wait_timeout = {IDLE_TIMEOUT_S}"
 )
 _CLASHES = frozenset({1048, 1062, 1216, 1217, 1364, 1451, 1452, 1644, 3819, 4025})
 """Null where none may be, keys, references, checks, and what a trigger says."""
@@ -47,7 +44,7 @@ class TableChanged(TargetUnavailable):
     code = "mysql.table_changed"
 
 
-def connect(database: str) -> Connection:
+def connect(database: str, *, lock_timeout_s: int) -> Connection:
     """A session that begins transactions itself. Raises `TargetInvalid`, `TargetUnavailable`."""
     url = filled(database, "database")
     try:
@@ -70,6 +67,8 @@ def connect(database: str) -> Connection:
             program_name="headrace",
         )
         connection.query(_SESSION)
+        locks = f"lock_wait_timeout = {lock_timeout_s}, innodb_lock_wait_timeout = {lock_timeout_s}"
+        connection.query(f"SET SESSION {locks}")
         connection.query("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
     return connection
 

@@ -37,7 +37,7 @@ from headrace.egress.sdk import (
 )
 from headrace.egress.update_groups import DELETED, update_groups
 from headrace_postgres.options import PostgresOptions
-from headrace_postgres.positions import Positions
+from headrace_postgres.positions import Positions, check_kept
 from headrace_postgres.session import Connection, TableChanged, connect, first_line, is_of_row, refusal_code, translated
 from headrace_postgres.table import GROUP, STAGED, VERSION, Table
 from headrace_postgres.types import csv_rows
@@ -79,6 +79,7 @@ class PostgresConnector:
                 held = self._make(connection, table)
             if table.key:
                 connection.execute(table.staging())
+        check_kept(self._held, held, partitions, config.egress)
         self._held = {each: held[each] for each in partitions if each in held}
         return dict(self._held)
 
@@ -191,7 +192,7 @@ class PostgresConnector:
 
     def _connected(self, config: ConnectorConfig) -> Connection:
         assert isinstance(config.options, PostgresOptions)
-        self._connection = connect(config.options.database)
+        self._connection = connect(config.options.database, lock_timeout_s=config.options.lock_timeout_s)
         return self._connection
 
     def _make(self, connection: Connection, table: Table) -> Mapping[int, int]:

@@ -6,11 +6,11 @@ does not find its own last position there writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from psycopg import errors
 
-from headrace.egress.sdk import ConnectorConfig, PositionMoved
+from headrace.egress.sdk import ConnectorConfig, PositionMoved, TargetInvalid
 from headrace_postgres.session import Connection
 from headrace_postgres.table import has
 from headrace_postgres.types import quoted
@@ -72,3 +72,15 @@ class Positions:
         numbers = ", ".join(map(str, partitions))
         message = f"{self.table}: another process delivered one of the partitions {numbers} of {self._topic}"
         return PositionMoved(message, cure="run this egress in one place")
+
+
+def check_kept(left: Mapping[int, int], held: Mapping[int, int], partitions: Sequence[int], egress: str) -> None:
+    """Whether the positions that this process left are there. Raises `TargetInvalid`.
+
+    Nothing but a person removes them. To read on from the beginning would write every row again that is in the table.
+    """
+    gone = [each for each in partitions if each in left and each not in held]
+    if gone:
+        message = f"{egress}: somebody removed the positions of partitions {', '.join(map(str, gone))} from the target"
+        cure = "put them back; or empty the table, and start the egress again: it delivers the topic from its beginning"
+        raise TargetInvalid(message, cure=cure)

@@ -23,15 +23,12 @@ from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_TIMEOUT_S = 10
-LOCK_TIMEOUT_S = 30
-"""For a table or a row that another session holds; then the egress tries again later."""
 IDLE_TIMEOUT_S = 600
 """How long an open transaction may wait for its next rows. A process that hangs keeps its locks no longer."""
 _SILENCE = {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 40_000}
 _SETTINGS = {
     "timezone": "UTC",
     "datestyle": "ISO",
-    "lock_timeout": f"{LOCK_TIMEOUT_S}s",
     "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT_S}s",
     "tcp_keepalives_idle": "20",
     "tcp_keepalives_interval": "5",
@@ -43,7 +40,7 @@ _INDEX_SIZE = "54000"
 _ROW_STATES = ("P0001", _INDEX_SIZE)
 """A trigger's own refusal; a value too long for an index."""
 _CHANGED_CLASSES = ("42",)
-_FORBIDDEN, _READ_ONLY, _NO_DATABASE = "42501", "25006", "3D"
+_FORBIDDEN, _NO_DATABASE = "42501", "3D"
 _WRONG_WORDS = ("authentication", "does not exist", "permission denied", "no pg_hba.conf entry", "not permitted")
 """Of refused connections, for which libpq hands out no SQLSTATE."""
 
@@ -54,12 +51,13 @@ class TableChanged(TargetUnavailable):
     code = "postgres.table_changed"
 
 
-def connect(database: str) -> Connection:
+def connect(database: str, *, lock_timeout_s: int) -> Connection:
     """A session outside of any transaction. Raises `TargetInvalid`, `TargetUnavailable`."""
+    settings = {**_SETTINGS, "lock_timeout": f"{lock_timeout_s}s"}
     try:
         given = conninfo_to_dict(filled(database, "database"))
         options = " ".join(
-            [str(given.get("options") or ""), *(f"-c {name}={value}" for name, value in _SETTINGS.items())]
+            [str(given.get("options") or ""), *(f"-c {name}={value}" for name, value in settings.items())]
         )
         settled = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "headrace", **_SILENCE, **given}
         told = make_conninfo("", **{**settled, "options": options.strip(), "client_encoding": "UTF8"})
