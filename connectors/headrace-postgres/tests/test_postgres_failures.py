@@ -14,7 +14,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 
-from headrace.egress.sdk import Explains, Mode
+from headrace.egress.sdk import Checks, Explains, Mode
 from headrace.testing.postgres import POSTGRES
 from headrace.testing.sink_database_troubles import DatabaseTroubles
 from headrace.testing.sink_databases import PASSWORD, batch_of, expected
@@ -146,6 +146,29 @@ class TestPostgresFailures(DatabaseTroubles):
         stage.publish([order(2)])
         url = self.url.replace("postgres@", f"{user}@")
         stage.deliver(self.connector(), self.config(tmp_path, options={"database": url}))
+        assert set(self.amounts(tmp_path)) == {1, 2}
+
+    @pytest.mark.parametrize("mode", [Mode.APPEND, Mode.UPSERT])
+    def test_a_check_tells_which_rights_are_missing(self, stage: Stage, tmp_path: Path, mode: Mode) -> None:
+        """Of table, positions and database; a user with all of them hears of none."""
+        stage.publish([order(1)])
+        stage.deliver(self.connector(), self.config(tmp_path, mode))
+        schema = schema_of(tmp_path)
+        user = f"checked_{schema}"
+        self.execute(tmp_path, f"CREATE USER {user}")
+        self.execute(tmp_path, f"GRANT USAGE ON SCHEMA {schema} TO {user}")
+        self.execute(tmp_path, f"GRANT SELECT ON target TO {user}")
+        self.execute(tmp_path, f"GRANT SELECT, UPDATE ON _headrace_positions TO {user}")
+        options = {"database": self.url.replace("postgres@", f"{user}@")}
+        connector, told, contract = self.parts(stage, self.config(tmp_path, mode, options=options))
+        assert isinstance(connector, Checks)
+        found = [each.partition(" right to ")[2].partition(";")[0] for each in connector.check(told, contract)]
+        written = "INSERT, UPDATE" if mode is Mode.APPEND else "INSERT, UPDATE, DELETE"
+        assert found == [f'{written} on "{schema}"."target"', f'INSERT on "{schema}"."_headrace_positions"']
+        self.execute(tmp_path, f"GRANT {written} ON ALL TABLES IN SCHEMA {schema} TO {user}")
+        assert not connector.check(told, contract)
+        stage.publish([order(2)])
+        stage.deliver(self.connector(), self.config(tmp_path, mode, options=options))
         assert set(self.amounts(tmp_path)) == {1, 2}
 
     def test_a_deferred_constraint_refuses_its_row_at_once(self, stage: Stage, tmp_path: Path) -> None:

@@ -330,6 +330,7 @@ DOCUMENTS = (
     '{"b": 1, "a": {"": [null, false, -1, 32768, 2147483648]}, "ü😀": "\\u0001\\n\\"\\\\/"}',
     "[" + ", ".join(f'"{number:040d}"' for number in range(2_000)) + "]",
     '{"long": "' + "x" * 70_000 + '"}',
+    '["' + "x" * 70_000 + '", 100000, 3000000000, -7]',
 )
 COMPUTED_DOCUMENTS = (
     "json_array(cast(1.50 AS decimal(5,2)), date '2024-02-29', time '-01:02:03', timestamp '2024-01-02 03:04:05.5')",
@@ -367,6 +368,7 @@ def test_documents_come_as_select_shows_them(bare: Till) -> None:
             "0002002c0012000100130001000014000228006162020014001200000012000200040100040000c3bc00000400",
             '{"a": {"": true, "ü": null}, "b": []}',
         ),
+        ("03010000000d00000007a0860100", "[100000]"),
     ],
 )
 def test_documents_that_mysql_wrote(written: str, text: str) -> None:

@@ -128,15 +128,15 @@ class PostgresConnector:
                 connection.close()
 
     def check(self, config: ConnectorConfig, contract: Contract) -> Sequence[str]:
-        """Whether the session begins, and table and positions can be made and fit, in a transaction that is rolled
-        back."""
+        """Whether the session begins, and table and positions can be made, fit and be written, in a transaction that is
+        rolled back."""
         table, connection = self._set_up(config, contract), self._connected(config)
         try:
             with self._watched(), connection.transaction(force_rollback=True):
                 self._make(connection, table)
+                return _missing_rights(connection, table, self._positions)
         finally:
             self.close()
-        return []
 
     def explain(self, config: ConnectorConfig, contract: Contract, batch: EgressBatch) -> Sequence[str]:
         """The statements of one flush of these rows."""
@@ -247,6 +247,24 @@ class PostgresConnector:
             if self._changes > CHANGES_MAX:
                 raise TargetInvalid(error.message, cure="make the table fit the contract") from error
             raise
+
+
+def _missing_rights(connection: Connection, table: Table, positions: Positions | None) -> Sequence[str]:
+    """What to say of each table to which the user lacks a right."""
+    assert positions is not None
+    # `LOCK TABLE` asks for more than INSERT before PostgreSQL 16.
+    written = ["SELECT", "INSERT", "UPDATE", *(["DELETE"] if table.key else [])]
+    found = []
+    for name, wanted in ((table.name, written), (positions.table, ["SELECT", "INSERT", "UPDATE"])):
+        told = connection.execute(
+            "SELECT name FROM unnest(%s::text[]) name WHERE NOT has_table_privilege(%s, name)", [wanted, name]
+        )
+        if lacking := [row[0] for row in told.fetchall()]:
+            found.append(f"the user has no right to {', '.join(lacking)} on {name}; GRANT it, or name another user")
+    temporary = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
+    if table.key and connection.execute(temporary).fetchone() != (True,):
+        found.append("the user has no right to TEMPORARY on the database; GRANT it, or name another user")
+    return [f"{table.config.egress}: {each}" for each in found]
 
 
 def _check_version(table: Table) -> None:
