@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pymysql
 from pymysql.connections import Connection
@@ -30,15 +29,15 @@ from headrace.egress.sdk import (
     Contract,
     EgressBatch,
     Mode,
-    Operation,
     Options,
     Refused,
     TargetInvalid,
     isolate,
 )
+from headrace.egress.sql_tables import check_kept, check_version_column, table_of, without_truncations
 from headrace.egress.update_groups import update_groups
 from headrace_mysql.options import MysqlOptions
-from headrace_mysql.positions import Positions, check_kept
+from headrace_mysql.positions import Positions
 from headrace_mysql.rights import DATABASE, Rights
 from headrace_mysql.session import TableChanged, connect, message_of, refusal_code, rows, translated
 from headrace_mysql.table import GROUP, STAGED, VERSION, Table
@@ -99,7 +98,9 @@ class MysqlConnector:
         if not len(batch):
             return []
         connection, table = self._opened()
-        refused, batch, original = _without_truncations(batch, table)
+        refused, batch, original = without_truncations(
+            batch, code="mysql.truncate", refuses_stale=table.version is not None
+        )
         codes: dict[int, str] = {}
 
         def attempt(start: int, stop: int) -> None:
@@ -161,7 +162,7 @@ class MysqlConnector:
         table = self._set_up(config, contract)
         if not table.key:
             return [f"INSERT INTO {table.name} ({table.column_list}) VALUES ... -- {len(batch)} rows"]
-        _, batch, _ = _without_truncations(batch, table)
+        _, batch, _ = without_truncations(batch, code="mysql.truncate", refuses_stale=bool(table.version))
         truncated, batch = batch.since_truncate(refuses_stale=table.version is not None)
         return [
             *([] if truncated is None else [table.truncation(truncated)]),
@@ -201,11 +202,11 @@ class MysqlConnector:
         assert isinstance(options, MysqlOptions)
         self._pending, self._is_begun = {}, False
         self._positions = Positions(config)
-        name = options.table or config.topic.replace(".", "_").replace("-", "_")
+        name = options.table or table_of(config.topic)
         key = () if config.mode is Mode.APPEND else contract.key
         version = options.version_column if key else None
         self._table = Table(name, contract, config, key, version, creates=options.create)
-        _check_version(self._table)
+        check_version_column(version, contract, config.egress)
         return self._table
 
     def _connected(self, config: ConnectorConfig) -> Connection:
@@ -278,26 +279,6 @@ def _missing(rights: Rights, wanted: Sequence[tuple[str, Sequence[str]]]) -> Ite
         if lacking := rights.missing(table, names):
             place = "the database" if table == DATABASE else f"table {quoted(table)}"
             yield f"the user has no right to {', '.join(lacking)} on {place}; GRANT it, or name another user"
-
-
-def _check_version(table: Table) -> None:
-    if table.version in {each.name for each in table.contract.schema.fields}:
-        message = f"{table.config.egress}: the contract has a column {table.version!r} of its own"
-        raise TargetInvalid(message, cure="give `version_column` another name")
-
-
-def _without_truncations(batch: EgressBatch, table: Table) -> tuple[list[Refused], EgressBatch, npt.NDArray[np.int64]]:
-    """Truncations that cannot be followed, the other rows, and which rows these were.
-
-    Without versions a truncation would remove rows of other partitions that came after it.
-    """
-    rows = np.arange(len(batch))
-    is_truncation = batch.operation == Operation.TRUNCATE
-    if table.version is not None or not is_truncation.any():
-        return [], batch, rows
-    message = "the source table was emptied; rows from before are only known by a `version_column`"
-    refused = [Refused(int(row), "mysql.truncate", message) for row in rows[is_truncation]]
-    return refused, batch.take(rows[~is_truncation]), rows[~is_truncation]
 
 
 class _RowRefused(Exception):

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import pymysql
 from pymysql.connections import Connection
 
-from headrace.egress.sdk import ConnectorConfig, PositionMoved, TargetInvalid
+from headrace.egress.sdk import ConnectorConfig
+from headrace.egress.sql_tables import position_moved
 from headrace_mysql.session import rows
 from headrace_mysql.types import quoted
 
@@ -61,7 +62,7 @@ class Positions:
         held = self.held(connection, lock=True)
         moved = [each for each in after if held.get(each) != before.get(each)]
         if moved:
-            raise self._moved(moved)
+            raise position_moved(POSITIONS_TABLE, self._topic, moved)
         # Those that are there are locked; those that are not must be new, whoever else makes them now.
         known = {each: after[each] for each in after if each in held}
         try:
@@ -69,7 +70,7 @@ class Positions:
         except pymysql.IntegrityError as error:
             if error.args[0] != _DUPLICATE:
                 raise
-            raise self._moved(sorted(after.keys() - known.keys())) from error
+            raise position_moved(POSITIONS_TABLE, self._topic, sorted(after.keys() - known.keys())) from error
         self._update(connection, known)
 
     def _insert(self, connection: Connection, positions: Mapping[int, int]) -> None:
@@ -86,20 +87,3 @@ class Positions:
             values = [*(part for each in positions.items() for part in each), self._egress, self._topic, *positions]
             query = f"UPDATE {_TABLE} SET next_offset = CASE `partition` {offsets} END"
             rows(connection, f"{query} WHERE egress = %s AND topic = %s AND `partition` IN ({marks})", values)
-
-    def _moved(self, partitions: list[int]) -> PositionMoved:
-        numbers = ", ".join(map(str, partitions))
-        message = f"{POSITIONS_TABLE}: another process delivered one of the partitions {numbers} of {self._topic}"
-        return PositionMoved(message, cure="run this egress in one place")
-
-
-def check_kept(left: Mapping[int, int], held: Mapping[int, int], partitions: Sequence[int], egress: str) -> None:
-    """Whether the positions that this process left are there. Raises `TargetInvalid`.
-
-    Nothing but a person removes them. To read on from the beginning would write every row again that is in the table.
-    """
-    gone = [each for each in partitions if each in left and each not in held]
-    if gone:
-        message = f"{egress}: somebody removed the positions of partitions {', '.join(map(str, gone))} from the target"
-        cure = "put them back; or empty the table, and start the egress again: it delivers the topic from its beginning"
-        raise TargetInvalid(message, cure=cure)

@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -29,15 +28,15 @@ from headrace.egress.sdk import (
     Contract,
     EgressBatch,
     Mode,
-    Operation,
     Options,
     Refused,
     TargetInvalid,
     isolate,
 )
+from headrace.egress.sql_tables import check_kept, check_version_column, table_of, without_truncations
 from headrace.egress.update_groups import DELETED, update_groups
 from headrace_postgres.options import PostgresOptions
-from headrace_postgres.positions import Positions, check_kept
+from headrace_postgres.positions import Positions
 from headrace_postgres.session import Connection, TableChanged, connect, first_line, is_of_row, refusal_code, translated
 from headrace_postgres.table import GROUP, STAGED, VERSION, Table
 from headrace_postgres.types import csv_rows
@@ -89,7 +88,9 @@ class PostgresConnector:
         if not len(batch):
             return []
         connection, table = self._opened()
-        refused, batch, original = _without_truncations(batch, table)
+        refused, batch, original = without_truncations(
+            batch, code="postgres.truncate", refuses_stale=table.version is not None
+        )
         codes: dict[int, str] = {}
 
         def attempt(start: int, stop: int) -> None:
@@ -143,7 +144,7 @@ class PostgresConnector:
         table = self._set_up(config, contract)
         if not table.key:
             return [f"COPY {table.name} ({table.column_list}) FROM STDIN (FORMAT csv) -- {len(batch)} rows"]
-        _, batch, _ = _without_truncations(batch, table)
+        _, batch, _ = without_truncations(batch, code="postgres.truncate", refuses_stale=bool(table.version))
         truncated, batch = batch.since_truncate(refuses_stale=table.version is not None)
         groups, left = update_groups(batch)
         return [
@@ -183,11 +184,11 @@ class PostgresConnector:
         assert isinstance(options, PostgresOptions)
         self._pending = {}
         self._positions = Positions(config, options.schema_name)
-        name = options.table or config.topic.replace(".", "_").replace("-", "_")
+        name = options.table or table_of(config.topic)
         key = () if config.mode is Mode.APPEND else contract.key
         version = options.version_column if key else None
         self._table = Table(options.schema_name, name, contract, config, key, version, creates=options.create)
-        _check_version(self._table)
+        check_version_column(version, contract, config.egress)
         return self._table
 
     def _connected(self, config: ConnectorConfig) -> Connection:
@@ -265,26 +266,6 @@ def _missing_rights(connection: Connection, table: Table, positions: Positions |
     if table.key and connection.execute(temporary).fetchone() != (True,):
         found.append("the user has no right to TEMPORARY on the database; GRANT it, or name another user")
     return [f"{table.config.egress}: {each}" for each in found]
-
-
-def _check_version(table: Table) -> None:
-    if table.version in {each.name for each in table.contract.schema.fields}:
-        message = f"{table.config.egress}: the contract has a column {table.version!r} of its own"
-        raise TargetInvalid(message, cure="give `version_column` another name")
-
-
-def _without_truncations(batch: EgressBatch, table: Table) -> tuple[list[Refused], EgressBatch, npt.NDArray[np.int64]]:
-    """Truncations that cannot be followed, the other rows, and which rows these were.
-
-    Without versions a truncation would remove rows of other partitions that came after it.
-    """
-    rows = np.arange(len(batch))
-    is_truncation = batch.operation == Operation.TRUNCATE
-    if table.version is not None or not is_truncation.any():
-        return [], batch, rows
-    message = "the source table was emptied; rows from before are only known by a `version_column`"
-    refused = [Refused(int(row), "postgres.truncate", message) for row in rows[is_truncation]]
-    return refused, batch.take(rows[~is_truncation]), rows[~is_truncation]
 
 
 class _RowRefused(Exception):

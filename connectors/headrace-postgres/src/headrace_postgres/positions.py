@@ -6,11 +6,12 @@ does not find its own last position there writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from psycopg import errors
 
-from headrace.egress.sdk import ConnectorConfig, PositionMoved, TargetInvalid
+from headrace.egress.sdk import ConnectorConfig
+from headrace.egress.sql_tables import position_moved
 from headrace_postgres.session import Connection
 from headrace_postgres.table import has
 from headrace_postgres.types import quoted
@@ -64,23 +65,6 @@ class Positions:
                 [self._egress, self._topic, new, [after[each] for each in new]],
             )
         except errors.UniqueViolation as error:
-            raise self._moved(new) from error
+            raise position_moved(self.table, self._topic, new) from error
         if moved != len(known):
-            raise self._moved(known)
-
-    def _moved(self, partitions: list[int]) -> PositionMoved:
-        numbers = ", ".join(map(str, partitions))
-        message = f"{self.table}: another process delivered one of the partitions {numbers} of {self._topic}"
-        return PositionMoved(message, cure="run this egress in one place")
-
-
-def check_kept(left: Mapping[int, int], held: Mapping[int, int], partitions: Sequence[int], egress: str) -> None:
-    """Whether the positions that this process left are there. Raises `TargetInvalid`.
-
-    Nothing but a person removes them. To read on from the beginning would write every row again that is in the table.
-    """
-    gone = [each for each in partitions if each in left and each not in held]
-    if gone:
-        message = f"{egress}: somebody removed the positions of partitions {', '.join(map(str, gone))} from the target"
-        cure = "put them back; or empty the table, and start the egress again: it delivers the topic from its beginning"
-        raise TargetInvalid(message, cure=cure)
+            raise position_moved(self.table, self._topic, known)
