@@ -89,6 +89,8 @@ class DatabaseSink(ABC):
             "options": {**self.options(folder), **more.pop("options", {})},
             "batch": {"rows_max": 50, "age_max_ms": 20},
             "retry": {"first_ms": 1, "max_ms": 20},
+            # A server may take longer to come back than ten attempts do.
+            "breaker": {"failures_max": 10_000},
             **more,
         }
         return EgressConfig.model_validate(values)
