@@ -49,17 +49,17 @@ class Positions:
         makes = [] if self.exist(connection) else ["CREATE"]
         return [(POSITIONS_TABLE, ["SELECT", "INSERT", "UPDATE", *makes])]
 
-    def held(self, connection: Connection, *, lock: bool = False) -> Mapping[int, int]:
-        """Next offset of each partition that the target knows; `lock` waits for who is just writing them."""
+    def held(self, connection: Connection) -> Mapping[int, int]:
+        """Next offset of each partition that the target knows."""
         query = f"SELECT `partition`, next_offset FROM {_TABLE} WHERE egress = %s AND topic = %s"
-        return dict(rows(connection, query + (" FOR UPDATE" if lock else ""), [self._egress, self._topic]))
+        return dict(rows(connection, query, [self._egress, self._topic]))
 
     def move(self, connection: Connection, before: Mapping[int, int], after: Mapping[int, int]) -> None:
         """Set these positions, whose values `before` this process left; absent ones must still be absent.
 
         A second process waits here for the first one's end and then finds its rows. Raises `PositionMoved`.
         """
-        held = self.held(connection, lock=True)
+        held = self._locked(connection, sorted(after))
         moved = [each for each in after if held.get(each) != before.get(each)]
         if moved:
             raise position_moved(POSITIONS_TABLE, self._topic, moved)
@@ -72,6 +72,14 @@ class Positions:
                 raise
             raise position_moved(POSITIONS_TABLE, self._topic, sorted(after.keys() - known.keys())) from error
         self._update(connection, known)
+
+    def _locked(self, connection: Connection, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Those of these partitions, once nobody else is writing them; tasks of other partitions do not wait."""
+        if not partitions:
+            return {}
+        query = f"SELECT `partition`, next_offset FROM {_TABLE} WHERE egress = %s AND topic = %s AND `partition` IN"
+        marks = ", ".join(["%s"] * len(partitions))
+        return dict(rows(connection, f"{query} ({marks}) FOR UPDATE", [self._egress, self._topic, *partitions]))
 
     def _insert(self, connection: Connection, positions: Mapping[int, int]) -> None:
         if positions:
