@@ -204,6 +204,7 @@ def test_a_stop_ends_all_tasks_soon(stage: Stage, make_config: MakeConfig) -> No
     assert not [each for each in threading.enumerate() if each.name.startswith("egress-out-")]
 
 
+@pytest.mark.kafka
 def test_tasks_on_kafka(kafka_log: KafkaLog, tmp_path: Path, make_config: MakeConfig) -> None:
     """The same on a broker: three members of one process share the partitions, every row once, positions right."""
     unique = uuid.uuid4().hex[:8]
