@@ -78,7 +78,7 @@ def kill_at_random_moments(
     began_s, found, child = time.monotonic(), [], capture()
     try:
         for moment in moments:
-            _await_records(source, moment, child)
+            _await_records(source, moment, child, lambda: bool(writer.ident) and not writer.is_alive() and is_done())
             if writer.ident is None:
                 writer.start()
             if moment >= ROWS:
@@ -136,12 +136,12 @@ def await_true(condition: Callable[[], bool], child: Process, otherwise: str) ->
         time.sleep(0.02)
 
 
-def _await_records(source: Source, moment: int, child: Process) -> None:
-    """Until the topic has so many records, and this process put some there."""
+def _await_records(source: Source, moment: int, child: Process, is_over: Callable[[], bool]) -> None:
+    """Until the topic has so many records, and this process put some there, unless nothing is left to put."""
     before = records_in(source.log, source.contract.topic)
 
     def there() -> bool:
         now = records_in(source.log, source.contract.topic)
-        return now >= moment and now > before
+        return now >= moment and (now > before or is_over())
 
     await_true(there, child, f"the process does not come to record {moment}")
