@@ -27,6 +27,7 @@ _COLUMNS = (
     "Partial update",
     "Truncate",
     "Refuses stale",
+    "Ordered",
     "Parallel",
     "Creates table",
     "Alters table",
@@ -49,6 +50,7 @@ class InstalledConnector:
     partial_update: bool
     truncate: bool
     refuses_stale: bool
+    ordered: bool
     parallel: bool
     creates_table: bool
     alters_table: bool
@@ -77,6 +79,7 @@ def _installed(name: str, connector: Connector) -> InstalledConnector:
         partial_update=can.partial_update,
         truncate=can.truncate,
         refuses_stale=can.refuses_stale,
+        ordered=can.ordered,
         parallel=can.parallel,
         creates_table=can.creates_table,
         alters_table=can.alters_table,
@@ -99,6 +102,7 @@ def capability_row(name: str, connector: Connector) -> str:
         can.partial_update,
         can.truncate,
         can.refuses_stale,
+        can.ordered,
         can.parallel,
         can.creates_table,
         can.alters_table,

@@ -46,6 +46,7 @@ class OpenSearchConnector:
         creates_table=True,
         refuses_stale=True,
         parallel=True,
+        ordered=False,  # What is not taken at once comes behind others; versions keep each document right.
         stages=False,
     )
     options_model: ClassVar[type[Options]] = OpenSearchOptions
