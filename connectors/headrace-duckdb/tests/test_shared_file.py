@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,6 +162,20 @@ def test_a_file_that_stays_held_is_tried_again(stage: Stage, tmp_path: Path, mon
         other.kill()
         wait_until(lambda: stage.is_delivered(runner), "delivered")
     assert ids(tmp_path / "target.duckdb") == [1, 2]
+
+
+def test_a_file_system_without_links(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB makes the file there; nothing else is left beside it."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    stage.publish([order(1)])
+    folder = tmp_path / "lake"
+    stage.deliver(DuckDbConnector(), make_config(folder))
+    assert ids(folder / "target.duckdb") == [1]
+    assert [each.name for each in folder.iterdir()] == ["target.duckdb"]
 
 
 def test_egress_of_one_process_take_turns(stage: Stage, tmp_path: Path) -> None:

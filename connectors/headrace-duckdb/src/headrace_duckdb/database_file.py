@@ -11,6 +11,7 @@ Owns how the file is made, opened in turn with others, and what DuckDB's errors 
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -28,6 +29,9 @@ from headrace.egress.sdk import TargetInvalid, TargetUnavailable
 FILE_WAIT_S = 5.0
 """Longer than a flush of another process takes, short enough to stay in the consumer group."""
 FILE_POLL_S = 0.02
+
+_WITHOUT_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
+"""What a file system without hard links says; DuckDB makes the file itself there."""
 
 _LOG = structlog.get_logger("headrace.egress.duckdb")
 _LOCKS: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
@@ -98,6 +102,9 @@ class DatabaseFile:
             os.link(part, self._path)
         except FileExistsError:
             _LOG.debug("another process made the file", path=str(self._path))
+        except OSError as error:
+            if error.errno not in _WITHOUT_LINKS:
+                raise
         finally:
             part.unlink(missing_ok=True)
             part.with_name(f"{part.name}.wal").unlink(missing_ok=True)
