@@ -47,7 +47,7 @@ def test_rates_and_lag(
 @pytest.mark.kafka
 @pytest.mark.mariadb
 @pytest.mark.slow
-@pytest.mark.xdist_group("mariadb-kafka")
+@pytest.mark.xdist_group("postgres-kafka")  # Not beside the one above: both make the topic `items` anew.
 def test_rates_and_lag_of_mariadb(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], kafka_bootstrap: str, mariadb_url: str
 ) -> None:
