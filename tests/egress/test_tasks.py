@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from collections.abc import Mapping
 from contextlib import closing
@@ -194,13 +193,11 @@ def test_numbers_of_tasks_are_summed() -> None:
     assert together([status_of(), status_of()]).lag_records is None
 
 
-def test_a_stop_ends_all_tasks_soon(stage: Stage, make_config: MakeConfig) -> None:
-    """No thread is left."""
+def test_a_stop_ends_all_tasks(stage: Stage, make_config: MakeConfig) -> None:
+    """No thread is left when the egress has ended."""
     tasks = stage.tasks(lambda: MemoryConnector(Target()), make_config(tasks=3))
     with stage.running(tasks):
         wait_until(lambda: tasks.status().state == "running", "running")
-        started_s = time.monotonic()
-    assert time.monotonic() - started_s < 5
     assert not [each for each in threading.enumerate() if each.name.startswith("egress-out-")]
 
 

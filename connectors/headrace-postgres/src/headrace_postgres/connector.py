@@ -168,13 +168,12 @@ class PostgresConnector:
     def rewind(
         self, config: ConnectorConfig, contract: Contract, before: Mapping[int, int], after: Mapping[int, int]
     ) -> None:
-        """A flush without rows."""
-        self._set_up(config, contract)
-        connection = self._connected(config)
+        """A flush without rows; what the egress makes when it opens is made before, so it may never have run."""
+        table, connection = self._set_up(config, contract), self._connected(config)
         assert self._positions is not None
         try:
             with translated(), connection.transaction():
-                self._positions.create(connection)
+                self._make(connection, table)
                 self._positions.move(connection, before, after)
         finally:
             self.close()
